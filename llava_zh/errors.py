@@ -1,0 +1,132 @@
+"""Every exception the library raises, in one tree.
+
+A class inherits :class:`LlavaZhError` and the builtin a caller would have caught anyway, so both
+``except LlavaZhError`` and ``except FileNotFoundError`` work. A message says what went wrong, where,
+what was expected and found, and what to do next. Messages never hold tokens or keys.
+
+Each class takes the finished message as its only positional argument and its details as keywords, kept as
+attributes: an exception raised in a worker process therefore survives pickling on its way to the parent.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LlavaZhError(Exception):
+    """Base of every exception raised on purpose by this library."""
+
+    def __init__(self, message: str = "", **details: object) -> None:
+        super().__init__(message)
+        for name, value in details.items():
+            setattr(self, name, value)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``" Did you mean 'x'?"`` for the known name closest to `name`, or an empty string."""
+    lowered = {candidate.lower(): candidate for candidate in known}
+    close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.4)
+    return f" Did you mean {lowered[close[0]]!r}?" if close else ""
+
+
+# -- names and arguments -----------------------------------------------------------------------------------
+
+
+class UnknownName(LlavaZhError, ValueError):
+    """A dataset, config, split, source, row format or prompt that does not exist; names the nearest one."""
+
+    @classmethod
+    def of(cls, kind: str, name: object, known: Iterable[str]) -> UnknownName:
+        """The error for `name`, which is not among the `known` names of this `kind` of thing."""
+        known = list(known)
+        return cls(f"Unknown {kind} {name!r}.{nearest(str(name), known)} Known: {', '.join(known)}.")
+
+
+class BadArgument(LlavaZhError, ValueError):
+    """An argument whose value cannot work, with the values that would."""
+
+
+class MissingExtra(LlavaZhError, ImportError):
+    """An optional dependency is not installed; the message is the ``pip install`` line that brings it."""
+
+    @classmethod
+    def of(cls, package: str, extra: str, purpose: str) -> MissingExtra:
+        """The error for `package`, which `purpose` needs and the extra called `extra` installs."""
+        return cls(f'{purpose} needs {package}, which is not installed. Run: pip install "llava-zh[{extra}]"')
+
+
+# -- published files and their rows ------------------------------------------------------------------------
+
+
+class BadRow(LlavaZhError, ValueError):
+    """A row that breaks the published format. Attributes: file, line, byte, field, expected, found."""
+
+    file: str
+    line: int | None
+    byte: int
+    field: str
+    expected: str
+    found: str
+
+
+class UnknownLayout(LlavaZhError, ValueError):
+    """Files or columns that fit no layout known for the dataset; lists what was seen and looked for."""
+
+
+class BadFile(LlavaZhError, ValueError):
+    """A file that is not what its name says: empty, a Git LFS pointer, damaged compression, no Parquet."""
+
+
+class DataFileNotFound(LlavaZhError, FileNotFoundError):
+    """A published file that is not where it was looked for."""
+
+
+class HubError(LlavaZhError, OSError):
+    """A hub did not give what was asked: unreachable, offline, refused, missing, limited or broken."""
+
+
+class RangeNotSupported(HubError):
+    """A server answered a byte-range request with the whole file, so shards cannot be read from it."""
+
+
+# -- SA-1B images and archives -----------------------------------------------------------------------------
+
+
+class RootNotFound(LlavaZhError, FileNotFoundError):
+    """No SA-1B root was given, or the one given does not exist or holds no SA-1B image."""
+
+
+class ImageNotFound(LlavaZhError, FileNotFoundError):
+    """An image that no archive or folder of the root holds."""
+
+
+class BadImage(LlavaZhError, OSError):
+    """An image that is there but cannot be read or decoded."""
+
+
+class BadArchive(LlavaZhError, OSError):
+    """An archive that is truncated, damaged, replaced or unsafe. Attributes: archive, member, offset."""
+
+
+class BadIndex(LlavaZhError, OSError):
+    """A member index that is missing, stale or damaged and cannot be rebuilt here."""
+
+
+class ReadOnlyFileSystemError(LlavaZhError, OSError):
+    """An attempt to write through the read-only ``sa1b://`` filesystem."""
+
+
+# -- regeneration ------------------------------------------------------------------------------------------
+
+
+class ServerError(LlavaZhError, OSError):
+    """A model server that cannot be used: nothing listens, refused key, unknown model, no OpenAI API."""
+
+
+class RunConflict(LlavaZhError, RuntimeError):
+    """An output folder that belongs to another run, or that a living process is writing to."""
+
+
+class BadAnswer(LlavaZhError, ValueError):
+    """A model's answer that does not parse as its prompt asked."""
