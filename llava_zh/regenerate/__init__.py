@@ -1,0 +1,1 @@
+"""Regenerate captions and conversations with a vision-language model."""
