@@ -78,7 +78,7 @@ def blobs(mask: np.ndarray) -> list[tuple[float, float]]:
                 parents[root(other)] = root(label)
         rows.setdefault(y, []).append((start, stop, label))
     found = [sums[label] for label in range(len(parents)) if parents[label] == label]
-    return [(x / size, y / size) for size, x, y in found if size > 10]
+    return [(x / size, y / size) for size, x, y in found if size > 40]
 
 
 def check_groups(pixels: np.ndarray, stated: list[tuple[str, int, int, bool]], board: str | None) -> None:
