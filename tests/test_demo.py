@@ -101,7 +101,9 @@ def check_sign(pixels: np.ndarray, third: int, colour: str, text: str) -> None:
     """The board stands in that third, and of all sign texts the one claimed fits its white pixels best."""
     ys, xs = np.nonzero(of_colour(pixels, scenes.COLOURS[colour].rgb))
     assert int(xs.mean() * 3 / pixels.shape[1]) == third
-    board = pixels[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
+    # Percentiles, because single pixels on the edges of other things may come out in the board's colour.
+    (top, bottom), (left, right) = np.percentile(ys, (1, 99)).astype(int), np.percentile(xs, (1, 99)).astype(int)
+    board = pixels[top:bottom, left:right]
     written = fitted(Image.fromarray(board.min(axis=2).astype(np.uint8)))
     errors = {sign.zh: np.abs(fitted(lettering(sign.zh)) - written).mean() for sign in scenes.SIGNS}
     assert min(errors, key=errors.get) == text
