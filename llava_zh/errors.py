@@ -60,14 +60,24 @@ class MissingExtra(LlavaZhError, ImportError):
 
 
 class BadRow(LlavaZhError, ValueError):
-    """A row that breaks the published format. Attributes: file, line, byte, field, expected, found."""
+    """A row that breaks the published format.
+
+    Attributes:
+        file: Name of the file; `byte` is the offset of the line in it (JSON Lines; `line` counts from 1 and is set
+            when the error is raised for a file on disk), `row` the number of the row from 0 (other formats).
+        field: The field, as a path such as ``conversations[1].value``.
+        expected, found: What it should hold and what it does, shortened.
+        hint: What to do about it, where there is more to say.
+    """
 
     file: str
+    byte: int | None
+    row: int | None
     line: int | None
-    byte: int
     field: str
     expected: str
     found: str
+    hint: str
 
 
 class UnknownLayout(LlavaZhError, ValueError):
@@ -126,6 +136,10 @@ class ServerError(LlavaZhError, OSError):
 
 class RunConflict(LlavaZhError, RuntimeError):
     """An output folder that belongs to another run, or that a living process is writing to."""
+
+
+class OutputError(LlavaZhError, OSError):
+    """The output folder cannot be written or read back: a full disk, no permission, a finished file gone."""
 
 
 class BadAnswer(LlavaZhError, ValueError):

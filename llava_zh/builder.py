@@ -1,0 +1,270 @@
+"""The builder that every script in ``builders/`` shares: published files in, typed Arrow tables out."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets.exceptions import DatasetGenerationError
+
+from . import hub, readers, records
+from .errors import BadArgument, BadRow, LlavaZhError
+from .facts import ConfigFacts, DatasetFacts
+from .hub import DataFile
+from .images import Images, UnresolvedImages
+from .readers import Reading, Shard
+from .records import Expect
+from .rows import RowShape, to_rows
+from .streams import TypedArrowExamples
+
+logger = logging.getLogger(__name__)
+
+# Bad rows named one by one in the log of a process; all are counted.
+SHOWN_BAD_ROWS = 5
+
+
+@dataclass
+class PublishedConfig(datasets.BuilderConfig):  # type: ignore[misc]
+    """One configuration with everything that :func:`llava_zh.load_dataset` has resolved for it.
+
+    Args:
+        files: The files with its rows; `found` says in words what they are.
+        images: Where its images are.
+        archives: Only rows whose images are all in SA-1B archives of these names (``sa_000000``), or None for all.
+        bad_images: Published paths whose rows are left out.
+        chunk_size, num_shards: Bytes a shard, or exactly how many shards.
+    """
+
+    files: tuple[DataFile, ...] = ()
+    found: str = ""
+    images: Images = UnresolvedImages()
+    row_format: str = "llava"
+    archives: frozenset[str] | None = None
+    bad_images: frozenset[str] = frozenset()
+    on_bad_row: str = "raise"
+    on_missing_image: str = "raise"
+    chunk_size: int = 32_000_000
+    num_shards: int | None = None
+
+    def create_config_id(self, config_kwargs: Any, custom_features: Any = None) -> str:
+        """The name of the cache folder: the config and a digest of all that decides which rows come out."""
+        parts = [file.identity for file in self.files]
+        parts += [self.images.identity, self.row_format, self.on_bad_row, self.on_missing_image]
+        parts += ["all archives"] if self.archives is None else sorted(self.archives)
+        parts += sorted(self.bad_images)
+        return f"{self.name}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}"
+
+
+class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
+    """Base of the builders: a subclass says what is published, in :attr:`FACTS`, and which tasks its rows name.
+
+    `datasets` caches what a builder prepares by its VERSION and knows nothing of its code, so any change of the
+    rows that come out must raise :attr:`VERSION`.
+    """
+
+    FACTS: ClassVar[DatasetFacts]
+    VERSION = datasets.Version("1.0.0")
+    BUILDER_CONFIG_CLASS = PublishedConfig
+    config: PublishedConfig
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.BUILDER_CONFIGS = [
+            PublishedConfig(name=config.name, version=cls.VERSION, description=config.description)
+            for config in cls.FACTS.configs
+        ]
+        cls.DEFAULT_CONFIG_NAME = cls.FACTS.default_config
+
+    @staticmethod
+    def task_of(published: str) -> str | None:
+        """The task's name in rows, from the name it was published under."""
+        return published
+
+    @property
+    def config_facts(self) -> ConfigFacts:
+        """What is known of this configuration."""
+        return self.FACTS.config(self.config.name)
+
+    def _info(self) -> datasets.DatasetInfo:
+        facts = self.FACTS
+        return datasets.DatasetInfo(
+            description=f"{facts.description}\n\n{self.config.description}",
+            citation=facts.citation,
+            homepage=facts.homepage,
+            license=f"{facts.licence}; images: {facts.image_licence}",
+            features=self.shape.features(),
+        )
+
+    @property
+    def shape(self) -> RowShape:
+        """Which columns the rows have."""
+        published = self.FACTS.images_in_sa1b
+        return RowShape(
+            row_format=self.config.row_format,
+            images=self.config_facts.images,
+            pixels=published,
+            tasks=not published,
+            decode=self.config.images.decode,
+        )
+
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
+        files = self.config.files
+        if not files:
+            raise BadArgument(f"No files. Load it with: llava_zh.load_dataset({self.FACTS.name!r}, {self.config.name!r})")
+        if not dl_manager.is_streaming:
+            force = bool(dl_manager.download_config.force_download)
+            files = tuple(self._on_disk(file, force) for file in files)
+        for file in files:
+            hub.check_is_data(file, self.token)
+        config = self.config
+        shards = readers.plan(files, chunk_size=config.chunk_size, num_shards=config.num_shards, token=self.token)
+        return [datasets.SplitGenerator(name=datasets.Split.TRAIN, gen_kwargs={"shards": shards})]
+
+    def _on_disk(self, file: DataFile, force: bool) -> DataFile:
+        if file.source == "local" or (file.path is not None and not force):
+            return file
+        return hub.HUBS[file.source].download(file, self.token, force=force)
+
+    # -- rows ------------------------------------------------------------------------------------------------
+
+    def _generate_tables(self, shards: list[Shard]) -> Iterator[tuple[tuple[int, int], pa.Table]]:
+        tally = Tally(self.FACTS.name, self.config.on_bad_row)
+        yield from self._tables(shards, tally)
+        tally.report()
+
+    def _tables(self, shards: list[Shard], tally: Tally) -> Iterator[tuple[tuple[int, int], pa.Table]]:
+        schema = self.info.features.arrow_schema
+        constants = {"config": self.config.name, "language": self.config_facts.language}
+        expect = Expect(images=self.config_facts.images, task_of=self.task_of)
+        reading = Reading(expect, tally.bad_row, tally.columns, self.token)
+        for i, shard in enumerate(shards):
+            for j, annotations in enumerate(readers.tables(shard, reading)):
+                kept = self._kept(annotations, tally)
+                if len(kept):
+                    yield (i, j), to_rows(kept, self.shape, schema, self._urls(tally), constants)
+
+    def _kept(self, annotations: pa.Table, tally: Tally) -> pa.Table:
+        """The rows of this task, these archives, and images that are neither bad nor (on request) missing."""
+        config = self.config
+        if self.config_facts.task is not None:
+            annotations = annotations.filter(pc.fill_null(pc.equal(annotations["task"], self.config_facts.task), False))
+        if config.archives is not None:
+            names = pa.array(sorted(config.archives), pa.string())
+            annotations = _rows_where(
+                annotations, lambda paths: pc.is_in(pc.replace_substring_regex(paths, "/.*", ""), value_set=names)
+            )
+        if config.bad_images:
+            bad = pa.array(sorted(config.bad_images), pa.string())
+            before = len(annotations)
+            annotations = _rows_where(annotations, lambda paths: pc.invert(pc.is_in(paths, value_set=bad)))
+            tally.count("rows with a bad image left out", before - len(annotations))
+        if config.on_missing_image == "skip":
+            before = len(annotations)
+            annotations = _rows_where(annotations, self._present)
+            tally.count("rows with a missing image left out", before - len(annotations))
+        return annotations
+
+    def _present(self, paths: pa.Array) -> pa.Array:
+        return pa.array(self.config.images.present(paths))
+
+    def _urls(self, tally: Tally) -> Callable[[pa.Array], pa.Array]:
+        """From published paths to URLs; missing ones become null where that was asked for."""
+        images = self.config.images
+
+        def null_if_missing(paths: pa.Array) -> pa.Array:
+            present = self._present(paths)
+            tally.count("missing images given as null", len(paths) - pc.sum(present).as_py() if len(paths) else 0)
+            return images.urls(pc.if_else(present, paths, pa.scalar(None, pa.string())))
+
+        return null_if_missing if self.config.on_missing_image == "null" else images.urls
+
+    # -- the ways `datasets` has of running this ------------------------------------------------------------
+
+    def _generate_more_gen_kwargs(self, shards: list[Shard]) -> Iterator[dict[str, Any]]:
+        for shard in shards:
+            for piece in readers.split(shard):
+                yield {"shards": [piece]}
+
+    def _get_examples_iterable_for_split(self, split_generator: datasets.SplitGenerator) -> TypedArrowExamples:
+        tally = Tally(self.FACTS.name, self.config.on_bad_row)
+        return TypedArrowExamples(
+            lambda shards: self._tables(shards, tally),
+            split_generator.gen_kwargs,
+            self._generate_more_gen_kwargs,
+            self.info.features,
+            tally.report,
+        )
+
+    def _prepare_split_single(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        try:
+            yield from super()._prepare_split_single(*args, **kwargs)
+        except DatasetGenerationError as error:
+            # The wrapper says only that something failed; a cause does not survive the way out of a worker process.
+            if isinstance(error.__cause__, LlavaZhError):
+                raise error.__cause__ from None
+            raise
+
+
+class Tally:
+    """What a process has left out or come across while reading, for the log."""
+
+    def __init__(self, name: str, on_bad_row: str) -> None:
+        self._name, self._raise = name, on_bad_row == "raise"
+        self._counts: Counter[str] = Counter()
+        self._columns: set[str] = set()
+
+    def count(self, what: str, number: int) -> None:
+        self._counts[what] += number
+
+    def bad_row(self, error: BadRow) -> None:
+        """Raise `error`, or count it and name the first few."""
+        if self._raise:
+            raise _numbered(error)
+        self._counts["bad rows left out"] += 1
+        if self._counts["bad rows left out"] <= SHOWN_BAD_ROWS:
+            logger.warning("left out: %s", error)
+
+    def columns(self, names: Iterable[str]) -> None:
+        """Tell once of keys that no field is known by."""
+        new = set(records.unknown_columns(names)) - self._columns
+        if new:
+            self._columns |= new
+            logger.warning("%s: keys that are not loaded: %s", self._name, ", ".join(sorted(new)))
+
+    def report(self) -> None:
+        """Log what was left out since the last report."""
+        left_out = {what: number for what, number in self._counts.items() if number}
+        if left_out:
+            logger.warning("%s: %s", self._name, ", ".join(f"{number} {what}" for what, number in left_out.items()))
+        self._counts.clear()
+
+
+def _numbered(error: BadRow) -> BadRow:
+    """`error` with its line's number where the file is on disk and can be counted through."""
+    if error.byte is None or not error.file.endswith((".jsonl", ".ndjson")) or error.file.startswith(tuple(hub.HUBS)):
+        return error
+    file = DataFile(name=error.file, size=error.byte, source="local", path=error.file)
+    lines = sum(piece.count(b"\n") for piece in hub.read(file, 0, error.byte))
+    return records.with_line(error, lines + 1)
+
+
+def _rows_where(annotations: pa.Table, keep: Callable[[pa.Array], pa.Array]) -> pa.Table:
+    """The rows all of whose images `keep` is true for."""
+    images = annotations["images"].combine_chunks()
+    if isinstance(images, pa.ChunkedArray):
+        images = pa.concat_arrays(images.chunks or [pa.array([], images.type)])
+    if not len(images):
+        return annotations
+    good = pc.fill_null(keep(images.flatten()), False).to_numpy(zero_copy_only=False)
+    starts = images.offsets.to_numpy()[:-1] - images.offsets[0].as_py()
+    return annotations.filter(pa.array(np.logical_and.reduceat(good, starts)))
+
+

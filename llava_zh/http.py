@@ -1,0 +1,126 @@
+"""Read byte ranges of a file over HTTP, to the last byte, through cut connections and busy servers."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import random
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import requests
+
+from .errors import HubError, RangeNotSupported
+
+PIECE = 256 << 10
+CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
+# Failures in a row without one byte gained before giving up; a byte gained starts the count anew.
+ATTEMPTS = 6
+# A server that ignores Range sends the whole file. Up to this size that costs less than it would to complain.
+WHOLE_FILE = 16 << 20
+_BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
+_BROKEN = (
+    requests.exceptions.ConnectionError,
+    requests.exceptions.Timeout,
+    requests.exceptions.ChunkedEncodingError,
+    requests.exceptions.ContentDecodingError,
+)
+
+Headers = Callable[[], Mapping[str, str]]
+
+
+def read_range(url: str, headers: Headers, start: int, length: int, *, what: str, hint: str) -> Iterator[bytes]:
+    """Bytes `start` to ``start + length`` of the file at `url`, in pieces.
+
+    A connection that breaks is opened again from the byte reached; a busy server (408, 429, 5xx) is asked again
+    after the pause it names in ``Retry-After``, or a random one that doubles.
+
+    Args:
+        headers: Gives the request's headers, credentials included; called for each request and never logged.
+        what: Name of the file for messages.
+        hint: What to do about a refusal, for messages.
+
+    Raises:
+        HubError: The server refused, is unreachable, or went on failing.
+        RangeNotSupported: The server answers with the whole of a large file.
+    """
+    at, end, failures = start, start + length, 0
+    while at < end:
+        before, problem, pause = at, "", 0.0
+        try:
+            request = {**headers(), "Range": f"bytes={at}-{end - 1}", "Accept-Encoding": "identity"}
+            timeout = (CONNECT_SECONDS, READ_SECONDS)
+            with _session(os.getpid()).get(url, headers=request, stream=True, timeout=timeout) as response:
+                if response.status_code in _BUSY:
+                    problem, pause = f"status {response.status_code}", _retry_after(response)
+                else:
+                    for piece in _body(response, at, end, what, hint):
+                        at += len(piece)
+                        yield piece
+        except _BROKEN as error:
+            problem = f"{type(error).__name__}"
+        if at >= end:
+            return
+        failures = 1 if at > before else failures + 1
+        if failures >= ATTEMPTS:
+            reason = problem or "the connection closes early"
+            raise HubError(f"{what}: gave up at byte {at} of {end} after {ATTEMPTS} attempts: {reason}. {hint}")
+        time.sleep(pause or random.uniform(0.1, 0.25) * 2**failures)
+
+
+def _body(response: requests.Response, at: int, end: int, what: str, hint: str) -> Iterator[bytes]:
+    """The wanted bytes out of one answer."""
+    skip = 0
+    if response.status_code == 200:
+        size = int(response.headers.get("Content-Length") or 0)
+        if at > 0 and not 0 < size <= WHOLE_FILE:
+            raise RangeNotSupported(
+                f"{what}: the server ignores Range and sends all {size or 'unknown'} bytes, so a shard cannot be read on "
+                "its own. Fetch the file once with `llava-zh download` and load it with data_dir=."
+            )
+        skip = at
+    elif response.status_code == 206:
+        begin = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+        if begin is None or int(begin[1]) != at:
+            found = response.headers.get("Content-Range")
+            raise HubError(f"{what}: asked for bytes from {at} on, the server sent Content-Range {found!r}. {hint}")
+    else:
+        raise refused(response.status_code, what, hint)
+    left = end - at
+    for piece in response.iter_content(PIECE):
+        if skip >= len(piece):
+            skip -= len(piece)
+            continue
+        wanted = piece[skip : skip + left]
+        skip, left = 0, left - len(wanted)
+        yield wanted
+        if not left:
+            return
+
+
+def refused(status: int, what: str, hint: str) -> HubError:
+    """The error for a refusal with this HTTP status."""
+    meaning = {
+        401: "401 Unauthorized: a token is missing or not accepted",
+        403: "403 Forbidden: the token has no access, or the dataset's terms have not been agreed to on its page",
+        404: "404 Not Found: no such repository, revision or file",
+        416: "416 Range Not Satisfiable: the file is shorter than its listing says; it may have changed on the hub",
+        429: "429 Too Many Requests",
+    }.get(status, f"status {status}")
+    return HubError(f"{what}: {meaning}. {hint}", status=status)
+
+
+def _retry_after(response: requests.Response) -> float:
+    """Seconds to wait as the server asks, at most a minute; 0 when it does not say."""
+    with contextlib.suppress(ValueError):
+        return min(float(response.headers.get("Retry-After", "")), 60.0)
+    return 0.0
+
+
+@functools.lru_cache(maxsize=2)
+def _session(pid: int) -> Any:
+    # One a process: connections shared over a fork would mix up two processes' answers.
+    return requests.Session()

@@ -1,0 +1,367 @@
+"""Where published files are: a local folder, Hugging Face or ModelScope.
+
+A :class:`DataFile` says where one file is and how to read any range of it. Files already in a hub client's cache are
+read from there. Importing this module imports neither hub client; using it does.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .errors import BadFile, DataFileNotFound, HubError, UnknownName
+from .facts import SOURCES, DatasetFacts
+from .http import read_range, refused
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+PIECE = 1 << 20
+# Deeper than any published layout; keeps a data_dir that holds an extracted SA-1B from being walked as a whole.
+MAX_DEPTH = 4
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One published file, local or remote. Holds no credentials: it travels to worker processes and into caches.
+
+    Args:
+        name: Path within its folder or repository, with ``/``.
+        size: Bytes.
+        source: ``"local"``, or the hub it is on.
+        path: Where it is on this machine, or None when it has to be read over the network.
+        digest: SHA-256 (large files) or git blob id as the hub lists it.
+    """
+
+    name: str
+    size: int
+    source: str
+    path: str | None = None
+    repo: str = ""
+    revision: str = ""
+    digest: str | None = None
+
+    @property
+    def label(self) -> str:
+        """How messages call the file."""
+        return self.path or f"{self.source}:{self.repo}@{self.revision[:12]}/{self.name}"
+
+    @property
+    def identity(self) -> str:
+        """Text that changes whenever the file's content may have."""
+        if self.source == "local":
+            assert self.path is not None
+            return f"{self.path}:{self.size}:{os.stat(self.path).st_mtime_ns}"
+        return f"{self.source}:{self.repo}@{self.revision}/{self.name}:{self.digest or ''}"
+
+
+def source_name(source: str | None) -> str:
+    """`source`, or what ``LLAVA_ZH_SOURCE`` says, or the default; checked."""
+    name = source or os.environ.get("LLAVA_ZH_SOURCE") or SOURCES[0]
+    if name not in SOURCES:
+        raise UnknownName.of("source", name, SOURCES)
+    return name
+
+
+def read(file: DataFile, offset: int, length: int, token: Any = None) -> Iterator[bytes]:
+    """Bytes `offset` to ``offset + length`` of `file`, in pieces.
+
+    Raises:
+        BadFile: A local file ends before that.
+        HubError: The hub does not give them.
+    """
+    if file.path is None:
+        hub = HUBS[file.source]
+        url = hub.url(file)
+        yield from read_range(url, lambda: hub.headers(token), offset, length, what=file.label, hint=hub.hint)
+        return
+    with open(file.path, "rb") as handle:
+        handle.seek(offset)
+        while length > 0:
+            piece = handle.read(min(length, PIECE))
+            if not piece:
+                raise BadFile(f"{file.label}: ends at byte {handle.tell()}, {file.size} were expected. It was cut short while being read.")
+            length -= len(piece)
+            yield piece
+
+
+def check_is_data(file: DataFile, token: Any = None) -> None:
+    """Raise :class:`BadFile` for an empty file or a Git LFS pointer."""
+    if file.size == 0:
+        raise BadFile(f"{file.label}: the file is empty (0 bytes). Download it again: llava-zh download.")
+    if file.size < 1024:
+        head = b"".join(read(file, 0, min(len(LFS_POINTER), file.size), token))
+        if head.startswith(LFS_POINTER):
+            raise BadFile(
+                f"{file.label}: this is a Git LFS pointer of {file.size} bytes, not the data it stands for. "
+                "Run `git lfs pull` in that clone, or `llava-zh download`."
+            )
+
+
+# -- local folders -----------------------------------------------------------------------------------------
+
+
+def local_files(data_dir: str | None, data_files: Any) -> list[DataFile]:
+    """The files named by `data_files` (paths or patterns, relative to `data_dir`), or all of `data_dir`.
+
+    Raises:
+        DataFileNotFound: The folder or a named file is not there.
+    """
+    base = Path(data_dir or ".").expanduser()
+    if data_dir is not None and not base.is_dir():
+        raise DataFileNotFound(f"data_dir {str(base)!r} is not a folder. Fetch the files with: llava-zh download")
+    if data_files is None:
+        return [_local(path, path.relative_to(base).as_posix()) for path in _walk(base, 0)]
+    found: list[DataFile] = []
+    for pattern in _flatten(data_files):
+        path = base / Path(pattern).expanduser()
+        if path.is_file():
+            found.append(_local(path, path.name))
+            continue
+        matches = [f for f in _walk(path.parent, MAX_DEPTH) if fnmatch.fnmatch(f.name, path.name)] if path.parent.is_dir() else []
+        if not matches:
+            raise DataFileNotFound(f"data_files: no file {str(path)!r}. Relative paths start at data_dir, or the current folder.")
+        found += [_local(match, match.name) for match in matches]
+    return found
+
+
+def _flatten(data_files: Any) -> Iterator[str]:
+    if isinstance(data_files, str | os.PathLike):
+        yield os.fspath(data_files)
+    elif isinstance(data_files, Mapping):
+        if set(data_files) - {"train"}:
+            raise UnknownName.of("split", next(iter(set(data_files) - {"train"})), ["train"])
+        yield from _flatten(data_files["train"])
+    else:
+        for item in data_files:
+            yield from _flatten(item)
+
+
+def _walk(folder: Path, depth: int) -> Iterator[Path]:
+    """Files below `folder` in the order of their names; hidden ones and deep folders are left out."""
+    entries = sorted((e for e in os.scandir(folder) if not e.name.startswith(".")), key=lambda e: e.name)
+    for entry in entries:
+        if entry.is_file():
+            yield Path(entry.path)
+        elif entry.is_dir() and depth < MAX_DEPTH:
+            yield from _walk(Path(entry.path), depth + 1)
+
+
+def _local(path: Path, name: str) -> DataFile:
+    return DataFile(name=name, size=path.stat().st_size, source="local", path=str(path.absolute()))
+
+
+# -- hubs --------------------------------------------------------------------------------------------------
+
+
+class HuggingFace:
+    """The Hugging Face hub, by `huggingface_hub`: its token look-up, ``HF_ENDPOINT``, ``HF_HUB_OFFLINE`` and cache."""
+
+    name = "huggingface"
+    hint = "For a gated or private dataset set HF_TOKEN or pass token=; `llava-zh doctor` shows what is reachable."
+
+    def list_files(self, repo: str, revision: str, token: Any, names: Sequence[str] | None) -> list[DataFile]:
+        """The files of a dataset repository: those in `names` (whichever exist), or all."""
+        from huggingface_hub import HfApi, constants
+
+        if names and (cached := self._cached_all(repo, revision, names)):
+            return cached
+        if constants.HF_HUB_OFFLINE:
+            return self._snapshot(repo, revision, names)
+        api = HfApi(token=token)
+        try:
+            commit = revision if len(revision) == 40 else str(api.dataset_info(repo, revision=revision).sha)
+            if names is not None:
+                entries = api.get_paths_info(repo, list(names), repo_type="dataset", revision=commit)
+            else:
+                entries = list(api.list_repo_tree(repo, repo_type="dataset", revision=commit, recursive=True))
+        except Exception as error:
+            raise self._explain(error, f"huggingface:{repo}@{revision}") from error
+        return [
+            self._with_cache(
+                DataFile(
+                    name=entry.path,
+                    size=entry.size,
+                    source=self.name,
+                    repo=repo,
+                    revision=commit,
+                    digest=entry.lfs.sha256 if entry.lfs else entry.blob_id,
+                )
+            )
+            for entry in entries
+            if hasattr(entry, "size")
+        ]
+
+    def url(self, file: DataFile) -> str:
+        from huggingface_hub import constants, hf_hub_url
+
+        if constants.HF_HUB_OFFLINE:
+            raise HubError(f"{file.label} is not in the cache and HF_HUB_OFFLINE is set. Unset it, or load with data_dir=.")
+        return hf_hub_url(file.repo, file.name, repo_type="dataset", revision=file.revision)
+
+    def headers(self, token: Any) -> Mapping[str, str]:
+        from huggingface_hub.utils import build_hf_headers
+
+        return dict(build_hf_headers(token=token))
+
+    def download(self, file: DataFile, token: Any, *, force: bool = False, dest: str | None = None) -> DataFile:
+        """The file on this machine: fetched into the client's cache, or below `dest`; resumes what was cut off."""
+        from huggingface_hub import hf_hub_download
+
+        try:
+            path = hf_hub_download(
+                file.repo,
+                file.name,
+                repo_type="dataset",
+                revision=file.revision,
+                token=token,
+                force_download=force,
+                local_dir=dest,
+            )
+        except Exception as error:
+            raise self._explain(error, file.label) from error
+        return replace(file, path=str(path))
+
+    def _cached_all(self, repo: str, revision: str, names: Sequence[str]) -> list[DataFile]:
+        """The named files if all of them are in the cache at a pinned revision, which no network can make staler."""
+        if len(revision) != 40:
+            return []
+        bare = [DataFile(name=n, size=0, source=self.name, repo=repo, revision=revision) for n in names]
+        found = [self._with_cache(file) for file in bare]
+        return found if all(file.path for file in found) else []
+
+    def _with_cache(self, file: DataFile) -> DataFile:
+        from huggingface_hub import try_to_load_from_cache
+
+        path = try_to_load_from_cache(file.repo, file.name, revision=file.revision, repo_type="dataset")
+        if not isinstance(path, str):
+            return file
+        return replace(file, path=path, size=os.stat(path).st_size)
+
+    def _snapshot(self, repo: str, revision: str, names: Sequence[str] | None) -> list[DataFile]:
+        """What the cache holds of a repository, when nothing else may be asked."""
+        from huggingface_hub import snapshot_download
+
+        try:
+            folder = Path(snapshot_download(repo, repo_type="dataset", revision=revision, local_files_only=True))
+        except Exception as error:
+            raise HubError(
+                f"huggingface:{repo}@{revision} is not in the cache and HF_HUB_OFFLINE is set. "
+                "Unset it, or load files on disk with data_dir=."
+            ) from error
+        return [
+            replace(file, source=self.name, repo=repo, revision=folder.name)
+            for file in local_files(str(folder), None)
+            if names is None or file.name in names
+        ]
+
+    def _explain(self, error: Exception, what: str) -> HubError:
+        from huggingface_hub import errors
+
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if isinstance(error, errors.GatedRepoError):
+            status = 403
+        if status:
+            return refused(int(status), what, self.hint)
+        if isinstance(error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError):
+            return HubError(f"{what} is not in the cache and the hub cannot be asked ({type(error).__name__}). {self.hint}")
+        return HubError(f"{what}: the hub is unreachable ({type(error).__name__}). Check the network and HF_ENDPOINT; {self.hint}")
+
+
+class ModelScope:
+    """ModelScope, by `modelscope`: its token look-up, ``MODELSCOPE_ENDPOINT`` and ``MODELSCOPE_CACHE``."""
+
+    name = "modelscope"
+    hint = "For a private dataset set MODELSCOPE_API_TOKEN or pass token=; `llava-zh doctor` shows what is reachable."
+
+    def _api(self, token: Any) -> Any:
+        # `modelscope` itself imports torch where it is installed, for 2 s; its hub client is this package.
+        from modelscope_hub import HubApi
+
+        return HubApi(token=token if isinstance(token, str) else None)
+
+    def list_files(self, repo: str, revision: str, token: Any, names: Sequence[str] | None) -> list[DataFile]:
+        """The files of a dataset repository: those in `names` (whichever exist), or all."""
+        api = self._api(token)
+        try:
+            entries = api.list_repo_files(repo, "dataset", revision=revision, recursive=True)
+        except Exception as error:
+            raise self._explain(error, f"modelscope:{repo}@{revision}") from error
+        files = [
+            DataFile(
+                name=entry.path,
+                size=int(entry.size or 0),
+                source=self.name,
+                repo=repo,
+                revision=revision,
+                digest=entry.sha256 or None,
+            )
+            for entry in entries
+            if entry.type != "tree" and (names is None or entry.path in names)
+        ]
+        return [self._with_cache(file, api) for file in files]
+
+    def url(self, file: DataFile) -> str:
+        return str(self._api(None).legacy.get_download_url(file.repo, "dataset", file.name, file.revision))
+
+    def headers(self, token: Any) -> Mapping[str, str]:
+        from modelscope_hub.config import HubConfig
+
+        secret = token if isinstance(token, str) else None if token is False else HubConfig().token
+        return {"Authorization": f"Bearer {secret}", "Cookie": f"m_session_id={secret}"} if secret else {}
+
+    def download(self, file: DataFile, token: Any, *, force: bool = False, dest: str | None = None) -> DataFile:
+        """The file on this machine: fetched into the client's cache, or below `dest`; resumes what was cut off."""
+        try:
+            path = self._api(token).download_file(
+                file.repo,
+                "dataset",
+                file.name,
+                revision=file.revision,
+                local_dir=dest,
+                force=force,
+                expected_sha256=file.digest if file.digest and len(file.digest) == 64 else None,
+            )
+        except Exception as error:
+            raise self._explain(error, file.label) from error
+        return replace(file, path=str(path))
+
+    def _with_cache(self, file: DataFile, api: Any) -> DataFile:
+        from modelscope_hub.errors import CacheNotFound
+
+        try:
+            path = api.download_file(file.repo, "dataset", file.name, revision=file.revision, local_files_only=True)
+        except CacheNotFound:
+            return file
+        # A branch moves on; the cached copy of an older commit must not stand in for the listed one.
+        return replace(file, path=str(path)) if os.stat(path).st_size == file.size else file
+
+    def _explain(self, error: Exception, what: str) -> HubError:
+        status = getattr(error, "status_code", None)
+        if status:
+            return refused(int(status), what, self.hint)
+        return HubError(
+            f"{what}: the hub is unreachable ({type(error).__name__}). Check the network and MODELSCOPE_ENDPOINT; {self.hint}"
+        )
+
+
+HUBS: Mapping[str, HuggingFace | ModelScope] = {"huggingface": HuggingFace(), "modelscope": ModelScope()}
+
+
+def hub_files(
+    facts: DatasetFacts, source: str, revision: str | None, token: Any, names: Sequence[str] | None
+) -> list[DataFile]:
+    """The files of a dataset on a hub: those in `names`, or all of the repository.
+
+    Raises:
+        HubError: The hub cannot be asked, or has none of `names`.
+    """
+    hub, repo = HUBS[source], facts.repos[source]
+    revision = revision or facts.revisions[source]
+    files = hub.list_files(repo, revision, token, names)
+    missing = [name for name in names or () if name not in {file.name for file in files}]
+    if missing:
+        raise HubError(f"{source}:{repo}@{revision} has no file {', '.join(missing)}. Was it renamed? Pass revision= or data_files=.")
+    return files

@@ -1,0 +1,246 @@
+"""Cut JSON Lines files into byte ranges, and read the whole lines that a range owns.
+
+A range owns every line that *starts* inside it. A reader begins one byte before the range, drops up to the
+first newline, and reads on past the end to finish the last line it owns. Any cut of any file therefore gives
+every line exactly once, in order, whatever the line lengths, with ``\\r\\n``, a byte-order mark or no final newline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import pyarrow as pa
+import pyarrow.json
+
+from . import records
+from .errors import BadArgument, BadRow
+from .records import Expect, Place
+
+BOM = b"\xef\xbb\xbf"
+# Blocks grow from the first to the second size: the first row of a stream comes early, later blocks parse fast.
+FIRST_BLOCK = 256 << 10
+BLOCK = 4 << 20
+# A range is asked for with this much more than its own bytes, which finishes its last line without a second
+# request unless the line is longer (a mean published line has 0.8 to 2 kB).
+SLACK = 16 << 10
+
+# (offset, length) -> those bytes of the file in pieces of any size; raises when it cannot give all of them.
+Read = Callable[[int, int], Iterator[bytes]]
+
+
+class Range(NamedTuple):
+    """Bytes `start` (included) to `end` (excluded) of a file."""
+
+    start: int
+    end: int
+
+
+def power_of_two(at_least: float) -> int:
+    """The smallest power of two that is not less than `at_least` (1 for anything up to 1)."""
+    count = 1
+    while count < at_least:
+        count *= 2
+    return count
+
+
+def plan(sizes: Sequence[int], *, chunk_size: int, num_shards: int | None = None) -> list[list[Range]]:
+    """Cut files of these `sizes` into ranges of about `chunk_size` bytes.
+
+    Args:
+        sizes: Bytes of each file.
+        chunk_size: Bytes a range is meant to have. The total number of ranges is rounded up to a power of two, so
+            that it divides among the nodes of most clusters; it depends on nothing but the sizes and this.
+        num_shards: Exactly this many ranges instead, at least one a file.
+
+    Returns:
+        For each file its consecutive ranges, which together cover it.
+
+    Raises:
+        BadArgument: Fewer ranges were asked for than there are files, or `chunk_size` is not positive.
+    """
+    if chunk_size < 1:
+        raise BadArgument(f"chunk_size must be at least 1 byte, not {chunk_size}.")
+    total = sum(sizes)
+    count = power_of_two(max(total / chunk_size, len(sizes))) if num_shards is None else num_shards
+    if count < len(sizes):
+        raise BadArgument(f"num_shards={count} is less than the number of files, {len(sizes)}; ask for that many.")
+    counts = [1] * len(sizes)
+    spare = count - len(sizes)
+    if total:
+        # Every file gets its share of what is left; the largest remainders take what rounding left over.
+        exact = [spare * size / total for size in sizes]
+        counts = [1 + int(share) for share in exact]
+        by_remainder = sorted(range(len(sizes)), key=lambda i: (int(exact[i]) - exact[i], i))
+        for i in by_remainder[: count - sum(counts)]:
+            counts[i] += 1
+    return [split(Range(0, size), n) for size, n in zip(sizes, counts, strict=True)]
+
+
+def split(whole: Range, count: int) -> list[Range]:
+    """Cut `whole` into `count` consecutive ranges whose lengths differ by at most one byte."""
+    length = whole.end - whole.start
+    edges = [whole.start + length * i // count for i in range(count + 1)]
+    return [Range(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+
+
+def pieces(read: Read, whole: Range, size: int) -> Iterator[bytes]:
+    """A file of `size` bytes from one byte before `whole` on: first what the range should need, then ever more.
+
+    The consumer stops when it has seen the end of its last line.
+    """
+    at = max(whole.start - 1, 0)
+    step, length = SLACK, min(whole.end + SLACK, size) - at
+    while length > 0:
+        for piece in read(at, length):
+            yield piece
+            at += len(piece)
+        step *= 2
+        length = min(step, size - at)
+
+
+def blocks(stream: Iterable[bytes], whole: Range) -> Iterator[tuple[int, bytes]]:
+    """The lines that `whole` owns, as ``(offset of the first byte, whole lines)`` blocks of growing size.
+
+    Args:
+        stream: The file's bytes from one byte before the range on (from its first byte when the range starts there).
+
+    Every block ends with a newline, but for the last one of a file without a final newline.
+    """
+    start, end = whole
+    if start >= end:
+        return
+    offset = max(start - 1, 0)
+    dropping = start > 0  # the line that began before this range belongs to the one before
+    held: list[bytes] = []
+    length, wanted = 0, FIRST_BLOCK
+    for piece in stream:
+        if dropping:
+            newline = piece.find(b"\n") + 1
+            offset += newline or len(piece)
+            if not newline:
+                continue
+            dropping, piece = False, piece[newline:]
+        if offset >= end:
+            return
+        held.append(piece)
+        length += len(piece)
+        at_end = offset + length >= end
+        if length < wanted and not (at_end and wanted <= BLOCK):
+            continue
+        data = b"".join(held)
+        # The last line that starts before `end` is finished by the first newline at or after `end - 1`.
+        cut = (data.find(b"\n", end - 1 - offset) if at_end else data.rfind(b"\n")) + 1
+        if cut:
+            yield from _without_bom(offset, data[:cut])
+            if at_end:
+                return
+            wanted = min(2 * wanted, BLOCK)
+        else:
+            # One line longer than all of this: wait for twice as much, or its bytes are joined at every piece.
+            wanted = max(wanted, 2 * len(data))
+        offset, held, length = offset + cut, [data[cut:]], len(data) - cut
+    data = b"".join(held)
+    if data and offset < end:
+        cut = data.find(b"\n", end - 1 - offset) + 1
+        yield from _without_bom(offset, data[: cut or len(data)])
+
+
+def _without_bom(offset: int, block: bytes) -> Iterator[tuple[int, bytes]]:
+    if offset == 0 and block.startswith(BOM):
+        offset, block = len(BOM), block[len(BOM) :]
+    if block:
+        yield offset, block
+
+
+def lines(offset: int, block: bytes) -> Iterator[tuple[int, bytes]]:
+    """The lines of a block with their offsets, without their line ends; blank lines are left out."""
+    for line in block.split(b"\n"):
+        stripped = line.rstrip(b"\r")
+        if stripped.strip():
+            yield offset, stripped
+        offset += len(line) + 1
+
+
+# Turns under every alias are declared, so that no text is ever taken for a date; ids and images are inferred in
+# each block, since both may be of either of two types. Undeclared keys are inferred too, to be told of.
+_TURNS = pa.list_(pa.struct([(name, pa.string()) for name in (*records.ROLE_KEYS, *records.TEXT_KEYS)]))
+_SCHEMA = pa.schema(
+    [(name, _TURNS) for name in records.ALIASES["conversations"]]
+    + [(name, pa.int64()) for name in ("width", "height")]
+    + [(name, pa.list_(pa.int64())) for name in ("width_list", "height_list")]
+    + [(name, pa.string()) for name in records.ALIASES["task"]]
+)
+
+
+def parse(
+    file: str,
+    offset: int,
+    block: bytes,
+    expect: Expect,
+    on_bad: Callable[[BadRow], None],
+    on_columns: Callable[[Iterable[str]], None] = lambda names: None,
+) -> pa.Table:
+    """A block of whole lines as annotations.
+
+    Args:
+        file: Name of the file for messages, and `offset`, the block's place in it.
+        on_bad: Called with each bad line's error, which it raises or counts.
+        on_columns: Called with the names of the block's keys.
+
+    Returns:
+        A table with the schema :data:`llava_zh.records.ANNOTATIONS`.
+    """
+    try:
+        table = pyarrow.json.read_json(
+            pa.BufferReader(block),
+            pyarrow.json.ReadOptions(use_threads=False, block_size=len(block) + 1),
+            pyarrow.json.ParseOptions(explicit_schema=_SCHEMA, unexpected_field_behavior="infer"),
+        )
+        table.validate(full=True)  # the parser does not look whether text is UTF-8
+    except pa.ArrowInvalid:
+        table = None
+    # The parser also takes a record broken over two lines, or two on one; the lines must be the rows.
+    if table is not None and (len(table) == _newlines(block) or len(table) == sum(1 for _ in lines(0, block))):
+        on_columns(table.column_names)
+        annotations = records.from_arrow(table, expect)
+        if annotations is not None:
+            return annotations
+    return records.from_rows(_decode(file, offset, block, on_columns), expect, on_bad)
+
+
+def _newlines(block: bytes) -> int:
+    return block.count(b"\n") + (not block.endswith(b"\n"))
+
+
+def _decode(
+    file: str, offset: int, block: bytes, on_columns: Callable[[Iterable[str]], None]
+) -> Iterator[tuple[Place, Mapping[str, Any] | BadRow]]:
+    for start, line in lines(offset, block):
+        place = Place(file, byte=start)
+        row = decode_line(place, line)
+        if isinstance(row, Mapping):
+            on_columns(row)
+        yield place, row
+
+
+def decode_line(place: Place, line: bytes) -> Mapping[str, Any] | BadRow:
+    """The record on `line`, or the error that says why it is none."""
+    if b"\0" in line:
+        where = f"{line.count(0)} NUL bytes, the first at byte {place.byte_at(line.index(0))}"
+        return records.bad_row(place, "line", "JSON text", where, "The file was not written to its end; fetch it again.")
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        found = f"byte 0x{line[error.start]:02x} at {place.byte_at(error.start)}: {line[max(error.start - 20, 0) : error.start + 8]!r}"
+        return records.bad_row(place, "line", "UTF-8 text", found)
+    try:
+        row = msgspec.json.decode(line)
+    except msgspec.DecodeError as error:
+        shown = line.decode("utf-8")
+        hint = "" if shown.rstrip().endswith("}") else "The line is cut short; is the file complete?"
+        return records.bad_row(place, "line", "one JSON object", f"{error}: {shown[:60]} … {shown[-40:]}", hint)
+    if not isinstance(row, dict):
+        return records.bad_row(place, "line", "one JSON object", f"{type(row).__name__}: {row!r}")
+    return row

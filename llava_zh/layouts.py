@@ -1,0 +1,163 @@
+"""Which of a folder's or repository's files hold a dataset's rows, which hold its images, and in which layout.
+
+Two ways: a dataset whose files have known names (:func:`by_name`), and one whose layout has to be found out from the
+file list and the columns (:func:`detect`).
+"""
+
+from __future__ import annotations
+
+import logging
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from . import readers, records
+from .errors import DataFileNotFound, UnknownLayout
+from .facts import DatasetFacts
+from .hub import DataFile
+from .images import ArchivedImages, EmbeddedImages, FolderImages, Images, UnresolvedImages
+
+logger = logging.getLogger(__name__)
+
+_IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
+# JSON files that repositories hold beside their data.
+_NOT_ROWS = frozenset(
+    {"dataset_infos.json", "dataset_info.json", "configuration.json", "config.json", "state.json", "manifest.json"}
+    | {"report.json", "demo.json", "failed.jsonl", "dropped.jsonl", "meta.json"}
+)
+_ROW_KINDS = ("parquet", "jsonl", "jsonl.gz", "jsonl.zst", "json")
+_COMPRESSED = ("", ".gz", ".zst")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files with rows, in order, where their images are, and one line that says what was found."""
+
+    files: tuple[DataFile, ...]
+    images: Images
+    found: str
+
+
+def by_name(files: Sequence[DataFile], name: str, facts: DatasetFacts, where: str) -> tuple[DataFile, ...]:
+    """The published file called `name` (compressed or not), or the files of a regeneration or an export in its place.
+
+    Raises:
+        DataFileNotFound: There is neither; lists what is there.
+    """
+    published = {config.file: config.name for config in facts.configs}
+    for file in files:
+        if any(PurePosixPath(file.name).name == name + ending for ending in _COMPRESSED):
+            return (file,)
+    ours = {f"{other}{ending}" for other in published for ending in _COMPRESSED}
+    rows = [f for f in _row_files(files) if PurePosixPath(f.name).name not in ours]
+    in_data = [file for file in rows if PurePosixPath(file.name).parts[:1] == ("data",)]
+    chosen = in_data or [file for file in rows if "/" not in file.name]
+    if not chosen:
+        seen = ", ".join(file.name for file in files[:20]) or "nothing"
+        raise DataFileNotFound(
+            f"{where}: expected {name} (or .gz, .zst), or JSON Lines or Parquet files in data/; found {seen}. "
+            "Fetch it with `llava-zh download`, or name other files with data_files=."
+        )
+    return tuple(chosen)
+
+
+def detect(files: Sequence[DataFile], where: str, image_root: str | None, token: Any) -> Layout:
+    """Find rows and images among `files` of a dataset whose layout is not known beforehand.
+
+    Accepted: Parquet with paths or embedded images, JSON or JSON Lines in LLaVA form or as ``messages`` + ``images``,
+    and WebDataset tars. Images are embedded, beside the rows as files, or in archives beside them.
+
+    Args:
+        where: The folder or repository, for messages; a local folder is where relative image paths start.
+        image_root: Folder or URL that image paths start from instead.
+
+    Raises:
+        UnknownLayout: No file has rows with an image and a conversation; lists files, columns and what was looked for.
+    """
+    rows = _row_files(files) or [file for file in files if readers.kind_of(file.name) == "tar"]
+    if not rows:
+        raise _unknown(files, where, "no Parquet, JSON, JSON Lines or tar file", {})
+    first = readers.sample(rows[0], token)
+    missing = [f for f in ("image", "conversations") if not any(first.get(a) is not None for a in records.ALIASES[f])]
+    if missing:
+        raise _unknown(files, where, f"{rows[0].name} has no column for {' and '.join(missing)}", first)
+    kinds = sorted({readers.kind_of(file.name) or "" for file in rows})
+    images, described = _images(files, rows, first, where, image_root)
+    found = f"{len(rows)} {'/'.join(kinds)} file{'s' * (len(rows) > 1)} with columns {', '.join(first)}; images {described}"
+    logger.info("%s: found %s", where, found)
+    return Layout(tuple(rows), images, found)
+
+
+def _row_files(files: Sequence[DataFile]) -> list[DataFile]:
+    """The files of the first kind that there is any of, in order of preference."""
+    candidates = [file for file in files if PurePosixPath(file.name).name not in _NOT_ROWS]
+    for kind in _ROW_KINDS:
+        if chosen := [file for file in candidates if readers.kind_of(file.name) == kind]:
+            return chosen
+    return []
+
+
+def _images(
+    files: Sequence[DataFile], rows: Sequence[DataFile], first: Mapping[str, Any], where: str, image_root: str | None
+) -> tuple[Images, str]:
+    value = next(first[name] for name in records.ALIASES["image"] if first.get(name) is not None)
+    sample = value[0] if isinstance(value, list) and value else value
+    if isinstance(sample, bytes) or (isinstance(sample, Mapping) and sample.get("bytes") is not None):
+        return EmbeddedImages(), "embedded in the rows"
+    path = sample.get("path") if isinstance(sample, Mapping) else sample
+    if not isinstance(path, str):
+        return UnresolvedImages(), "of an unknown kind"
+    if image_root is not None:
+        return FolderImages(image_root), f"below image_root, {image_root}"
+    rows_folder = posixpath.dirname(rows[0].name)
+    if rows[0].source == "local" and rows[0].path is not None:
+        return _beside(Path(rows[0].path).parent, Path(where), path, files, rows)
+    names = {file.name for file in files}
+    for base in (rows_folder, "", "images", posixpath.join(rows_folder, "images")):
+        if posixpath.join(base, path) in names and rows[0].source == "huggingface":
+            root = f"hf://datasets/{rows[0].repo}@{rows[0].revision}"
+            return FolderImages(posixpath.join(root, base) if base else root), "as files in the repository"
+    if archives := _archives(files, rows):
+        logger.warning(
+            "%s: the images are in %d archives (%s …) that cannot be read at random over the network; they are given as "
+            "paths. Fetch all with `llava-zh download` and pass data_dir= to see pixels.",
+            where, len(archives), archives[0].name,
+        )  # fmt: skip
+        return UnresolvedImages(), f"in {len(archives)} remote archives"
+    return UnresolvedImages(), "not found beside the rows"
+
+
+def _beside(
+    rows_folder: Path, base: Path, path: str, files: Sequence[DataFile], rows: Sequence[DataFile]
+) -> tuple[Images, str]:
+    """Images of rows on this machine: files below one of a few folders, or archives in one."""
+    for folder in dict.fromkeys((rows_folder, base, rows_folder.parent, rows_folder / "images", base / "images")):
+        if (folder / path).is_file():
+            return FolderImages(str(folder.absolute())), f"as files below {folder}"
+    if archives := _archives(files, rows):
+        assert archives[0].path is not None
+        folder = Path(archives[0].path).parent
+        # The folder that the archives' names are looked up in lists its own, and those in data/ and images/.
+        folder = folder.parent if folder.name in ("images", "data") and folder != base else folder
+        return ArchivedImages(str(folder)), f"in {len(archives)} archives in {folder}"
+    return UnresolvedImages(), f"not found: no file {path} near the rows, and no archive beside them"
+
+
+def _archives(files: Sequence[DataFile], rows: Sequence[DataFile]) -> list[DataFile]:
+    return [file for file in files if readers.kind_of(file.name) in ("tar", "zip") and file not in rows]
+
+
+def _unknown(files: Sequence[DataFile], where: str, problem: str, first: Mapping[str, Any]) -> UnknownLayout:
+    pictures = sum(PurePosixPath(file.name).suffix.lower() in _IMAGE_SUFFIXES for file in files)
+    others = [file.name for file in files if PurePosixPath(file.name).suffix.lower() not in _IMAGE_SUFFIXES]
+    seen = ", ".join(others[:20]) + (f" and {len(others) - 20} more" if len(others) > 20 else "") or "no data file"
+    looked = "; ".join(f"{field} under {', '.join(records.ALIASES[field])}" for field in ("image", "conversations", "task"))
+    columns = ", ".join(f"{name} ({type(value).__name__})" for name, value in first.items()) or "none"
+    return UnknownLayout(
+        f"{where}: {problem}. Files seen: {seen}, {pictures} images. Columns seen: {columns}. Looked for rows in Parquet, "
+        f"JSON Lines, JSON and WebDataset tars, with {looked}. Name the files with data_files=, or convert them to one of these."
+    )
+
+

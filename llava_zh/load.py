@@ -1,0 +1,299 @@
+"""A name in, a dataset out: :func:`load_dataset` and its helpers."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from .errors import BadArgument, UnknownName
+
+if TYPE_CHECKING:
+    from .builder import PublishedBuilder
+    from .facts import DatasetFacts
+
+Dataset = Any  # Dataset | DatasetDict | IterableDataset | IterableDatasetDict
+
+# A dataset's name → the module in llava_zh.builders and the builder's class in it.
+BUILDERS = {
+    "internvl-sa-1b-caption": ("internvl_sa1b_caption", "InternvlSa1bCaption"),
+    "llava-instruct-zh-600k": ("llava_instruct_zh_600k", "LlavaInstructZh600k"),
+}
+
+
+def list_datasets() -> list[str]:
+    """The names that :func:`load_dataset` takes."""
+    return list(BUILDERS)
+
+
+def get_dataset_config_names(path: str) -> list[str]:
+    """The configurations of a dataset.
+
+    Raises:
+        UnknownName: There is no such dataset.
+    """
+    return [config.name for config in _builder_class(path)[0].FACTS.configs]
+
+
+def dataset_facts(path: str) -> DatasetFacts:
+    """What is known of a dataset: repositories, sizes, rows, licences, citation."""
+    return _builder_class(path)[0].FACTS
+
+
+def load_dataset(
+    path: str,
+    name: str | None = None,
+    *,
+    split: str | None = None,
+    streaming: bool = False,
+    num_proc: int | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    token: bool | str | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    data_files: Any = None,
+    source: str | None = None,
+    image_root: str | os.PathLike[str] | Sequence[str] | None = None,
+    row_format: str = "llava",
+    archives: Any = None,
+    bad_images: Any = None,
+    on_bad_row: Literal["raise", "skip"] = "raise",
+    on_missing_image: Literal["raise", "skip", "null"] = "raise",
+    chunk_size: int | str = "32MB",
+    num_shards: int | None = None,
+    keep_in_memory: bool | None = None,
+    download_mode: Any = None,
+    verification_mode: Any = None,
+) -> Dataset:
+    """Load a dataset, as ``datasets.load_dataset`` would.
+
+    Args:
+        path: ``"internvl-sa-1b-caption"``, ``"llava-instruct-zh-600k"``, or the id of either on a hub.
+        name: The configuration: ``single_en``, ``single_zh``, ``multi_en``, ``multi_zh``; ``default`` (all tasks),
+            ``conversation``, ``complex_reasoning``, ``detail``.
+        split: ``"train"``, a slice such as ``"train[:1%]"`` (not for streams), or None for a dict of splits.
+        streaming: An ``IterableDataset`` that reads byte ranges as they are needed, instead of a prepared ``Dataset``.
+        num_proc: Processes that prepare shards in parallel.
+        cache_dir: Where prepared datasets are kept, `datasets`' own cache by default.
+        revision: Branch, tag or commit on the hub; the captions are pinned to a commit by default.
+        token: For a gated or private repository; by default the hub client's own look-up.
+        data_dir: Folder with the published files, or a regeneration's output; no hub is asked.
+        data_files: Files or patterns (plain, ``.gz`` or ``.zst`` JSON Lines, Parquet); relative to `data_dir`.
+        source: ``"huggingface"`` or ``"modelscope"``; ``LLAVA_ZH_SOURCE`` sets it too.
+        image_root: Where SA-1B is (a folder, an fsspec URL, or several); ``SA1B_ROOT`` sets it too. With neither, images
+            come undecoded as ``{"path": "sa1b://…", "bytes": None}``. For llava-instruct: where image paths start.
+        row_format: ``"llava"`` or ``"messages"``, see :mod:`llava_zh.rows`.
+        archives: Only rows whose images are in these SA-1B archives: numbers, names, or ``"available"``.
+        bad_images: Image paths whose rows are left out: a list, or the file that ``llava-zh sa1b verify`` wrote.
+        on_bad_row: ``"raise"`` a :class:`~llava_zh.errors.BadRow` or ``"skip"`` (counted and logged).
+        on_missing_image: ``"raise"`` when the picture is opened, ``"skip"`` the row, or give ``"null"`` for the image.
+        chunk_size: Bytes a shard (``32_000_000`` or ``"32MB"``); the number is rounded up to a power of two.
+        num_shards: Exactly this many shards instead.
+        keep_in_memory, download_mode, verification_mode: As for ``datasets.load_dataset``.
+
+    Raises:
+        UnknownName: An unknown dataset, configuration, source or row format.
+        BadArgument: An argument that cannot work.
+        HubError, DataFileNotFound, UnknownLayout, BadFile, BadRow: See :mod:`llava_zh.errors`.
+    """
+    import datasets
+    from datasets.utils.info_utils import is_small_dataset
+
+    if streaming and num_proc is not None:
+        raise BadArgument("num_proc prepares a dataset; a stream is read in parallel by a DataLoader's num_workers.")
+    download_mode = datasets.DownloadMode(download_mode or datasets.DownloadMode.REUSE_DATASET_IF_EXISTS)
+    builder = load_dataset_builder(
+        path,
+        name,
+        cache_dir=cache_dir,
+        revision=revision,
+        token=token,
+        data_dir=data_dir,
+        data_files=data_files,
+        source=source,
+        image_root=image_root,
+        row_format=row_format,
+        archives=archives,
+        bad_images=bad_images,
+        on_bad_row=on_bad_row,
+        on_missing_image=on_missing_image,
+        chunk_size=chunk_size,
+        num_shards=num_shards,
+    )
+    if streaming:
+        return builder.as_streaming_dataset(split=split)
+    builder.download_and_prepare(
+        download_mode=download_mode,
+        verification_mode=datasets.VerificationMode(verification_mode or datasets.VerificationMode.BASIC_CHECKS),
+        num_proc=num_proc,
+    )
+    if keep_in_memory is None:
+        keep_in_memory = is_small_dataset(builder.info.dataset_size)
+    return builder.as_dataset(split=split, in_memory=keep_in_memory)
+
+
+def load_dataset_builder(
+    path: str,
+    name: str | None = None,
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    token: bool | str | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    data_files: Any = None,
+    source: str | None = None,
+    image_root: str | os.PathLike[str] | Sequence[str] | None = None,
+    row_format: str = "llava",
+    archives: Any = None,
+    bad_images: Any = None,
+    on_bad_row: Literal["raise", "skip"] = "raise",
+    on_missing_image: Literal["raise", "skip", "null"] = "raise",
+    chunk_size: int | str = "32MB",
+    num_shards: int | None = None,
+) -> PublishedBuilder:
+    """The builder behind :func:`load_dataset`, with the same arguments: its `info` and `config` say what would be loaded."""
+    from .hub import source_name
+    from .rows import ROW_FORMATS
+
+    builder, implied_source = _builder_class(path)
+    facts = builder.FACTS
+    name = _config_name(facts, name)
+    for kind, value, known in (
+        ("row format", row_format, ROW_FORMATS),
+        ("on_bad_row", on_bad_row, ("raise", "skip")),
+        ("on_missing_image", on_missing_image, ("raise", "skip", "null")),
+    ):
+        if value not in known:
+            raise UnknownName.of(kind, value, known)
+    source = source_name(source or implied_source)
+    layout = _layout(facts, name, source, revision, token, data_dir, data_files, image_root)
+    return builder(
+        cache_dir=None if cache_dir is None else os.fspath(cache_dir),
+        dataset_name=facts.name,
+        config_name=name,
+        token=token,
+        files=layout.files,
+        found=layout.found,
+        images=layout.images,
+        row_format=row_format,
+        archives=_archive_names(archives, facts, layout.images),
+        bad_images=_bad_images(bad_images),
+        on_bad_row=on_bad_row,
+        on_missing_image=on_missing_image,
+        chunk_size=_bytes(chunk_size),
+        num_shards=num_shards,
+    )
+
+
+def _builder_class(path: str) -> tuple[type[PublishedBuilder], str | None]:
+    """The builder for a name or hub id, and the hub that the id is of when only one of them has it."""
+    wanted = str(path).strip().strip("/").lower()
+    sources: dict[str, list[str]] = {}
+    for name, (module, attribute) in BUILDERS.items():
+        builder: type[PublishedBuilder] = getattr(importlib.import_module(f"llava_zh.builders.{module}"), attribute)
+        if wanted == name:
+            return builder, None
+        if hubs := [hub for hub, repo in builder.FACTS.repos.items() if repo.lower() == wanted]:
+            return builder, hubs[0] if len(hubs) == 1 else None
+        sources.update({repo: [] for repo in builder.FACTS.repos.values()})
+    raise UnknownName.of("dataset", path, [*BUILDERS, *sources])
+
+
+def _config_name(facts: DatasetFacts, name: str | None) -> str:
+    known = [config.name for config in facts.configs]
+    if name is None and facts.default_config is None:
+        raise BadArgument(
+            f"{facts.name} needs the name of a configuration, one of: {', '.join(known)}. "
+            f"For example: load_dataset({facts.name!r}, {known[0]!r})"
+        )
+    name = name or facts.default_config
+    if name not in known:
+        raise UnknownName.of(f"configuration of {facts.name}", name, known)
+    return str(name)
+
+
+def _layout(
+    facts: DatasetFacts,
+    name: str,
+    source: str,
+    revision: str | None,
+    token: Any,
+    data_dir: Any,
+    data_files: Any,
+    image_root: Any,
+) -> Any:
+    """The files with the rows of a configuration, and where its images are."""
+    from . import hub, layouts
+    from .images import Sa1bImages
+
+    local = data_dir is not None or data_files is not None
+    folder = None if data_dir is None else os.path.expanduser(os.fspath(data_dir))  # noqa: PTH111 (may be a Windows path)
+    published = facts.config(name).file
+    if facts.images_in_sa1b:
+        assert published is not None  # such datasets have a known file a config
+        if not local:
+            files: Sequence[hub.DataFile] = hub.hub_files(facts, source, revision, token, [published])
+        elif data_files is not None:
+            files = hub.local_files(folder, data_files)
+        else:
+            files = layouts.by_name(hub.local_files(folder, None), published, facts, str(folder))
+        found = ", ".join(file.label for file in files)
+        return layouts.Layout(tuple(files), Sa1bImages(_roots(image_root)), found)
+    where = str(folder or ".") if local else f"{source}:{facts.repos[source]}"
+    files = hub.local_files(folder, data_files) if local else hub.hub_files(facts, source, revision, token, None)
+    root = None if image_root is None else os.fspath(image_root)
+    return layouts.detect(files, where, root, token)
+
+
+def _roots(image_root: Any) -> tuple[str, ...] | None:
+    if image_root is None:
+        return None
+    from .sa1b import search_path
+
+    return tuple(search_path(image_root))
+
+
+def _archive_names(archives: Any, facts: DatasetFacts, images: Any) -> frozenset[str] | None:
+    """``range(45)``, names, or ``"available"``, as names of SA-1B archives."""
+    if archives is None:
+        return None
+    if not facts.images_in_sa1b:
+        raise BadArgument(f"archives= chooses SA-1B archives; the images of {facts.name} are not from SA-1B.")
+    if archives == "available":
+        return frozenset(images.filesystem().archives())
+    items: Iterable[Any] = [archives] if isinstance(archives, str | int) else archives
+    names = []
+    for item in items:
+        text = f"sa_{int(item):06d}" if not isinstance(item, str) or item.isdigit() else item.removesuffix(".tar")
+        if not re.fullmatch(r"sa_\d{6}", text):
+            raise BadArgument(f"archives: {item!r} is no SA-1B archive; expected a number from 0 to 999 or a name such as sa_000000.")
+        names.append(text)
+    return frozenset(names)
+
+
+def _bad_images(bad_images: Any) -> frozenset[str]:
+    """Paths from a list, or from a text file with one a line."""
+    if bad_images is None:
+        return frozenset()
+    if isinstance(bad_images, str | os.PathLike):
+        try:
+            with open(bad_images, encoding="utf-8") as handle:
+                lines = [line.strip() for line in handle]
+        except OSError as error:
+            raise BadArgument(f"bad_images: {os.fspath(bad_images)!r} cannot be read ({error.strerror}).") from error
+        return frozenset(line.split("\t")[0] for line in lines if line and not line.startswith("#"))
+    return frozenset(map(str, bad_images))
+
+
+def _bytes(size: int | str) -> int:
+    """A number of bytes, or text such as ``"32MB"`` (10^6) or ``"32MiB"`` (2^20)."""
+    if isinstance(size, int):
+        return size
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", size, re.IGNORECASE)
+    if match is None:
+        raise BadArgument(f"chunk_size: {size!r} is no number of bytes; expected for example 32000000, '32MB' or '16MiB'.")
+    base = 1024 if match[3] else 1000
+    return int(float(match[1]) * base ** " kmgt".index(match[2].lower() or " "))
+

@@ -1,0 +1,378 @@
+"""The shards of published files, and the annotations in a shard: JSON Lines, JSON, Parquet and WebDataset tars.
+
+======================  ===================================  ==============================
+file                    a shard is                           rows are named in errors by
+======================  ===================================  ==============================
+``.jsonl``              a byte range                         line and byte
+``.jsonl.gz``, ``.zst`` the whole file                       byte, once decompressed
+``.json``               the whole file (an array, or lines)  row
+``.parquet``            a run of row groups                  row
+``.tar`` (also gzip)    the whole archive, a WebDataset      row
+======================  ===================================  ==============================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from . import jsonl, records
+from .errors import BadFile, BadRow
+from .hub import DataFile, read
+from .jsonl import Range
+from .records import Expect, Place
+
+# Rows with embedded images can have megabytes each; this bounds a table whatever the rows.
+TABLE_BYTES = 8 << 20
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A piece of a file: bytes `start` to `end`, or row groups for Parquet; the whole file where it cannot be cut."""
+
+    file: DataFile
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How to read: what rows must be, whom to tell of bad ones and of the columns seen, and the hub's token."""
+
+    expect: Expect
+    on_bad: Callable[[BadRow], None]
+    on_columns: Callable[[Iterable[str]], None]
+    token: Any = None
+
+
+def kind_of(name: str) -> str | None:
+    """``jsonl``, ``jsonl.gz``, ``jsonl.zst``, ``json``, ``parquet``, ``tar`` or ``zip`` by the name's ending, or None."""
+    lowered = name.lower()
+    for ending, kind in _ENDINGS.items():
+        if lowered.endswith(ending):
+            return kind
+    return None
+
+
+_ENDINGS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".jsonl.gz": "jsonl.gz",
+    ".jsonl.zst": "jsonl.zst",
+    ".json": "json",
+    ".json.gz": "jsonl.gz",
+    ".parquet": "parquet",
+    ".tar": "tar",
+    ".tar.gz": "tar",
+    ".tgz": "tar",
+    ".zip": "zip",
+}
+
+
+def plan(files: Sequence[DataFile], *, chunk_size: int, num_shards: int | None, token: Any = None) -> list[Shard]:
+    """The shards of `files`, in order.
+
+    JSON Lines files are cut as :func:`llava_zh.jsonl.plan` says; the number of all shards together is a power of two
+    wherever it can be. Parquet files are cut between row groups.
+    """
+    pieces = {file: _row_groups(file, chunk_size, token) for file in files if kind_of(file.name) == "parquet"}
+    cuttable = [file for file in files if kind_of(file.name) == "jsonl"]
+    fixed = sum(len(pieces.get(file, [()])) for file in files if file not in cuttable)
+    if cuttable:
+        wanted = num_shards
+        if wanted is None:
+            bytes_wanted = sum(file.size for file in cuttable) / chunk_size
+            wanted = jsonl.power_of_two(max(bytes_wanted, len(cuttable)) + fixed)
+        ranges = jsonl.plan([f.size for f in cuttable], chunk_size=chunk_size, num_shards=max(wanted - fixed, 0))
+        pieces |= dict(zip(cuttable, ranges, strict=True))
+    shards = [Shard(file, *piece) for file in files for piece in pieces.get(file, [Range(0, file.size)])]
+    return shards if num_shards is None or cuttable else _merge_to(shards, num_shards)
+
+
+def _row_groups(file: DataFile, chunk_size: int, token: Any) -> list[Range]:
+    """Runs of whole row groups of about `chunk_size` bytes; a power of two of them where there are enough."""
+    with _parquet(file, token) as parquet:
+        groups = parquet.metadata.num_row_groups
+    count = min(jsonl.power_of_two(file.size / chunk_size), max(groups, 1))
+    while count & (count - 1):
+        count &= count - 1  # fewer groups than wanted: the power of two below
+    return jsonl.split(Range(0, groups), count)
+
+
+def _merge_to(shards: list[Shard], num_shards: int) -> list[Shard]:
+    """Exactly `num_shards` out of files that are cut between row groups, or an error that says what can be had."""
+    units = [Shard(s.file, i, i + 1) for s in shards if kind_of(s.file.name) == "parquet" for i in range(s.start, s.end)]
+    if len(units) < num_shards or len({unit.file for unit in units}) > num_shards or len(units) < len(shards):
+        if len(shards) == num_shards:
+            return shards
+        raise jsonl.BadArgument(
+            f"num_shards={num_shards} cannot be had: the files are cut between row groups and have {max(len(units), len(shards))}."
+        )
+    files = list(dict.fromkeys(unit.file for unit in units))
+    groups = [sum(unit.file == file for unit in units) for file in files]
+    # Each file its share of the shards, at least one and at most one a row group.
+    counts = [1] * len(files)
+    while sum(counts) < num_shards:
+        fullest = max((i for i in range(len(files)) if counts[i] < groups[i]), key=lambda i: groups[i] / counts[i])
+        counts[fullest] += 1
+    return [
+        Shard(file, *piece)
+        for file, group_count, count in zip(files, groups, counts, strict=True)
+        for piece in jsonl.split(Range(0, group_count), count)
+    ]
+
+
+def split(shard: Shard, count: int = 2) -> list[Shard]:
+    """`shard` cut further: into `count` byte ranges or runs of row groups, or itself where it cannot be cut."""
+    kind = kind_of(shard.file.name)
+    if kind not in ("jsonl", "parquet") or shard.end - shard.start < count:
+        return [shard]
+    return [Shard(shard.file, *piece) for piece in jsonl.split(Range(shard.start, shard.end), count)]
+
+
+def tables(shard: Shard, reading: Reading) -> Iterator[pa.Table]:
+    """The annotations in `shard`, as tables of bounded size.
+
+    Raises:
+        BadFile: The file is damaged as a whole (compression, Parquet, JSON array, tar).
+        BadRow: By `reading.on_bad`, for a bad row.
+    """
+    kind = kind_of(shard.file.name)
+    reader = _READERS[kind or "jsonl"]
+    yield from reader(shard, reading)
+
+
+def sample(file: DataFile, token: Any = None) -> Mapping[str, Any]:
+    """The first record of a file as it is (keys and values unchanged), empty when it has none."""
+    kind = kind_of(file.name)
+    if kind == "parquet":
+        with _parquet(file, token) as parquet:
+            batch = next(parquet.iter_batches(batch_size=1), None)
+            return {} if batch is None or not len(batch) else cast(Mapping[str, Any], batch.to_pylist()[0])
+    if kind == "tar":
+        return next(_samples(file, token), {})
+    if kind == "json":
+        return next(iter(_json_rows(file, token)), {})
+    stream = _decompressed(file, token) if kind != "jsonl" else jsonl.pieces(_read(file, token), Range(0, 1), file.size)
+    end = 1 if kind == "jsonl" else 1 << 62
+    for offset, block in jsonl.blocks(stream, Range(0, end)):
+        for _, line in jsonl.lines(offset, block):
+            with contextlib.suppress(msgspec.DecodeError):
+                row = msgspec.json.decode(line)
+                return row if isinstance(row, dict) else {}
+            return {}
+    return {}
+
+
+# -- one reader a kind -------------------------------------------------------------------------------------
+
+
+def _read(file: DataFile, token: Any) -> jsonl.Read:
+    return lambda offset, length: read(file, offset, length, token)
+
+
+def _jsonl(shard: Shard, reading: Reading) -> Iterator[pa.Table]:
+    whole = Range(shard.start, shard.end)
+    stream = jsonl.pieces(_read(shard.file, reading.token), whole, shard.file.size)
+    yield from _parsed(shard.file, jsonl.blocks(stream, whole), reading)
+
+
+def _compressed_jsonl(shard: Shard, reading: Reading) -> Iterator[pa.Table]:
+    stream = _decompressed(shard.file, reading.token)
+    yield from _parsed(shard.file, jsonl.blocks(stream, Range(0, 1 << 62)), reading)
+
+
+def _parsed(file: DataFile, blocks: Iterable[tuple[int, bytes]], reading: Reading) -> Iterator[pa.Table]:
+    for offset, block in blocks:
+        yield jsonl.parse(file.label, offset, block, reading.expect, reading.on_bad, reading.on_columns)
+
+
+def _decompressed(file: DataFile, token: Any) -> Iterator[bytes]:
+    codec = "zstd" if file.name.lower().endswith(".zst") else "gzip"
+    done = 0
+    try:
+        with pa.CompressedInputStream(pa.PythonFile(_opened(file, token), mode="r"), codec) as stream:
+            while piece := stream.read(jsonl.BLOCK):
+                done += len(piece)
+                yield piece
+    except OSError as error:
+        if isinstance(error, records.BadRow | BadFile):
+            raise
+        raise BadFile(
+            f"{file.label}: {codec} data is damaged or cut short after {done} decompressed bytes ({error}). Fetch the file again."
+        ) from error
+
+
+def _json(shard: Shard, reading: Reading) -> Iterator[pa.Table]:
+    rows = _json_rows(shard.file, reading.token)
+    yield from _row_tables(((Place(shard.file.label, row=i), row) for i, row in enumerate(rows)), reading)
+
+
+def _json_rows(file: DataFile, token: Any) -> Iterator[Any]:
+    text = b"".join(read(file, 0, file.size, token)).removeprefix(jsonl.BOM)
+    if not text.lstrip().startswith(b"["):
+        for offset, line in jsonl.lines(0, text):
+            yield jsonl.decode_line(Place(file.label, byte=offset), line)
+        return
+    try:
+        raw = msgspec.json.decode(text, type=list[msgspec.Raw])
+    except msgspec.DecodeError as error:
+        raise BadFile(f"{file.label}: not a JSON array of records: {error}. Is the file complete?") from error
+    for row in raw:
+        yield msgspec.json.decode(row)
+
+
+def _parquet_tables(shard: Shard, reading: Reading) -> Iterator[pa.Table]:
+    file = shard.file
+    with _parquet(file, reading.token) as parquet:
+        meta = parquet.metadata
+        names = [name for name in parquet.schema_arrow.names if name in records.KNOWN_COLUMNS]
+        reading.on_columns(parquet.schema_arrow.names)
+        groups = [meta.row_group(i) for i in range(shard.start, shard.end)]
+        row = sum(meta.row_group(i).num_rows for i in range(shard.start))
+        mean = max(sum(g.total_byte_size for g in groups) // max(sum(g.num_rows for g in groups), 1), 1)
+        batches = parquet.iter_batches(
+            batch_size=max(min(TABLE_BYTES // mean, 10_000), 1),
+            row_groups=list(range(shard.start, shard.end)),
+            columns=names,
+            use_threads=False,
+        )
+        for batch in batches:
+            annotations = records.from_arrow(pa.Table.from_batches([batch]), reading.expect)
+            if annotations is not None:
+                yield annotations
+            else:
+                places = (Place(file.label, row=row + i) for i in range(len(batch)))
+                yield records.from_rows(zip(places, batch.to_pylist(), strict=True), reading.expect, reading.on_bad)
+            row += len(batch)
+
+
+@contextlib.contextmanager
+def _parquet(file: DataFile, token: Any) -> Iterator[pq.ParquetFile]:
+    try:
+        with pq.ParquetFile(_opened(file, token)) as parquet:
+            yield parquet
+    except pa.ArrowInvalid as error:
+        raise BadFile(f"{file.label}: not a readable Parquet file ({error}). Fetch the file again.") from error
+
+
+def _tar(shard: Shard, reading: Reading) -> Iterator[pa.Table]:
+    rows = enumerate(_samples(shard.file, reading.token))
+    yield from _row_tables(((Place(shard.file.label, row=i), row) for i, row in rows), reading)
+
+
+def _samples(file: DataFile, token: Any) -> Iterator[Mapping[str, Any]]:
+    """The samples of a WebDataset tar: members that share a name up to the first dot of their last part."""
+    key, sample = None, {}
+    try:
+        with tarfile.open(fileobj=_opened(file, token), mode="r|*") as tar:
+            for member in tar:
+                if not member.isfile():
+                    continue
+                folder, _, base = member.name.rpartition("/")
+                stem, _, suffix = base.partition(".")
+                if (folder, stem) != key:
+                    if sample:
+                        yield sample
+                    key, sample = (folder, stem), {}
+                handle = tar.extractfile(member)
+                assert handle is not None  # it is a regular file
+                _add_member(sample, member.name, f".{suffix.lower()}", handle.read())
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise BadFile(f"{file.label}: the tar archive is damaged or cut short ({error}). Fetch the file again.") from error
+    if sample:
+        yield sample
+
+
+def _add_member(sample: dict[str, Any], name: str, suffix: str, data: bytes) -> None:
+    if suffix.endswith(_IMAGE_SUFFIXES):
+        # More than one image a sample is a list, in the archive's order.
+        before = sample.get("image")
+        image = {"bytes": data, "path": name}
+        sample["image"] = image if before is None else [*(before if isinstance(before, list) else [before]), image]
+    elif suffix.endswith(".json"):
+        with contextlib.suppress(msgspec.DecodeError):
+            fields = msgspec.json.decode(data)
+            if isinstance(fields, dict):
+                # The picture itself wins over the name that the record has for it.
+                sample.update({k: v for k, v in fields.items() if k not in records.ALIASES["image"]})
+
+
+def _row_tables(rows: Iterable[tuple[Place, Any]], reading: Reading) -> Iterator[pa.Table]:
+    """Rows as tables of at most :data:`TABLE_BYTES` of images, or some hundreds of rows."""
+    batch: list[tuple[Place, Any]] = []
+    size = 0
+    for place, row in rows:
+        if isinstance(row, Mapping):
+            reading.on_columns(row)
+        elif not isinstance(row, BadRow):
+            row = records.bad_row(place, "row", "one JSON object", row)
+        batch.append((place, row))
+        image = row.get("image") if isinstance(row, Mapping) else None
+        size += sum(len(i.get("bytes") or b"") for i in (image if isinstance(image, list) else [image]) if isinstance(i, Mapping))
+        if len(batch) >= 512 or size >= TABLE_BYTES:
+            yield records.from_rows(batch, reading.expect, reading.on_bad)
+            batch, size = [], 0
+    if batch:
+        yield records.from_rows(batch, reading.expect, reading.on_bad)
+
+
+def _zip(shard: Shard, reading: Reading) -> Iterator[pa.Table]:
+    raise BadFile(f"{shard.file.label}: a zip archive holds images here, not rows. Pass the files with rows as data_files=.")
+
+
+_READERS = {
+    "jsonl": _jsonl,
+    "jsonl.gz": _compressed_jsonl,
+    "jsonl.zst": _compressed_jsonl,
+    "json": _json,
+    "parquet": _parquet_tables,
+    "tar": _tar,
+    "zip": _zip,
+}
+
+
+def _opened(file: DataFile, token: Any) -> io.BufferedIOBase:
+    """`file` as a seekable binary file object."""
+    if file.path is not None:
+        return open(file.path, "rb")
+    return io.BufferedReader(_RemoteFile(file, token), buffer_size=1 << 20)
+
+
+class _RemoteFile(io.RawIOBase):
+    """A remote file by range requests, for libraries that want a file object."""
+
+    def __init__(self, file: DataFile, token: Any) -> None:
+        self._file, self._token, self._at = file, token, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._file.size}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        length = max(min(len(buffer), self._file.size - self._at), 0)
+        filled = 0
+        for piece in itertools.chain(read(self._file, self._at, length, self._token)):
+            buffer[filled : filled + len(piece)] = piece
+            filled += len(piece)
+        self._at += filled
+        return filled

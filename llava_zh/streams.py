@@ -1,0 +1,88 @@
+"""A stream of Arrow tables that are known to have their final types already.
+
+`datasets` looks at every row of a stream again to give it the types of its features, which takes ten times as long as
+making the row. Tables made here have exactly these types, so the stream says so and the rows pass through as they
+are. That is done only where no column has to be decoded: pictures are opened by `datasets` itself, after any
+shuffle buffer and not before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import Features
+from datasets.iterable_dataset import ArrowExamplesIterable
+from datasets.utils.sharding import _merge_gen_kwargs, _shuffle_gen_kwargs, _split_gen_kwargs
+
+Tables = Callable[..., Iterator[tuple[Any, pa.Table]]]
+
+
+class TypedArrowExamples(ArrowExamplesIterable):  # type: ignore[misc]
+    """`datasets`' stream over a builder's tables, with `features` where rows need no decoding.
+
+    Args:
+        tables: The builder's tables of some shards.
+        more: From one shard to several smaller ones, or None.
+        on_end: Called when this process has gone through all of its shards once.
+    """
+
+    def __init__(
+        self,
+        tables: Tables,
+        kwargs: dict[str, Any],
+        more: Callable[..., Iterator[dict[str, Any]]],
+        features: Features,
+        on_end: Callable[[], None],
+    ) -> None:
+        super().__init__(tables, kwargs)
+        self.generate_more_kwargs_fn = more
+        self._row_features = features
+        self._on_end = on_end
+        self._decodes = any(getattr(f, "decode", False) for f in _leaves(features))
+
+    @property
+    def features(self) -> Features | None:
+        return None if self._decodes else self._row_features
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from super().__iter__()
+        self._on_end()
+
+    def _iter_arrow(self) -> Iterator[Any]:
+        yield from super()._iter_arrow()
+        self._on_end()
+
+    def _with(self, kwargs: dict[str, Any]) -> TypedArrowExamples:
+        more = self.generate_more_kwargs_fn
+        return TypedArrowExamples(self.generate_tables_fn, kwargs, more, self._row_features, self._on_end)
+
+    def _shards(self) -> list[dict[str, Any]]:
+        return list(_split_gen_kwargs(self.kwargs, max_num_jobs=self.num_shards))
+
+    def shuffle_data_sources(self, generator: np.random.Generator) -> TypedArrowExamples:
+        return self._with(_shuffle_gen_kwargs(deepcopy(generator), self.kwargs))
+
+    def shard_data_sources(self, num_shards: int, index: int, contiguous: bool = True) -> TypedArrowExamples:
+        shards = self._shards()
+        mine = self.split_shard_indices_by_worker(num_shards, index, contiguous=contiguous)
+        return self._with(_merge_gen_kwargs([shards[i] for i in mine]))
+
+    def reshard_data_sources(self) -> TypedArrowExamples:
+        smaller = [piece for shard in self._shards() for piece in self.generate_more_kwargs_fn(**shard)]
+        return self._with(_merge_gen_kwargs(smaller))
+
+
+def _leaves(feature: Any) -> Iterator[Any]:
+    if isinstance(feature, dict):
+        for value in feature.values():
+            yield from _leaves(value)
+    elif isinstance(feature, list):
+        yield from _leaves(feature[0])
+    elif hasattr(feature, "feature"):  # Sequence, List
+        yield from _leaves(feature.feature)
+    else:
+        yield feature
