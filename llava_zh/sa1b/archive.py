@@ -1,0 +1,53 @@
+"""One open archive: its bytes and its index, and how a member is read from the two."""
+
+from __future__ import annotations
+
+from llava_zh.errors import BadArchive
+from llava_zh.sa1b.gzip_points import PointReader
+from llava_zh.sa1b.index import ArchiveIndex, Member
+from llava_zh.sa1b.source import Source
+from llava_zh.sa1b.zip_scan import read_zip
+
+
+class Archive:
+    """Members of `source`, found through `index`. Safe to use from several threads."""
+
+    def __init__(self, source: Source, index: ArchiveIndex) -> None:
+        self.source = source
+        self.index = index
+        self.kind = index.kind
+        self._points = PointReader(index.array) if index.kind == "gzip" else None
+
+    def read(self, member: Member, start: int = 0, stop: int | None = None) -> bytes:
+        """Bytes `start` to `stop` (its end by default) of `member`.
+
+        Raises: BadArchive, which names archive, member and offset, when they cannot be read.
+        """
+        if stop is None or stop > member.size:
+            stop = member.size
+        if start >= stop:
+            return b""
+        try:
+            if self._points is not None:
+                data = self._points.read(self.source, member.offset + start, stop - start)
+            elif self.kind == "zip":
+                data = read_zip(self.source, member)
+                if stop - start < len(data):
+                    data = data[start:stop]
+            else:
+                data = self.source.pread(member.offset + start, stop - start)
+        except BadArchive as error:
+            raise self._unreadable(member, str(error)) from error
+        if len(data) != stop - start:
+            raise self._unreadable(
+                member, f"expected {stop - start:,} bytes, the archive ends after {len(data):,} of them."
+            )
+        return data
+
+    def _unreadable(self, member: Member, why: str) -> BadArchive:
+        return BadArchive(
+            f"Cannot read {member.name} (at {member.offset:,}, {member.size:,} bytes) from {self.source.path}: {why}",
+            archive=self.source.path,
+            member=member.name,
+            offset=member.offset,
+        )

@@ -1,0 +1,363 @@
+"""``sa1b://``, a read-only fsspec filesystem over one or more SA-1B roots.
+
+fsspec finds the class through an entry point, so ``fsspec.open("sa1b://sa_000000/sa_1.jpg::/data/sa1b")``, pandas, Ray
+and `datasets.Image` work without this package being imported first.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import fsspec
+import numpy as np
+from fsspec.core import has_magic, split_protocol
+from fsspec.spec import AbstractFileSystem
+
+from llava_zh.errors import BadArchive, BadIndex, ImageNotFound, ReadOnlyFileSystemError, nearest
+from llava_zh.sa1b import bulk, tree
+from llava_zh.sa1b.layout import FileHit, MemberHit, Root
+from llava_zh.sa1b.tree import ArchiveInfo
+from llava_zh.sa1b.urls import ROOT_VARIABLE, member_key, normalize, search_path
+
+#: Members up to this size are read at once when opened; of larger ones only the ranges that are asked for.
+_WHOLE = 64 << 20
+
+_roots: dict[Any, Root] = {}
+_roots_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _roots_lock
+    _roots_lock = threading.Lock()
+    for root in _roots.values():
+        root.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _root(url: str, protocol: str, options: dict[str, Any]) -> Root:
+    """The Root of this place; one in a process, whatever number of filesystem objects and threads use it."""
+    key = (protocol, url, repr(sorted(options.items(), key=lambda item: item[0])))
+    root = _roots.get(key)
+    if root is None:
+        fs = fsspec.filesystem(protocol, **options)
+        with _roots_lock:
+            root = _roots.setdefault(key, Root(fs, fs._strip_protocol(url), url))
+    return root
+
+
+class Sa1bFileSystem(AbstractFileSystem):  # type: ignore[misc]
+    """SA-1B's images and masks, wherever and in whatever layout they lie.
+
+    A path is ``<archive>/<member>``, ``sa_000000/sa_1.jpg``; ``sa_1.jpg`` alone is found through the ranges of ids.
+    """
+
+    protocol = "sa1b"
+    root_marker = ""
+
+    def __init__(
+        self,
+        fo: str | Sequence[str] | None = None,
+        target_protocol: str | None = None,
+        target_options: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        """
+        Args:
+            fo: a root, or several in a list or separated by commas: local folders or fsspec URLs. None reads the
+                environment variable ``SA1B_ROOT``.
+            target_protocol, target_options: filled in by fsspec for a chained URL; `target_options` then also holds the
+                next root of the search path.
+            **options: storage options by protocol, as in ``fsspec.open``: ``s3={"anon": True}``.
+        """
+        super().__init__(fo=fo, target_protocol=target_protocol, target_options=target_options, **options)
+        self._explicit = None if fo is None else _roots_of(fo, target_protocol, target_options or {}, options)
+        self._storage_options = options
+        self._from_environment: tuple[str | None, list[Root]] = (None, [])
+
+    @property
+    def roots(self) -> list[Root]:
+        """The roots of the search path, first root first. Raises: RootNotFound when none is set."""
+        if self._explicit is not None:
+            return self._explicit
+        text = os.environ.get(ROOT_VARIABLE)
+        if text is None or text != self._from_environment[0]:
+            self._from_environment = (text, _roots_of(search_path(None), None, {}, self._storage_options))
+        return self._from_environment[1]
+
+    @classmethod
+    def _strip_protocol(cls, path: Any) -> Any:
+        if isinstance(path, list):
+            return [cls._strip_protocol(item) for item in path]
+        return normalize(os.fspath(path))
+
+    # -- reading ---------------------------------------------------------------------------------------------
+
+    def locate(self, path: str) -> FileHit | MemberHit:
+        """Where the image or mask at `path` lies.
+
+        Raises: ImageNotFound; RootNotFound; BadArchive or BadIndex when the archive that should hold it is unusable.
+        """
+        path = self._strip_protocol(path)
+        hit = self._find(path)
+        if hit is None:
+            raise ImageNotFound(self._why_not(path))
+        return hit
+
+    def _find(self, path: str) -> FileHit | MemberHit | None:
+        failure: BadArchive | BadIndex | None = None
+        for root in self.roots:
+            try:
+                hit = root.find(path)
+            except (BadArchive, BadIndex) as error:
+                failure = failure or error
+                continue
+            if hit is not None:
+                return hit
+        if failure is not None:
+            raise failure
+        return None
+
+    def _why_not(self, path: str) -> str:
+        """The message for a path that no root has; RootNotFound instead if a root is not there at all."""
+        for root in self.roots:
+            root.check()
+        where = ", ".join(root.name for root in self.roots)
+        stem, slash, name = path.partition("/")
+        held = [(root, p) for root in self.roots for p in root.archive_paths(stem)] if slash else []
+        for root, archive_path in held:
+            index = root.archive(archive_path).index
+            cut = next((p for p in index.problems if p.kind in ("truncated", "damaged")), None)
+            if cut is not None:
+                return (
+                    f"No member {name} in {root.full_name(archive_path)}, which is {cut.kind}: only its first "
+                    f"{index.end:,} bytes (before compression) are whole."
+                )
+            refused = next((p for p in index.problems if p.member == name), None)
+            if refused is not None:
+                return f"{name} in {root.full_name(archive_path)} (at {refused.offset:,}) cannot be opened: {refused.detail}."
+        message = f"No image {path} under {where}."
+        if held:
+            return f"{message} {held[0][1]} has no such member."
+        key = member_key(path.rpartition("/")[2])
+        ranges = sorted(r for root in self.roots for r in root.id_ranges()) if key is not None else []
+        if key is not None and ranges:
+            low, high, near = min(ranges, key=lambda r: max(r[0] - (key >> 1), (key >> 1) - r[1]))
+            message += f" Of the indexed archives, {near} comes nearest: it holds the ids {low} to {high}."
+        elif slash:
+            known = sorted({name for root in self.roots for name in (*root.stems(), *root.listing().folders)})
+            message += nearest(stem, known)
+        return message
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
+        """The bytes of the image at `path`, or those from `start` to `end`."""
+        hit = self.locate(path)
+        first, last, _ = slice(start, end).indices(_size(hit))
+        if isinstance(hit, FileHit):
+            return hit.read(first, last)
+        try:
+            return hit.archive.read(hit.member, first, last)
+        except BadArchive:
+            self._forget(hit.archive)
+            raise
+
+    def cat(self, path: Any, recursive: bool = False, on_error: str = "raise", **kwargs: Any) -> Any:
+        """As in fsspec; one path without wildcards goes straight to `cat_file`."""
+        if isinstance(path, str) and not recursive and on_error == "raise" and not has_magic(path):
+            return self.cat_file(path, **kwargs)
+        return super().cat(path, recursive=recursive, on_error=on_error, **kwargs)
+
+    def _forget(self, archive: Any) -> None:
+        for root in self.roots:
+            root.forget(archive)
+
+    def _open(self, path: str, mode: str = "rb", **kwargs: Any) -> Any:
+        if mode != "rb":
+            raise _read_only("open", path)
+        hit = self.locate(path)
+        if _size(hit) <= _WHOLE:
+            return io.BytesIO(self.cat_file(path))
+        if isinstance(hit, FileHit):
+            return hit.root.fs.open(hit.path, "rb")
+        return io.BufferedReader(_MemberFile(hit), 1 << 20)
+
+    # -- listing ---------------------------------------------------------------------------------------------
+
+    def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
+        """Name, size and type of `path`; for a member also its archive, and where in it."""
+        path = self._strip_protocol(path)
+        if not path:
+            for root in self.roots:
+                root.check()
+            return {"name": "", "size": 0, "type": "directory"}
+        hit = self._find(path) if "/" in path or member_key(path) is not None else None
+        if hit is None:
+            if self._is_folder(path):
+                return {"name": path, "size": 0, "type": "directory"}
+            raise ImageNotFound(self._why_not(path))
+        info = {"name": path, "size": _size(hit), "type": "file"}
+        if isinstance(hit, MemberHit):
+            info |= {"archive": hit.archive.source.path, "kind": hit.archive.kind, "offset": hit.member.offset}
+        return info
+
+    def _is_folder(self, path: str) -> bool:
+        return any(tree.folder_exists(root, path) for root in self.roots)
+
+    def ls(self, path: str, detail: bool = True, **kwargs: Any) -> Any:
+        """The archives (as folders), or what is in one of them or in a folder inside it."""
+        path = self._strip_protocol(path)
+        entries: dict[str, dict[str, Any]] = {}
+        for root in self.roots:
+            for entry in tree.children(root, path):
+                entries.setdefault(entry["name"], entry)
+        if not entries and path:
+            info = self.info(path)
+            entries = {path: info} if info["type"] == "file" else {}
+        elif not entries:
+            self.info(path)
+        return [entries[name] for name in sorted(entries)] if detail else sorted(entries)
+
+    def exists(self, path: str, **kwargs: Any) -> bool:
+        """Whether `path` is there. Raises: RootNotFound, BadArchive, BadIndex, as silence would look like a no."""
+        try:
+            self.info(path)
+        except ImageNotFound:
+            return False
+        return True
+
+    def glob(self, path: str, maxdepth: int | None = None, **kwargs: Any) -> Any:
+        """As in fsspec; a member whose own name has wildcard characters matches itself."""
+        if "/" in path and not kwargs.get("detail") and self._find(self._strip_protocol(path)) is not None:
+            return [self._strip_protocol(path)]
+        return super().glob(path, maxdepth=maxdepth, **kwargs)
+
+    def invalidate_cache(self, path: str | None = None) -> None:
+        """Forget listings and open archives, so that the next access sees what changed on disk."""
+        for root in self.roots:
+            root.forget()
+        super().invalidate_cache(path)
+
+    # -- many at once ----------------------------------------------------------------------------------------
+
+    def have(self, paths: Any) -> np.ndarray[Any, Any]:
+        """Which of `paths` are there, as an array of bool, from indexes and listings alone.
+
+        `paths` is a sequence of strings or an Arrow array. Each folder is listed once and each archive that a path
+        names is indexed if it is not yet (local ones); archives that cannot be used count as holding nothing.
+        """
+        return bulk.have(self.roots, paths)
+
+    def find_member(self, path: str) -> str | None:
+        """The path in this filesystem of the member whose own path ends in `path`, in whatever archive of any root.
+
+        ``images/1.jpg`` gives ``pictures/data/images/1.jpg`` for the archive ``pictures.tar``; where no archive has those
+        last segments, the file name alone decides. The first archive in the order of the roots and names wins.
+        """
+        path = self._strip_protocol(path)
+        return next((found for root in self.roots if (found := bulk.find_member(root, path)) is not None), None)
+
+    def archives(self) -> list[ArchiveInfo]:
+        """What the roots hold: archive files, extracted folders and flat folders, without building any index."""
+        return [info for root in self.roots for info in tree.archives(root)]
+
+    def build_index(
+        self,
+        names: Sequence[str] | None = None,
+        *,
+        sidecar: bool = False,
+        num_proc: int | None = None,
+        rebuild: bool = False,
+    ) -> list[ArchiveInfo]:
+        """Index the archives called `names` (all by default) that have no index yet, several at once.
+
+        Args:
+            sidecar: write each index beside its archive, to travel with it, and not into the user's cache.
+            num_proc: archives at a time, by default one a core.
+            rebuild: make anew also those that are good.
+
+        Returns what was indexed, with `problem` set where one could not be.
+        """
+        from llava_zh.sa1b.build import build_all
+
+        return build_all(self.roots, names, sidecar=sidecar, num_proc=num_proc, rebuild=rebuild)
+
+    # -- writing is refused ----------------------------------------------------------------------------------
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise _read_only("write", args[0] if args else "")
+
+    mkdir = makedirs = rmdir = rm = rm_file = _rm = cp_file = mv = touch = pipe_file = put_file = put = _refuse
+
+    def open(self, path: str, mode: str = "rb", **kwargs: Any) -> Any:
+        """As in fsspec, for reading only."""
+        if set(mode) & set("wax+"):
+            raise _read_only("write", path)
+        return super().open(path, mode, **kwargs)
+
+
+def _read_only(what: str, path: object) -> ReadOnlyFileSystemError:
+    return ReadOnlyFileSystemError(
+        f"Cannot {what} {path!r}: sa1b:// is read-only. Write to the folder under it instead."
+    )
+
+
+def _size(hit: FileHit | MemberHit) -> int:
+    return hit.size if isinstance(hit, FileHit) else hit.member.size
+
+
+class _MemberFile(io.RawIOBase):
+    """A large member as a raw file, read in ranges."""
+
+    def __init__(self, hit: MemberHit) -> None:
+        self._hit, self._position = hit, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        position = offset + (0, self._position, self._hit.member.size)[whence]
+        if position < 0:
+            raise ValueError(f"negative seek position {position}")
+        self._position = position
+        return position
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._hit.archive.read(self._hit.member, self._position, self._position + len(buffer))
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+def _roots_of(
+    fo: str | Sequence[str], protocol: str | None, options: dict[str, Any], by_protocol: dict[str, Any]
+) -> list[Root]:
+    """The roots that the arguments of the filesystem name.
+
+    For a chained URL fsspec nests the hops: the next root is in the options of the one before it.
+    """
+    if protocol is None:
+        hops = [(root, split_protocol(root)[0] or "file", {}) for root in search_path(fo)]
+    else:
+        hops = []
+        while True:
+            options = dict(options)
+            following = [options.pop(name, None) for name in ("fo", "target_protocol", "target_options")]
+            hops.append((str(fo), protocol, options))
+            if following[1] is None:
+                break
+            fo, protocol, options = following[0], following[1], following[2] or {}
+    # fsspec gives the options of a protocol to the last hop that has it; all hops of one protocol share them.
+    shared: dict[str, dict[str, Any]] = {name: value for name, value in by_protocol.items() if isinstance(value, dict)}
+    for _, name, given in hops:
+        if given:
+            shared[name] = given
+    return [_root(url, name, given or shared.get(name, {})) for url, name, given in hops]

@@ -1,0 +1,281 @@
+"""The index of one archive: where each member's bytes lie, as sorted arrays in one file, read by memory map.
+
+File: 8 bytes of magic, two little-endian u32 (length of the header, CRC-32 of all that follows up to the windows), a
+JSON header, then the arrays, each on an 8-byte edge:
+
+    keys u4, offsets u8, sizes u4           members called sa_<id>.jpg or .json, sorted by key: 16 bytes a member
+    names, name_starts, ...                 all other members, sorted by name
+    packed, named_packed                    zip only: bytes in the archive; the top bit of an offset marks deflate
+    points_out, points_bit, window_starts   gzip only: see `gzip_points`
+    windows                                 gzip only: zlib streams, which carry a checksum of their own
+
+Nothing here knows where index files live or how archives are read: see `store` and `archive`.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from llava_zh.errors import BadIndex
+from llava_zh.sa1b.urls import SA_NAME, key_name
+
+MAGIC = b"SA1BIDX1"
+DEFLATED = 1 << 63
+_PROBLEMS_KEPT = 200
+_MAX_KEYED_SIZE = 2**32 - 1
+
+Buffer = bytes | memoryview
+
+
+class Member(NamedTuple):
+    """Where a member's data is: `offset` counts in the tar stream (after any gzip), or in the zip file."""
+
+    name: str
+    offset: int
+    size: int
+    packed: int  # bytes it takes in a zip file; elsewhere the same as size
+    deflated: bool = False
+
+
+class Problem(NamedTuple):
+    """Something in an archive that keeps a member, or what follows, from being read; `offset` as in Member."""
+
+    kind: str  # duplicate, link, device, sparse, unsafe, damaged, truncated, checksum
+    member: str
+    offset: int
+    detail: str
+
+
+@dataclass
+class Scan:
+    """What one pass over an archive found: its members in order, what is wrong, and where the whole part ends."""
+
+    members: list[Member] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    end: int = 0
+    points: dict[str, Any] = field(default_factory=dict)
+
+
+def assemble(kind: str, scan: Scan, archive: dict[str, Any]) -> bytes:
+    """The index file for a `scan` of an archive of this `kind` ("tar", "gzip", "zip") and state `archive`."""
+    keyed, named, prefixes, problems = _sort_members(scan)
+    arrays: dict[str, np.ndarray[Any, Any]] = {
+        "keys": np.array([key for key, _ in keyed], "<u4"),
+        "offsets": np.array([m.offset | (DEFLATED if m.deflated else 0) for _, m in keyed], "<u8"),
+        "sizes": np.array([m.size for _, m in keyed], "<u4"),
+    }
+    if named:
+        blobs = [name.encode("utf-8", "surrogateescape") for name, _ in named]
+        bases = [name.rpartition("/")[2] for name, _ in named]
+        arrays |= {
+            "names": np.frombuffer(b"".join(blobs), "u1"),
+            "name_starts": np.cumsum([0, *map(len, blobs)], dtype="<u8"),
+            "by_base": np.array(sorted(range(len(bases)), key=bases.__getitem__), "<u4"),
+            "named_offsets": np.array([m.offset | (DEFLATED if m.deflated else 0) for _, m in named], "<u8"),
+            "named_sizes": np.array([m.size for _, m in named], "<u8"),
+        }
+    if kind == "zip":
+        arrays["packed"] = np.array([m.packed for _, m in keyed], "<u4")
+        arrays["named_packed"] = np.array([m.packed for _, m in named], "<u8")
+    counts: dict[str, int] = {}
+    for problem in problems:
+        counts[problem.kind] = counts.get(problem.kind, 0) + 1
+    header = {
+        "kind": kind,
+        "archive": archive,
+        "prefixes": prefixes,
+        "end": scan.end,
+        "problem_counts": counts,
+        "problems": problems[:_PROBLEMS_KEPT],
+    }
+    return _pack(header, arrays | scan.points)
+
+
+def _sort_members(
+    scan: Scan,
+) -> tuple[list[tuple[int, Member]], list[tuple[str, Member]], list[str | None], list[Problem]]:
+    """Members by number and by name; the first of several with one name wins, the others become problems.
+
+    Numbers stand for the names in one folder of the archive, the first that is met, for images and for masks each;
+    members of that form in any other folder keep their names, so that no two members share a key.
+    """
+    keyed: dict[int, Member] = {}
+    named: dict[str, Member] = {}
+    prefixes: list[str | None] = [None, None]
+    problems = list(scan.problems)
+    for member in scan.members:
+        folder, slash, base = member.name.rpartition("/")
+        match = SA_NAME.fullmatch(base)
+        if match is not None and member.size <= _MAX_KEYED_SIZE and member.packed <= _MAX_KEYED_SIZE:
+            masks = match[2] == "json"
+            if prefixes[masks] is None:
+                prefixes[masks] = folder + slash
+            if prefixes[masks] == folder + slash:
+                if keyed.setdefault(int(match[1]) * 2 + masks, member) is member:
+                    continue
+            elif named.setdefault(member.name, member) is member:
+                continue
+        elif named.setdefault(member.name, member) is member:
+            continue
+        problems.append(Problem("duplicate", member.name, member.offset, "the first member of this name is used"))
+    # Codec order of UTF-8 is code point order, so sorting the strings sorts the bytes.
+    return (
+        sorted(keyed.items()),
+        sorted(named.items(), key=lambda item: item[0].encode("utf-8", "surrogateescape")),
+        (prefixes),
+        problems,
+    )
+
+
+def _pack(header: dict[str, Any], arrays: dict[str, np.ndarray[Any, Any]]) -> bytes:
+    arrays = dict(sorted(arrays.items(), key=lambda item: item[0] == "windows"))  # windows last, outside the CRC
+    table: dict[str, list[Any]] = {}
+    body = bytearray()
+    for name, array in arrays.items():
+        body += bytes(-len(body) % 8)
+        table[name] = [array.dtype.str, len(array), len(body)]
+        body += array.tobytes()
+    checked = table["windows"][2] if "windows" in table else len(body)
+    text = json.dumps(header | {"arrays": table, "checked": checked, "length": len(body)}).encode()
+    text += b" " * (-(len(text) + 16) % 8)
+    crc = zlib.crc32(memoryview(body)[:checked], zlib.crc32(text))
+    return b"".join((MAGIC, len(text).to_bytes(4, "little"), crc.to_bytes(4, "little"), text, body))
+
+
+class ArchiveIndex:
+    """A parsed index file. Look-ups take microseconds and touch only the pages they need."""
+
+    def __init__(self, data: Buffer, source: str = "index") -> None:
+        """Parse `data`, the bytes or memory map of an index file.
+
+        Raises: BadIndex when magic, lengths or checksum do not fit.
+        """
+        view = memoryview(data)
+        try:
+            if bytes(view[:8]) != MAGIC:
+                raise ValueError(f"magic {bytes(view[:8])!r} instead of {MAGIC!r}")
+            start = 16 + int.from_bytes(view[8:12], "little")
+            text = bytes(view[16:start])
+            header = json.loads(text)
+            body = view[start:]
+            if len(body) != header["length"]:
+                raise ValueError(f"{len(body)} bytes of arrays instead of {header['length']}")
+            if zlib.crc32(body[: header["checked"]], zlib.crc32(text)) != int.from_bytes(view[12:16], "little"):
+                raise ValueError("checksum does not match")
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadIndex(f"Damaged SA-1B index {source}: {error}.") from None
+        self.kind: str = header["kind"]
+        self.archive: dict[str, Any] = header["archive"]
+        self.prefixes: list[str | None] = header["prefixes"]
+        self.end: int = header["end"]
+        self.problem_counts: dict[str, int] = header["problem_counts"]
+        self.problems = [Problem(*problem) for problem in header["problems"]]
+        self._arrays = {
+            name: np.frombuffer(body, dtype, count, offset) for name, (dtype, count, offset) in header["arrays"].items()
+        }
+        self.nbytes = len(view)
+        self.keys = self.array("keys")
+        # bisect on a memoryview is several times as fast as numpy for one value.
+        self._keys, self._offsets, self._sizes = (memoryview(self.array(n)) for n in ("keys", "offsets", "sizes"))
+        self._blob = memoryview(self.array("names", "u1"))
+        self._starts = memoryview(self.array("name_starts"))
+        self._named = max(0, len(self._starts) - 1)
+
+    def array(self, name: str, dtype: str = "u8") -> np.ndarray[Any, Any]:
+        """The array called `name`, empty if this archive has none."""
+        return self._arrays.get(name, np.empty(0, dtype))
+
+    def __len__(self) -> int:
+        return len(self._keys) + self._named
+
+    def id_range(self) -> tuple[int, int] | None:
+        """The lowest and highest image id, or None when no member is called sa_<id>."""
+        return (self._keys[0] >> 1, self._keys[-1] >> 1) if len(self._keys) else None
+
+    def by_key(self, key: int) -> Member | None:
+        """The member with the number `key` (see `urls.member_key`)."""
+        row = bisect_left(self._keys, key)
+        if row == len(self._keys) or self._keys[row] != key:
+            return None
+        offset, size = self._offsets[row], self._sizes[row]
+        packed = int(self._arrays["packed"][row]) if self.kind == "zip" else size
+        return Member(key_name(key), offset & ~DEFLATED, size, packed, offset >= DEFLATED)
+
+    def find(self, name: str) -> Member | None:
+        """The member at path `name`; one known by number is also found without the archive's own folder prefix."""
+        folder, slash, base = name.rpartition("/")
+        match = SA_NAME.fullmatch(base)
+        if match is not None:
+            masks = match[2] == "json"
+            if not slash or self.prefixes[masks] == folder + slash:
+                member = self.by_key(int(match[1]) * 2 + masks)
+                if member is not None:
+                    return member
+        return self._by_name(name) if self._named else None
+
+    def _by_name(self, name: str) -> Member | None:
+        row = bisect_left(range(self._named), name.encode("utf-8", "surrogateescape"), key=self._name)
+        return self._row(row) if row < self._named and self._text(row) == name else None
+
+    def find_base(self, path: str) -> list[Member]:
+        """The members whose path ends in `path` (whole segments); with none, those that share its last segment."""
+        base = path.rpartition("/")[2]
+        member = self.find(base) if SA_NAME.fullmatch(base) else None
+        found = [] if member is None else [member]
+        order = self.array("by_base")
+        row = bisect_left(order, base, key=lambda r: self._text(r).rpartition("/")[2])
+        while row < len(order) and self._text(order[row]).rpartition("/")[2] == base:
+            found.append(self._row(int(order[row])))
+            row += 1
+        return [m for m in found if m.name == path or m.name.endswith("/" + path)] or found
+
+    def _name(self, row: int) -> bytes:
+        return bytes(self._blob[self._starts[row] : self._starts[row + 1]])
+
+    def _text(self, row: int) -> str:
+        return self._name(row).decode("utf-8", "surrogateescape")
+
+    def _row(self, row: int) -> Member:
+        offset, size = int(self._arrays["named_offsets"][row]), int(self._arrays["named_sizes"][row])
+        packed = int(self._arrays["named_packed"][row]) if self.kind == "zip" else size
+        return Member(self._text(row), offset & ~DEFLATED, size, packed, offset >= DEFLATED)
+
+    def under(self, folder: str) -> Iterator[Member]:
+        """The members not known by number whose paths start with ``folder + "/"``, sorted; all of them for ""."""
+        prefix = f"{folder}/".encode("utf-8", "surrogateescape") if folder else b""
+        for row in range(bisect_left(range(self._named), prefix, key=self._name), self._named):
+            if not self._name(row).startswith(prefix):
+                break
+            yield self._row(row)
+
+    def names(self) -> list[str]:
+        """The paths of the members that are not known by number, sorted."""
+        return [self._text(row) for row in range(self._named)]
+
+    def members(self) -> Iterator[Member]:
+        """All members: those known by number in the order of their ids, then the others in the order of their names."""
+        for key in self._keys:
+            member = self.by_key(key)
+            assert member is not None
+            yield member
+        yield from self.under("")
+
+    def real_name(self, member: Member) -> str:
+        """The path of `member` as the archive has it, with the folder that look-ups by number leave out."""
+        match = SA_NAME.fullmatch(member.name)
+        return member.name if match is None else f"{self.prefixes[match[2] == 'json'] or ''}{member.name}"
+
+
+def contains(keys: np.ndarray[Any, Any], wanted: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Which of `wanted` are among the sorted member `keys`, as an array of bool."""
+    rows = np.searchsorted(keys, wanted)
+    rows[rows == len(keys)] = 0
+    found: np.ndarray[Any, Any] = keys[rows] == wanted
+    return found

@@ -1,0 +1,204 @@
+"""Where index files live, when they are still good, and that each is built once."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import mmap
+import os
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from llava_zh.errors import BadArchive, BadIndex
+from llava_zh.sa1b.index import ArchiveIndex, Scan, assemble
+from llava_zh.sa1b.source import Source
+from llava_zh.sa1b.tar_scan import scan_tar
+from llava_zh.sa1b.urls import SA_NAME
+
+SUFFIX = ".sa1bx"
+_log = logging.getLogger(__name__)
+
+
+def cache_dir() -> Path:
+    """The folder of this library's caches: ``LLAVA_ZH_CACHE``, else the platform's (``XDG_CACHE_HOME`` respected)."""
+    chosen = os.environ.get("LLAVA_ZH_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("llava-zh", appauthor=False))
+
+
+def cached_path(archive: str) -> Path:
+    """The cached index file of the archive at this absolute path or URL."""
+    digest = hashlib.blake2b(archive.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
+    return cache_dir() / "sa1b" / f"{archive.rstrip('/').rpartition('/')[2][:80]}-{digest}{SUFFIX}"
+
+
+def detect(source: Source) -> str:
+    """What an archive is, by its first bytes: "gzip", "zip" or "tar".
+
+    Raises: BadArchive for anything else.
+    """
+    head = source.pread(0, 512)
+    if head[:2] == b"\x1f\x8b":
+        return "gzip"
+    if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+        return "zip"
+    if head[257:262] == b"ustar" or (len(head) == 512 and not any(head)) or _old_tar(head):
+        return "tar"
+    raise BadArchive(
+        f"{source.path} is no tar, gzip or zip file: it has {source.size:,} bytes and starts with {head[:8]!r}.",
+        archive=source.path,
+        offset=0,
+    )
+
+
+def _old_tar(head: bytes) -> bool:
+    digits = head[148:154].strip(b" \0")
+    with contextlib.suppress(ValueError):
+        return len(head) == 512 and int(digits, 8) == 256 + sum(head[:148]) + sum(head[156:])
+    return False
+
+
+def scan(source: Source, threads: int = 0, progress: Callable[[int], object] | None = None) -> tuple[str, Scan]:
+    """Detect what `source` is and list its members in one pass; `progress` gets the archive bytes done so far."""
+    kind = detect(source)
+    if kind == "gzip":
+        from llava_zh.sa1b.gzip_points import scan_gzip
+
+        return kind, scan_gzip(source, threads, progress)
+    if kind == "zip":
+        from llava_zh.sa1b.zip_scan import scan_zip
+
+        return kind, scan_zip(source)
+    if source.remote:
+        with source.open_file() as file:
+
+            def read_at(offset: int, size: int) -> bytes:
+                file.seek(min(offset, source.size))
+                if progress is not None:
+                    progress(offset)
+                return file.read(size)
+
+            return kind, scan_tar(read_at)
+    return kind, scan_tar(source.pread)
+
+
+def first_id(source: Source) -> int | None:
+    """The image id of the first member called sa_<id> among the first headers of a tar; None if there is none."""
+    head = source.pread(0, 64 << 10)
+    if head[:2] == b"\x1f\x8b":
+        with contextlib.suppress(zlib.error):
+            head = zlib.decompressobj(31).decompress(head, 1 << 20)
+    with contextlib.suppress(tarfile.TarError), tarfile.open(fileobj=io.BytesIO(head)) as tar:
+        while (member := tar.next()) is not None:
+            match = SA_NAME.fullmatch(member.name.rpartition("/")[2])
+            if match is not None:
+                return int(match[1])
+    return None
+
+
+def load(source: Source, archive: str, sidecar: Callable[[], bytes | None] | None = None) -> ArchiveIndex | None:
+    """The index of `source` if there is a good one: beside the archive, else in the cache. `archive` is its full name.
+
+    `sidecar` reads a remote sidecar. A stale or damaged index counts as none.
+    """
+    candidates: list[tuple[Any, bool]] = []
+    if sidecar is not None:
+        candidates.append((sidecar, True))
+    else:
+        candidates.append((Path(archive + SUFFIX), True))
+    candidates.append((cached_path(archive), False))
+    for where, beside in candidates:
+        try:
+            data = where() if callable(where) else _map(where)
+            if data is None:
+                continue
+            index = ArchiveIndex(data, str(where))
+        except BadIndex as error:
+            _log.warning("%s It is made anew.", error)
+            continue
+        except OSError:
+            continue
+        if source.fresh(index.archive, beside):
+            return index
+    return None
+
+
+def _map(path: Path) -> memoryview | None:
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            raise BadIndex(f"The SA-1B index {path} is empty.")
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def build(
+    source: Source,
+    archive: str,
+    *,
+    sidecar: bool = False,
+    threads: int = 0,
+    progress: Callable[[int], object] | None = None,
+    rebuild: bool = False,
+) -> ArchiveIndex:
+    """Make the index of `source`, write it, and give it back; processes that want the same one wait and then read it.
+
+    With `sidecar` it is written beside the archive, else into the cache. Where it cannot be written, a warning is
+    logged and the index serves from memory.
+
+    Raises: BadArchive when the archive cannot be read at all.
+    """
+    target = Path(archive + SUFFIX) if sidecar and not source.remote else cached_path(archive)
+    with _locked(cached_path(archive).with_suffix(".lock")):
+        if not rebuild:
+            index = load(source, archive)
+            if index is not None and (not sidecar or target.exists()):
+                return index
+        kind, found = scan(source, threads, progress)
+        data = assemble(kind, found, source.state())
+        try:
+            write_atomically(target, data)
+            written = _map(target)
+        except OSError as error:
+            _log.warning("Cannot write the index %s (%s); it is kept in memory only.", target, error)
+            written = None
+        return ArchiveIndex(data if written is None else written, str(target))
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on `path`; none is taken where the cache cannot be written, as nothing is then shared."""
+    import filelock
+
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(filelock.FileLock(path))
+        except OSError as error:
+            _log.debug("No lock %s: %s", path, error)
+        yield
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` under a temporary name, sync, rename; what an earlier, killed writer left is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        with contextlib.suppress(OSError):
+            leftover.unlink()
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
