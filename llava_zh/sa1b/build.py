@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from llava_zh.errors import BadArchive, UnknownName
 from llava_zh.sa1b.gzip_points import cores
@@ -28,28 +29,24 @@ def build_all(
     workers = max(1, min(num_proc or cores(), len(todo)))
     threads = max(1, cores() // workers)
     with _Bar(todo) as bar, ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(lambda job: _build_one(*job, bar, sidecar, threads, rebuild), todo))
 
+        def build_one(job: tuple[Root, str, str]) -> ArchiveInfo:
+            root, name, path = job
+            progress = partial(bar.update, root.full_name(path))
+            try:
+                root.build(path, sidecar=sidecar, threads=threads, rebuild=rebuild, progress=progress)
+            except (BadArchive, OSError) as error:
+                return ArchiveInfo(name, "unusable", root.name, path, problem=str(error))
+            return archive_info(root, name, path)
 
-def _build_one(root: Root, name: str, path: str, bar: _Bar, sidecar: bool, threads: int, rebuild: bool) -> ArchiveInfo:
-    try:
-        root.build(
-            path,
-            sidecar=sidecar,
-            threads=threads,
-            rebuild=rebuild,
-            progress=lambda done: bar.update(path, done),
-        )
-    except (BadArchive, OSError) as error:
-        return replace(ArchiveInfo(name, "unusable", root.full_name(path), root.name), problem=str(error))
-    return archive_info(root, name, path)
+        return list(pool.map(build_one, todo))
 
 
 class _Bar:
     """One progress bar over the bytes of all archives."""
 
     def __init__(self, jobs: list[tuple[Root, str, str]]) -> None:
-        from huggingface_hub.utils import tqdm
+        from huggingface_hub.utils.tqdm import tqdm
 
         total = 0
         for root, _, path in jobs:
@@ -57,7 +54,8 @@ class _Bar:
             total += hit.size if hit is not None else 0
         self._done: dict[str, int] = {}
         self._lock = threading.Lock()
-        self._bar = tqdm(total=total, unit="B", unit_scale=True, desc=f"Indexing {len(jobs)} archives", delay=1)
+        label = f"Indexing {len(jobs)} archives"
+        self._bar: Any = tqdm(total=total, unit="B", unit_scale=True, desc=label, delay=1)  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> _Bar:
         return self

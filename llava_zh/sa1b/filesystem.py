@@ -19,6 +19,7 @@ from fsspec.spec import AbstractFileSystem
 
 from llava_zh.errors import BadArchive, BadIndex, ImageNotFound, ReadOnlyFileSystemError, nearest
 from llava_zh.sa1b import bulk, tree
+from llava_zh.sa1b.archive import Archive
 from llava_zh.sa1b.layout import FileHit, MemberHit, Root
 from llava_zh.sa1b.tree import ArchiveInfo
 from llava_zh.sa1b.urls import ROOT_VARIABLE, member_key, normalize, search_path
@@ -136,12 +137,13 @@ class Sa1bFileSystem(AbstractFileSystem):  # type: ignore[misc]
             cut = next((p for p in index.problems if p.kind in ("truncated", "damaged")), None)
             if cut is not None:
                 return (
-                    f"No member {name} in {root.full_name(archive_path)}, which is {cut.kind}: only its first "
+                    f"No member {name} in {root.show(archive_path)}, which is {cut.kind}: only its first "
                     f"{index.end:,} bytes (before compression) are whole."
                 )
             refused = next((p for p in index.problems if p.member == name), None)
             if refused is not None:
-                return f"{name} in {root.full_name(archive_path)} (at {refused.offset:,}) cannot be opened: {refused.detail}."
+                where = f"{root.show(archive_path)} (at {refused.offset:,})"
+                return f"{name} in {where} cannot be opened: {refused.detail}."
         message = f"No image {path} under {where}."
         if held:
             return f"{message} {held[0][1]} has no such member."
@@ -173,7 +175,7 @@ class Sa1bFileSystem(AbstractFileSystem):  # type: ignore[misc]
             return self.cat_file(path, **kwargs)
         return super().cat(path, recursive=recursive, on_error=on_error, **kwargs)
 
-    def _forget(self, archive: Any) -> None:
+    def _forget(self, archive: Archive) -> None:
         for root in self.roots:
             root.forget(archive)
 
@@ -256,8 +258,8 @@ class Sa1bFileSystem(AbstractFileSystem):  # type: ignore[misc]
     def find_member(self, path: str) -> str | None:
         """The path in this filesystem of the member whose own path ends in `path`, in whatever archive of any root.
 
-        ``images/1.jpg`` gives ``pictures/data/images/1.jpg`` for the archive ``pictures.tar``; where no archive has those
-        last segments, the file name alone decides. The first archive in the order of the roots and names wins.
+        ``images/1.jpg`` gives ``pictures/data/images/1.jpg`` for the archive ``pictures.tar``; where no archive has
+        those last segments, the file name alone decides. The first archive in the order of roots and names wins.
         """
         path = self._strip_protocol(path)
         return next((found for root in self.roots if (found := bulk.find_member(root, path)) is not None), None)
@@ -265,6 +267,13 @@ class Sa1bFileSystem(AbstractFileSystem):  # type: ignore[misc]
     def archives(self) -> list[ArchiveInfo]:
         """What the roots hold: archive files, extracted folders and flat folders, without building any index."""
         return [info for root in self.roots for info in tree.archives(root)]
+
+    def open_archive(self, info: ArchiveInfo) -> Archive:
+        """The archive that `info` (from `archives`) describes: its `index` lists the members, its `read` gives one.
+
+        Raises: BadArchive; BadIndex for a remote archive without an index.
+        """
+        return next(root for root in self.roots if root.name == info.root).archive(info.path)
 
     def build_index(
         self,
@@ -344,10 +353,10 @@ def _roots_of(
 
     For a chained URL fsspec nests the hops: the next root is in the options of the one before it.
     """
+    hops: list[tuple[str, str, dict[str, Any]]] = []
     if protocol is None:
         hops = [(root, split_protocol(root)[0] or "file", {}) for root in search_path(fo)]
     else:
-        hops = []
         while True:
             options = dict(options)
             following = [options.pop(name, None) for name in ("fo", "target_protocol", "target_options")]
@@ -357,7 +366,5 @@ def _roots_of(
             fo, protocol, options = following[0], following[1], following[2] or {}
     # fsspec gives the options of a protocol to the last hop that has it; all hops of one protocol share them.
     shared: dict[str, dict[str, Any]] = {name: value for name, value in by_protocol.items() if isinstance(value, dict)}
-    for _, name, given in hops:
-        if given:
-            shared[name] = given
+    shared |= {name: given for _, name, given in hops if given}
     return [_root(url, name, given or shared.get(name, {})) for url, name, given in hops]

@@ -35,6 +35,7 @@ _WINDOW_SPACING = 4 << 20
 #: Share of the archive's bytes that the whole index may take.
 BUDGET = 0.001
 _BYTES_A_MEMBER = 16
+_InflateError: Any = igzip_lib.error
 _NO_WINDOW = zlib.compress(b"")
 _READ_ON = 1 << 20  # more compressed bytes read when a range turns out too short
 
@@ -70,16 +71,16 @@ class PointReader:
 
     def __init__(self, arrays: Callable[..., np.ndarray[Any, Any]]) -> None:
         """`arrays` gives the index's arrays by name."""
-        self._out = memoryview(arrays("points_out"))
-        self._bit = memoryview(arrays("points_bit"))
-        self._starts = memoryview(arrays("window_starts", "u4"))
-        self._windows = memoryview(arrays("windows", "u1"))
+        self._out = arrays("points_out").data
+        self._bit = arrays("points_bit").data
+        self._starts = arrays("window_starts", "u4").data
+        self._windows = arrays("windows", "u1").data
         starts = arrays("window_starts", "u4")
         usable = np.flatnonzero(np.diff(starts)) if len(starts) else np.empty(0, "i8")
         if len(self._out):
             usable = np.union1d(usable, [0])  # before the first block there is nothing to refer to
-        self._usable = memoryview(usable.astype("u4"))
-        self._usable_out = memoryview(arrays("points_out")[usable].astype("u8"))
+        self._usable = usable.astype("u4").data
+        self._usable_out = arrays("points_out")[usable].astype("u8").data
 
     def span(self, offset: int, size: int) -> tuple[int, int, int]:
         """The seek point to start from (its row) and the range of archive bytes to read for `size` bytes at `offset`.
@@ -104,10 +105,10 @@ class PointReader:
         try:
             stream.skip(offset - self._out[row])
             return stream.read(size)
-        except (zlib.error, igzip_lib.error, EOFError) as error:
+        except (zlib.error, _InflateError, EOFError) as error:
             raise BadArchive(
-                f"Damaged gzip data in {source.path}, in the compressed bytes from {start:,} on (reading {size:,} bytes at "
-                f"offset {offset:,} of the tar stream): {error}.",
+                f"Damaged gzip data in {source.path}, in the compressed bytes from {start:,} on "
+                f"(reading {size:,} bytes at offset {offset:,} of the tar stream): {error}.",
                 archive=source.path,
                 offset=start,
             ) from None
@@ -179,8 +180,9 @@ class _Inflate:
 
 
 def _raw_decoder(window: bytes) -> Any:
-    arguments = {"zdict": window} if window else {}
-    return igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_DEFLATE, **arguments)
+    if window:
+        return igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_DEFLATE, zdict=window)
+    return igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_DEFLATE)
 
 
 def gzip_header_length(head: bytes) -> int | None:
@@ -281,7 +283,7 @@ def _export(stream: Any) -> Points:
 def _thin(
     out: np.ndarray[Any, Any], bit: np.ndarray[Any, Any], windows: list[bytes], *, scan: Scan, budget: int
 ) -> dict[str, Any]:
-    """The index arrays for these points: windows where a read may start, the costliest dropped beyond `budget` bytes."""
+    """The index arrays for these points: windows where reads may start, the costliest dropped beyond `budget` bytes."""
     starts = np.array(sorted(member.offset for member in scan.members), "u8")
     wanted = set((np.searchsorted(out, starts, "right") - 1).tolist())
     last = 0

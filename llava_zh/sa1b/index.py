@@ -183,9 +183,9 @@ class ArchiveIndex:
         self.nbytes = len(view)
         self.keys = self.array("keys")
         # bisect on a memoryview is several times as fast as numpy for one value.
-        self._keys, self._offsets, self._sizes = (memoryview(self.array(n)) for n in ("keys", "offsets", "sizes"))
-        self._blob = memoryview(self.array("names", "u1"))
-        self._starts = memoryview(self.array("name_starts"))
+        self._keys, self._offsets, self._sizes = (self.array(name).data for name in ("keys", "offsets", "sizes"))
+        self._blob = self.array("names", "u1").data
+        self._starts = self.array("name_starts").data
         self._named = max(0, len(self._starts) - 1)
 
     def array(self, name: str, dtype: str = "u8") -> np.ndarray[Any, Any]:

@@ -28,7 +28,7 @@ from llava_zh.sa1b import store
 from llava_zh.sa1b.archive import Archive
 from llava_zh.sa1b.index import Member
 from llava_zh.sa1b.source import LocalSource, RemoteSource, Source
-from llava_zh.sa1b.urls import archive_stem, member_key
+from llava_zh.sa1b.urls import archive_stem, member_key, public_name
 
 #: Archives kept open by a root; each costs a file descriptor and the pages of its index that were touched.
 MAX_OPEN = 256
@@ -76,9 +76,9 @@ class Root:
     """One root folder or URL prefix. Shared by all filesystem objects of a process; safe in threads and after fork."""
 
     def __init__(self, fs: Any, path: str, name: str) -> None:
-        """`fs` is the fsspec filesystem that `path` lies on, `name` what messages call the root."""
+        """`fs` is the fsspec filesystem that `path` lies on, `name` its URL, shown without secrets."""
         protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
-        self.fs, self.path, self.name = fs, path.rstrip("/") or path, name
+        self.fs, self.path, self.name = fs, path.rstrip("/") or path, public_name(name)
         self.local = "file" in protocols
         self.after_fork()
         self._listings: dict[str, Listing] = {}
@@ -187,6 +187,10 @@ class Root:
         """The absolute path or the URL of `path`, which names an archive's index in the cache."""
         return self.join(path) if self.local else str(self.fs.unstrip_protocol(self.join(path)))
 
+    def show(self, path: str) -> str:
+        """How messages call `path` under the root: without credentials."""
+        return f"{self.name}/{path}"
+
     def load_index(self, path: str) -> Archive | None:
         """The archive at `path` under the root if it has a good index; None is no error, it may just not have one."""
         with self._lock:
@@ -215,8 +219,8 @@ class Root:
             return archive
         if not self.local:
             raise BadIndex(
-                f"The remote archive {self.full_name(path)} has no index, neither beside it nor in the cache. Making one "
-                f"reads it once in full: llava-zh sa1b index --image-root {self.name}"
+                f"The remote archive {self.show(path)} has no index, neither beside it nor in the cache. "
+                f"Making one reads it once in full: llava-zh sa1b index --image-root {self.name}"
             )
         return self.build(path)
 
@@ -355,7 +359,8 @@ class Root:
 @contextlib.contextmanager
 def _progress_bar(path: str, size: int) -> Iterator[Callable[[int], object]]:
     """Gives a function of the bytes done so far, shown as a bar when it takes longer than a second."""
-    from huggingface_hub.utils import tqdm
+    from huggingface_hub.utils.tqdm import tqdm
 
-    with tqdm(total=size, unit="B", unit_scale=True, desc=f"Indexing {path}", delay=1) as bar:
+    bar: Any = tqdm(total=size, unit="B", unit_scale=True, desc=f"Indexing {path}", delay=1)  # type: ignore[no-untyped-call]
+    with bar:
         yield lambda done: bar.update(done - bar.n)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from llava_zh.errors import BadArchive
+from llava_zh.sa1b.urls import public_name
 
 _ENDS = 64 << 10  # bytes at each end of a remote archive that tell it from another of the same size
 _HAS_PREAD = hasattr(os, "pread")
@@ -105,7 +106,7 @@ class RemoteSource(Source):
 
     def __init__(self, fs: Any, path: str) -> None:
         self._fs, self._path = fs, path
-        self.path = fs.unstrip_protocol(path)
+        self.path = public_name(fs.unstrip_protocol(path))
         info = fs.info(path)
         self.size = int(info["size"])
         self.stamp = f"remote:{remote_stamp(info)}"
@@ -117,8 +118,8 @@ class RemoteSource(Source):
         data: bytes = self._fs.cat_file(self._path, start=offset, end=offset + size)
         if len(data) != size:
             raise BadArchive(
-                f"Asked {self.path} for {size:,} bytes at {offset:,} and got {len(data):,}: the server does not honour byte "
-                "ranges, or the archive changed.",
+                f"Asked {self.path} for {size:,} bytes at {offset:,} and got {len(data):,}: "
+                "the server does not honour byte ranges, or the archive changed.",
                 archive=self.path,
                 offset=offset,
             )

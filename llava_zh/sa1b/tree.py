@@ -22,8 +22,8 @@ class ArchiveInfo:
 
     name: str  #: what paths start with, ``sa_000000``; "" for a flat folder
     kind: str  #: "tar", "gzip", "zip", "extracted", "flat", or "unusable"
-    location: str  #: absolute path or URL
-    root: str
+    root: str  #: the root, without credentials
+    path: str  #: of the archive file or folder, under the root
     size: int | None = None  #: bytes of the archive file
     indexed: bool = False
     members: int | None = None  #: how many, once indexed
@@ -42,30 +42,29 @@ def archives(root: Root) -> Iterator[ArchiveInfo]:
         for name in sorted(root.listing(parent).folders):
             if parent or name not in _CONTAINERS | {"images"}:
                 place = f"{parent}/{name}".lstrip("/")
-                yield ArchiveInfo(name, "extracted", root.full_name(place), root.name, indexed=True)
+                yield ArchiveInfo(name, "extracted", root.name, place, indexed=True)
     for folder in root.flat_folders():
         keys = root.listing(folder).keys
         if len(keys):
             ids = (int(keys[0]) >> 1, int(keys[-1]) >> 1)
-            yield ArchiveInfo("", "flat", root.full_name(folder), root.name, indexed=True, members=len(keys), ids=ids)
+            yield ArchiveInfo("", "flat", root.name, folder, indexed=True, members=len(keys), ids=ids)
 
 
 def archive_info(root: Root, name: str, path: str) -> ArchiveInfo:
     """What is known of the archive file at `path` under `root`."""
-    location = root.full_name(path)
     try:
         archive = root.load_index(path)
         if archive is None:
             source = root.source(path)
-            return ArchiveInfo(name, store.detect(source), location, root.name, source.size)
+            return ArchiveInfo(name, store.detect(source), root.name, path, source.size)
     except (BadArchive, OSError) as error:
-        return ArchiveInfo(name, "unusable", location, root.name, problem=str(error))
+        return ArchiveInfo(name, "unusable", root.name, path, problem=str(error))
     index = archive.index
     return ArchiveInfo(
         name,
         index.kind,
-        location,
         root.name,
+        path,
         archive.source.size,
         True,
         len(index),
@@ -89,7 +88,7 @@ def children(root: Root, path: str) -> Iterator[dict[str, Any]]:
 
 def _top(root: Root) -> Iterator[dict[str, Any]]:
     names = set(root.stems()) | (root.listing().folders - _CONTAINERS) | root.listing("data").folders
-    if not root.listing("images").files - set(map(_last, sum(root.stems().values(), []))):
+    if not root.listing("images").files - {_last(path) for paths in root.stems().values() for path in paths}:
         names.discard("images")  # flat images or archives, which are listed as such
     for name in names:
         yield {"name": name, "size": 0, "type": "directory"}

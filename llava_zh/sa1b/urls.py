@@ -43,8 +43,8 @@ def search_path(root: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] 
     roots = [_absolute(os.fspath(part)) for part in parts if os.fspath(part).strip()]
     if not roots:
         raise RootNotFound(
-            f"No SA-1B root. Pass image_root= (on the command line --image-root), or set {ROOT_VARIABLE}, to the folder "
-            "or URL that holds sa_000000.tar, sa_000000/ or the like; several are separated by commas."
+            f"No SA-1B root. Pass image_root= (on the command line --image-root), or set {ROOT_VARIABLE}, to the "
+            "folder or URL that holds sa_000000.tar, sa_000000/ or the like; several are separated by commas."
         )
     return roots
 
@@ -66,6 +66,15 @@ def url_suffix(root: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] |
 def image_url(path: str, root: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None) -> str:
     """The URL of the image at `path` (``sa_000000/sa_1.jpg``), opened by anything that speaks fsspec."""
     return f"sa1b://{path.lstrip('/')}{url_suffix(root)}"
+
+
+def public_name(url: str) -> str:
+    """`url` fit for a message: without a user, a password and the query, which may be a signature."""
+    scheme, slashes, rest = url.partition("://")
+    if not slashes:
+        return url
+    host, slash, path = rest.partition("?")[0].partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 def normalize(path: str) -> str:

@@ -25,7 +25,7 @@ def scan_zip(source: Source) -> Scan:
             entries = archive.infolist()
     except zipfile.BadZipFile as error:
         raise BadArchive(
-            f"{source.path} has no readable zip directory ({error}); it is probably truncated at {source.size:,} bytes.",
+            f"{source.path} has no readable zip directory ({error}); it is probably cut off at {source.size:,} bytes.",
             archive=source.path,
             offset=source.size,
         ) from None
