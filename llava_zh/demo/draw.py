@@ -10,7 +10,7 @@ from io import BytesIO
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from .scenes import COLOURS, GROUNDS, RGB, SKIES, Backdrop, Group, Scene
+from .scenes import COLOURS, GROUNDS, RGB, SKIES, Backdrop, Board, Group, Scene
 
 Points = list[tuple[float, float]]
 
@@ -187,7 +187,7 @@ def picture(scene: Scene) -> tuple[Image.Image, list[Sprite]]:
     image = _backdrop(scene)
     sprites = [sprite for group in scene.groups for sprite in _group_sprites(scene, group)]
     if scene.board is not None:
-        sprites.append(_sign_sprite(scene))
+        sprites.append(_sign_sprite(scene, scene.board))
     for sprite in sprites:
         image.paste(sprite.image, (sprite.x, sprite.y), sprite.image)
     return image, sprites
@@ -242,20 +242,19 @@ def _group_sprites(scene: Scene, group: Group) -> list[Sprite]:
     return sprites
 
 
-def _sign_sprite(scene: Scene) -> Sprite:
+def _sign_sprite(scene: Scene, board: Board) -> Sprite:
     """The signboard, its text as large as fits."""
-    assert scene.board is not None
     aspect, shapes = SHAPES["sign"]
     third = scene.width / 3
     width = min(third * 0.86, (GROUND_BAND[1] - HORIZON) * scene.height * aspect)
     size = (round(width), round(width / aspect))
-    image = _painted(size, shapes, COLOURS[scene.board.colour].rgb)
-    text = scene.board.sign.zh
+    image = _painted(size, shapes, COLOURS[board.colour].rgb)
+    text = board.sign.zh
     centre = (size[0] / 2, size[1] * 0.36)
     length = font(100).getlength(text)
     points = int(min(size[0] * 0.86 * 100 / length, size[1] * 0.46))
     ImageDraw.Draw(image).text(centre, text, fill=LIGHT, font=font(points), anchor="mm")
-    x = third * (_third(scene.board.place) + 0.5) - size[0] / 2
+    x = third * (_third(board.place) + 0.5) - size[0] / 2
     return Sprite(image, round(x), round(GROUND_BAND[1] * scene.height - size[1]))
 
 

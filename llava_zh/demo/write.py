@@ -117,10 +117,11 @@ def _manifest(root: Path) -> dict[str, Any]:
     """The manifest of an earlier call, or nothing if there is none that can be read and stays inside `root`."""
     try:
         manifest = json.loads((root / MANIFEST).read_bytes())
-        inside = all((root / name).resolve().is_relative_to(root.resolve()) for name in manifest["files"])
+        files = dict(manifest["files"])
+        inside = all((root / name).resolve().is_relative_to(root.resolve()) for name in files)
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-    return manifest if inside else {}
+    return {**manifest, "files": files} if inside else {}
 
 
 def _intact(root: Path, files: dict[str, str]) -> bool:
