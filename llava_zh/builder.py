@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 from collections import Counter
@@ -196,7 +197,7 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
     def _get_examples_iterable_for_split(self, split_generator: datasets.SplitGenerator) -> TypedArrowExamples:
         tally = Tally(self.FACTS.name, self.config.on_bad_row)
         return TypedArrowExamples(
-            lambda shards: self._tables(shards, tally),
+            functools.partial(self._tables, tally=tally),  # no closure: DataLoader workers may be sent this by pickle
             split_generator.gen_kwargs,
             self._generate_more_gen_kwargs,
             self.info.features,

@@ -262,7 +262,7 @@ def _archive_names(archives: Any, facts: DatasetFacts, images: Any) -> frozenset
     if not facts.images_in_sa1b:
         raise BadArgument(f"archives= chooses SA-1B archives; the images of {facts.name} are not from SA-1B.")
     if archives == "available":
-        return frozenset(images.filesystem().archives())
+        return frozenset(archive.name for archive in images.filesystem().archives() if archive.name)
     items: Iterable[Any] = [archives] if isinstance(archives, str | int) else archives
     names = []
     for item in items:
