@@ -162,6 +162,30 @@ class HuggingFace:
     name = "huggingface"
     hint = "For a gated or private dataset set HF_TOKEN or pass token=; `llava-zh doctor` shows what is reachable."
 
+    def endpoint(self) -> str:
+        """URL of the hub that is asked."""
+        from huggingface_hub import constants
+
+        return str(constants.ENDPOINT)
+
+    def offline(self) -> bool:
+        """Whether the hub may not be asked."""
+        from huggingface_hub import constants
+
+        return bool(constants.HF_HUB_OFFLINE)
+
+    def has_token(self) -> bool:
+        """Whether the client has a token, from the environment or a login."""
+        from huggingface_hub import get_token
+
+        return bool(get_token())
+
+    def cache_folder(self) -> Path:
+        """Where the client keeps what it downloads."""
+        from huggingface_hub import constants
+
+        return Path(constants.HF_HUB_CACHE)
+
     def list_files(self, repo: str, revision: str, token: Any, names: Sequence[str] | None) -> list[DataFile]:
         """The files of a dataset repository: those in `names` (whichever exist), or all."""
         from huggingface_hub import HfApi, constants
@@ -206,8 +230,8 @@ class HuggingFace:
 
         return dict(build_hf_headers(token=token))
 
-    def download(self, file: DataFile, token: Any, *, force: bool = False, dest: str | None = None) -> DataFile:
-        """The file on this machine: fetched into the client's cache, or below `dest`; resumes what was cut off."""
+    def download(self, file: DataFile, token: Any, *, force: bool = False) -> DataFile:
+        """The file on this machine, fetched into the client's cache."""
         from huggingface_hub import hf_hub_download
 
         try:
@@ -218,7 +242,6 @@ class HuggingFace:
                 revision=file.revision,
                 token=token,
                 force_download=force,
-                local_dir=dest,
             )
         except Exception as error:
             raise self._explain(error, file.label) from error
@@ -238,7 +261,8 @@ class HuggingFace:
         path = try_to_load_from_cache(file.repo, file.name, revision=file.revision, repo_type="dataset")
         if not isinstance(path, str):
             return file
-        return replace(file, path=path, size=os.stat(path).st_size)
+        # The listed size stays where there is one: a damaged copy must not pass for the file.
+        return replace(file, path=path, size=file.size or os.stat(path).st_size)
 
     def _snapshot(self, repo: str, revision: str, names: Sequence[str] | None) -> list[DataFile]:
         """What the cache holds of a repository, when nothing else may be asked."""
@@ -276,6 +300,27 @@ class ModelScope:
     name = "modelscope"
     hint = "For a private dataset set MODELSCOPE_API_TOKEN or pass token=; `llava-zh doctor` shows what is reachable."
 
+    def endpoint(self) -> str:
+        """URL of the hub that is asked."""
+        return str(self._config().endpoint)
+
+    def offline(self) -> bool:
+        """Whether the hub may not be asked; its client knows no such switch."""
+        return False
+
+    def has_token(self) -> bool:
+        """Whether the client has a token, from the environment or a login."""
+        return bool(self._config().token)
+
+    def cache_folder(self) -> Path:
+        """Where the client keeps what it downloads."""
+        return Path(self._config().cache_dir)
+
+    def _config(self) -> Any:
+        from modelscope_hub.config import HubConfig
+
+        return HubConfig()
+
     def _api(self, token: Any) -> Any:
         # `modelscope` itself imports torch where it is installed, for 2 s; its hub client is this package.
         from modelscope_hub import HubApi
@@ -307,20 +352,17 @@ class ModelScope:
         return str(self._api(None).legacy.get_download_url(file.repo, "dataset", file.name, file.revision))
 
     def headers(self, token: Any) -> Mapping[str, str]:
-        from modelscope_hub.config import HubConfig
-
-        secret = token if isinstance(token, str) else None if token is False else HubConfig().token
+        secret = token if isinstance(token, str) else None if token is False else self._config().token
         return {"Authorization": f"Bearer {secret}", "Cookie": f"m_session_id={secret}"} if secret else {}
 
-    def download(self, file: DataFile, token: Any, *, force: bool = False, dest: str | None = None) -> DataFile:
-        """The file on this machine: fetched into the client's cache, or below `dest`; resumes what was cut off."""
+    def download(self, file: DataFile, token: Any, *, force: bool = False) -> DataFile:
+        """The file on this machine, fetched into the client's cache."""
         try:
             path = self._api(token).download_file(
                 file.repo,
                 "dataset",
                 file.name,
                 revision=file.revision,
-                local_dir=dest,
                 force=force,
                 expected_sha256=file.digest if file.digest and len(file.digest) == 64 else None,
             )

@@ -42,6 +42,17 @@ def dataset_facts(path: str) -> DatasetFacts:
     return _builder_class(path)[0].FACTS
 
 
+def source_of(path: str, source: str | None = None) -> str:
+    """The hub a dataset is read from: `source`, the only hub that has `path` as an id, or the default.
+
+    Raises:
+        UnknownName: There is no such dataset or source.
+    """
+    from .hub import source_name
+
+    return source_name(source or _builder_class(path)[1])
+
+
 def load_dataset(
     path: str,
     name: str | None = None,
@@ -154,10 +165,9 @@ def load_dataset_builder(
     num_shards: int | None = None,
 ) -> PublishedBuilder:
     """The builder behind :func:`load_dataset`, with the same arguments: its `info` and `config` say what would be loaded."""
-    from .hub import source_name
     from .rows import ROW_FORMATS
 
-    builder, implied_source = _builder_class(path)
+    builder = _builder_class(path)[0]
     facts = builder.FACTS
     name = _config_name(facts, name)
     for kind, value, known in (
@@ -167,7 +177,7 @@ def load_dataset_builder(
     ):
         if value not in known:
             raise UnknownName.of(kind, value, known)
-    source = source_name(source or implied_source)
+    source = source_of(path, source)
     layout = _layout(facts, name, source, revision, token, data_dir, data_files, image_root)
     return builder(
         cache_dir=None if cache_dir is None else os.fspath(cache_dir),

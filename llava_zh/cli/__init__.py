@@ -10,17 +10,22 @@ from collections.abc import Sequence
 
 from ..errors import LlavaZhError
 
-# Module names in the order `llava-zh --help` lists them; each has `add_parser(subparsers)`.
-COMMANDS = ("list", "show", "download", "export", "demo", "sa1b", "regenerate", "curate", "doctor")
+# Module names in the order `llava-zh --help` lists them; each has `add_parser(subparsers)`. All are imported for any
+# command and for --help, so a module imports what is heavy where it is used.
+COMMANDS = ("list", "show", "demo")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
+    from .. import __version__
+
     parser = argparse.ArgumentParser(
         prog="llava-zh",
         description="InternVL-SA-1B-Caption and llava-instruct-zh-600k: look, load, fetch, regenerate.",
-        epilog="Start with: llava-zh demo",
+        epilog="Example:\n  llava-zh demo      writes a miniature of both datasets and loads it; needs no network",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"llava-zh {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in COMMANDS:
         importlib.import_module(f"{__name__}.{name}").add_parser(subparsers)
@@ -29,9 +34,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (0 done, 1 a failure that was explained, 2 wrong usage)."""
+    for stream in (sys.stdout, sys.stderr):
+        # Not every terminal can show Chinese; a character it lacks is no reason to stop.
+        getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
     args = build_parser().parse_args(argv)
     try:
-        return int(args.run(args))
+        status = int(args.run(args))
+        sys.stdout.flush()
+        return status
     except LlavaZhError as error:
         print(f"llava-zh: {error}", file=sys.stderr)
         return 1

@@ -1,0 +1,135 @@
+"""``llava-zh show``: the first rows of a configuration, streamed."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import itertools
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from . import text
+from .options import add_dataset, add_load_options, load_keywords
+
+_EXAMPLE = """\
+Example:
+  llava-zh show internvl-sa-1b-caption single_zh -n 5
+  llava-zh show llava-instruct-zh-600k conversation --json --row-format messages
+  llava-zh show internvl-sa-1b-caption multi_zh -n 2 --data-dir llava-zh-demo/internvl --image-root llava-zh-demo/sa1b
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the command line."""
+    parser = subparsers.add_parser(
+        "show",
+        help="print the first rows of a configuration",
+        description=(
+            "Streams the first rows of a configuration and prints them: text, and the size of each image that can be "
+            "opened. From a hub, no more is read than these rows need."
+        ),
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_dataset(parser)
+    parser.add_argument("-n", type=_count, default=5, metavar="N", dest="count", help="number of rows (default: 5)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line, an image as its URL or path")
+    add_load_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
+    from .. import load_dataset_builder
+
+    builder = load_dataset_builder(args.path, args.name, **load_keywords(args))
+    opens = builder.config.images.decode
+    rows = builder.as_streaming_dataset(split="train").decode(False)
+    for number, row in enumerate(itertools.islice(rows, args.count)):
+        if args.json:
+            print(json.dumps({name: _jsonable(value) for name, value in row.items()}, ensure_ascii=False))
+        else:
+            print("\n".join(_described(number, row, opens, text.columns())), end="\n\n")
+    if not opens and not args.json:
+        print("The images were not opened: give --image-root, or set SA1B_ROOT.", file=sys.stderr)
+    return 0
+
+
+def _count(given: str) -> int:
+    if not given.isdigit() or not int(given):
+        raise argparse.ArgumentTypeError(f"expected a number of rows from 1 up, found {given!r}")
+    return int(given)
+
+
+def _is_image(value: Any) -> bool:
+    return isinstance(value, Mapping) and value.keys() == {"bytes", "path"}
+
+
+def _jsonable(value: Any) -> Any:
+    """A column's value with each image as its URL or path; the bytes of embedded ones are left out."""
+    if _is_image(value):
+        return value["path"]
+    if isinstance(value, Mapping):
+        return {key: _jsonable(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_jsonable(inner) for inner in value]
+    return value
+
+
+def _described(number: int, row: Mapping[str, Any], opens: bool, columns: int) -> Iterator[str]:
+    """The lines that show one row: its number and id, its images, its turns."""
+    about = [f"row {number}"] if row.get("id") is None else [f"row {number}", f"id {row['id']}"]
+    about += dict.fromkeys(str(row[name]) for name in ("config", "language", "task") if row.get(name) is not None)
+    head = text.printable(f"── {' · '.join(about)} ")
+    yield head + "─" * max(0, columns - text.width(head))
+    for image in _images(row):
+        yield from _labelled("image", _image(image, opens), columns)
+    for turn in row.get("conversations") or row.get("messages") or []:
+        yield from _labelled(str(turn.get("from") or turn.get("role")), _said(turn), columns)
+
+
+def _images(row: Mapping[str, Any]) -> Iterator[Any]:
+    """Every image of a row, whichever column its row format has it in."""
+    for value in row.values():
+        for item in value if isinstance(value, list) else [value]:
+            if _is_image(item):
+                yield item
+
+
+def _image(image: Mapping[str, Any], opens: bool) -> str:
+    """Where an image is, and its size in pixels or why it cannot be opened."""
+    where = image["path"] or "embedded"
+    if not opens and image["bytes"] is None:
+        return str(where)
+    try:
+        return f"{where} ({_size(image)})"
+    except Exception as error:  # whatever a file, an archive, a server or Pillow comes up with
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        return f"{where} (cannot be opened: {reason})"
+
+
+def _size(image: Mapping[str, Any]) -> str:
+    import fsspec
+    from PIL import Image
+
+    opened = io.BytesIO(image["bytes"]) if image["bytes"] is not None else fsspec.open(image["path"], "rb").open()
+    with opened as file, Image.open(file) as picture:
+        return f"{picture.width}×{picture.height}"
+
+
+def _said(turn: Mapping[str, Any]) -> str:
+    """The text of a turn; content in parts is put together, images as ``<image>``."""
+    content = turn.get("value", turn.get("content"))
+    if isinstance(content, list):
+        return "\n".join(part.get("text") or f"<{part.get('type')}>" for part in content)
+    return "" if content is None else str(content)
+
+
+def _labelled(label: str, content: str, columns: int) -> Iterator[str]:
+    """Wrapped lines, `label` before the first and the others indented as far."""
+    indent = max(9, len(label) + 1)
+    for line in text.wrap(content, columns - indent):
+        yield f"{label:{indent}}{line}".rstrip()
+        label = ""

@@ -1,0 +1,89 @@
+"""Text on a terminal: columns that Chinese characters take two of, wrapping, tables, nothing that steers the terminal."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import unicodedata
+from collections.abc import Iterator, Sequence
+
+# Closing punctuation is not put at the start of a line, as Chinese typesetting has it: it hangs at the end of the last.
+_NOT_FIRST = frozenset("，。、；：？！）》」』】〉”’…,.;:?!)]}%")
+# What is not split: a run without spaces of narrow characters; each wide character is a piece of its own.
+_PIECE = re.compile(r" +|[^ ⺀-￯]+|.")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def columns(at_most: int = 100) -> int:
+    """Columns of the terminal, or as many as read well."""
+    return max(40, min(shutil.get_terminal_size((at_most, 24)).columns, at_most))
+
+
+def width(text: str) -> int:
+    """Columns that `text` takes: wide characters two, combining marks none."""
+    return sum(
+        2 if unicodedata.east_asian_width(character) in "WF" else 0 if unicodedata.combining(character) else 1
+        for character in text
+    )
+
+
+def printable(text: str) -> str:
+    """`text` with control characters written out (``\\x1b``), so that a row cannot steer the terminal."""
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+
+
+def shorten(text: str, at_most: int) -> str:
+    """The start of `text` on one line of that many columns."""
+    text = printable(" ".join(text.split()))
+    if width(text) <= at_most:
+        return text
+    while width(text) >= at_most:
+        text = text[:-1]
+    return f"{text}…"
+
+
+def wrap(text: str, at_most: int) -> Iterator[str]:
+    """The lines of `text`, each broken where it grows wider than `at_most` columns."""
+    for line in printable(text).split("\n"):
+        current, used = "", 0
+        for piece in _pieces(line, at_most):
+            taken = width(piece)
+            if used + taken > at_most and current.strip() and piece[0] not in _NOT_FIRST:
+                yield current.rstrip()
+                piece = piece.lstrip(" ")
+                current, used = piece, width(piece)
+            else:
+                current, used = current + piece, used + taken
+        yield current.rstrip()
+
+
+def _pieces(line: str, at_most: int) -> Iterator[str]:
+    """What a line may be broken between; a word wider than a line is cut."""
+    for piece in _PIECE.findall(line):
+        yield from (piece[at : at + at_most] for at in range(0, len(piece), at_most))
+
+
+def table(rows: Sequence[Sequence[str]], right: Sequence[int] = (), indent: str = "") -> str:
+    """`rows` in aligned columns, those numbered in `right` to the right; the last column is left as it is."""
+    widths = [max(width(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            " " * (widths[i] - width(cell)) + cell if i in right else cell + " " * (widths[i] - width(cell))
+            for i, cell in enumerate(row)
+        ]
+        lines.append((indent + "  ".join(cells)).rstrip())
+    return "\n".join(lines)
+
+
+def size(count: float) -> str:
+    """Bytes as people write them: ``"11.4 GB"``, units of a thousand."""
+    if count < 1000:
+        return f"{count:.0f} B"
+    for unit in ("kB", "MB", "GB"):
+        count /= 1000
+        if count < 999.5:
+            break
+    else:
+        count, unit = count / 1000, "TB"
+    return f"{count:.0f} {unit}" if count >= 99.95 else f"{count:.1f} {unit}"
