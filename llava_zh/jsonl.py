@@ -119,11 +119,11 @@ def blocks(stream: Iterable[bytes], whole: Range) -> Iterator[tuple[int, bytes]]
         if dropping:
             newline = piece.find(b"\n") + 1
             offset += newline or len(piece)
+            if offset >= end:
+                return
             if not newline:
                 continue
             dropping, piece = False, piece[newline:]
-        if offset >= end:
-            return
         held.append(piece)
         length += len(piece)
         at_end = offset + length >= end
@@ -237,7 +237,7 @@ def decode_line(place: Place, line: bytes) -> Mapping[str, Any] | BadRow:
         return records.bad_row(place, "line", "UTF-8 text", found)
     try:
         row = msgspec.json.decode(line)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         shown = line.decode("utf-8")
         hint = "" if shown.rstrip().endswith("}") else "The line is cut short; is the file complete?"
         return records.bad_row(place, "line", "one JSON object", f"{error}: {shown[:60]} … {shown[-40:]}", hint)

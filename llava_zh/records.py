@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -51,8 +52,8 @@ TEXT_KEYS = ("value", "text", "content")
 ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "system": "system"}
 KNOWN_COLUMNS = frozenset(name for names in ALIASES.values() for name in names) | {"config", "language"}
 
-# A path that leaves the image root: absolute, a drive, a scheme, or a step upwards.
-_UNSAFE_PATH = r"^[/\\]|^[A-Za-z]:|://|(^|[/\\])\.\.([/\\]|$)|^$"
+# A path that leaves the image root: absolute, a drive, a scheme, fsspec's "::" chain, or a step upwards.
+_UNSAFE_PATH = r"^[/\\]|^[A-Za-z]:|:[/:]|(^|[/\\])\.\.([/\\]|$)|^$"
 _unsafe_path = re.compile(_UNSAFE_PATH)
 MARK = "<image>"
 
@@ -107,7 +108,7 @@ def from_arrow(table: pa.Table, expect: Expect) -> pa.Table | None:
     if ids is None or images is None or turns is None or sizes[0] is None or sizes[1] is None:
         return None
     paths, embedded = images
-    if not (pa.types.is_string(task.type) or pa.types.is_null(task.type)):
+    if not _is_text(task.type):
         return None
     if not _images_fit(paths, embedded, turns, expect):
         return None
@@ -132,10 +133,7 @@ def _column(table: pa.Table, names: tuple[str, ...]) -> pa.Array | None:
 
 
 def _ids(column: pa.Array) -> pa.Array | None:
-    kind = column.type
-    if pa.types.is_string(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind) or pa.types.is_large_string(kind):
-        return column.cast(pa.string())
-    return None
+    return column.cast(pa.string()) if _is_text(column.type) or pa.types.is_integer(column.type) else None
 
 
 def _one_each(values: pa.Array) -> pa.Array:
@@ -152,7 +150,7 @@ def _lists(column: pa.Array) -> pa.Array | None:
     if pa.types.is_integer(column.type):
         return _one_each(column.cast(pa.int64()))
     if pa.types.is_list(column.type) and pa.types.is_integer(column.type.value_type):
-        return column.cast(pa.list_(pa.int64()))
+        return None if column.flatten().null_count else column.cast(pa.list_(pa.int64()))
     return None
 
 
@@ -169,11 +167,11 @@ def _images(column: pa.Array) -> tuple[pa.Array, pa.Array] | None:
         names = [field.name for field in kind]
         paths = values.field("path") if "path" in names else pa.nulls(len(values))
         data = values.field("bytes") if "bytes" in names else pa.nulls(len(values))
-        if values.null_count:
+        if values.null_count or not (_is_binary(data.type) and _is_text(paths.type)):
             return None
-    elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+    elif _is_binary(kind):
         paths, data = pa.nulls(len(values)), values
-    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    elif _is_text(kind):
         paths, data = values, pa.nulls(len(values))
     else:
         return None
@@ -182,6 +180,14 @@ def _images(column: pa.Array) -> tuple[pa.Array, pa.Array] | None:
         pa.ListArray.from_arrays(offsets, paths.cast(pa.string())),
         pa.ListArray.from_arrays(offsets, data.cast(pa.binary())),
     )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_null(kind)
 
 
 def _turns(column: pa.Array) -> pa.Array | None:
@@ -223,10 +229,9 @@ def _images_fit(paths: pa.Array, embedded: pa.Array, turns: pa.Array, expect: Ex
     counts = pc.list_value_length(paths).to_numpy()
     if counts.min() < 1 or (expect.images == "one" and counts.max() > 1):
         return False
-    flat = paths.flatten()
-    if pc.any(pc.match_substring_regex(flat, _UNSAFE_PATH)).as_py():
-        return False
-    if pc.any(pc.and_(pc.is_null(flat), pc.is_null(embedded.flatten()))).as_py():
+    # Of an embedded image the path is only a name; of all others it must be there and safe.
+    named = paths.flatten().filter(pc.is_null(embedded.flatten()))
+    if named.null_count or pc.any(pc.match_substring_regex(named, _UNSAFE_PATH)).as_py():
         return False
     marks = _marks(pc.struct_field(turns.values, "value"), turns.offsets.to_numpy())
     return marks is not None and bool(np.all((marks == 0) | (marks == counts)))
@@ -344,7 +349,7 @@ class _Checked:
         if value is None:
             return None
         values = value if isinstance(value, list) else [value]
-        if any(isinstance(v, bool) or not isinstance(v, int | float) or v != int(v) for v in values):
+        if not all(_is_integer(v) for v in values):
             raise self._bad(name, "an integer or a list of integers, in pixels", value)
         return [int(v) for v in values]
 
@@ -365,10 +370,10 @@ class _Checked:
             path, data = None, value
         elif isinstance(value, Mapping) and {"bytes", "path"} & value.keys():
             path, data = value.get("path"), value.get("bytes")
-        if path is None and isinstance(data, bytes):
-            return None, data
-        if not isinstance(path, str):
-            raise self._bad(field, "the path of an image, as text", value)
+        if isinstance(data, bytes) and (path is None or isinstance(path, str)):
+            return path, data  # the path is only a name
+        if data is not None or not isinstance(path, str):
+            raise self._bad(field, "the path of an image as text, or an image's bytes", value)
         if _unsafe_path.search(path):
             raise self._bad(field, "a path below the image root (not absolute, no '..', no scheme)", path)
         return path, data
@@ -377,12 +382,14 @@ class _Checked:
         name, value = self._get("conversations")
         if isinstance(value, str):
             try:
-                value = json.loads(value)
-            except ValueError:
+                value = msgspec.json.decode(value)
+            except (ValueError, RecursionError):
                 raise self._bad(name, "a list of turns, or the same as JSON text", value) from None
         if isinstance(value, Mapping) and value and all(isinstance(v, list) for v in value.values()):
             # `datasets` stores Sequence({...}) as a struct of lists.
-            value = [dict(zip(value, turn, strict=False)) for turn in zip(*value.values(), strict=False)]
+            if len({len(v) for v in value.values()}) > 1:
+                raise self._bad(name, "as many of each in a struct of lists", {key: len(v) for key, v in value.items()})
+            value = [dict(zip(value, turn, strict=True)) for turn in zip(*value.values(), strict=True)]
         if not isinstance(value, list) or not value:
             found = "nothing (the key is missing or null)" if value is None else value
             raise self._bad(name, "a list of at least one turn", found)
@@ -421,6 +428,13 @@ class _Checked:
         if marks not in (0, images):
             raise self._bad(name, f"{images} {MARK} mark{'s' * (images > 1)} for as many images, or none", f"{marks} marks")
         return turns
+
+
+def _is_integer(value: Any) -> bool:
+    """Whether `value` is a whole number that fits an int64 (a float that is one included)."""
+    if isinstance(value, float):
+        return value.is_integer() and abs(value) < 1 << 63
+    return isinstance(value, int) and not isinstance(value, bool) and -(1 << 63) <= value < 1 << 63
 
 
 def unknown_columns(names: Iterable[str]) -> Iterator[str]:
