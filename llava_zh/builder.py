@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from .hub import DataFile
 from .images import Images, UnresolvedImages
 from .readers import Reading, Shard
 from .records import Expect
-from .rows import RowShape, to_rows
+from .rows import RowOptions, RowShape, to_rows
 from .streams import TypedArrowExamples
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class PublishedConfig(datasets.BuilderConfig):  # type: ignore[misc]
     found: str = ""
     images: Images = UnresolvedImages()
     row_format: str = "llava"
+    options: RowOptions = RowOptions()
     archives: frozenset[str] | None = None
     bad_images: frozenset[str] = frozenset()
     on_bad_row: str = "raise"
@@ -58,7 +60,7 @@ class PublishedConfig(datasets.BuilderConfig):  # type: ignore[misc]
     def create_config_id(self, config_kwargs: Any, custom_features: Any = None) -> str:
         """The name of the cache folder: the config and a digest of all that decides which rows come out."""
         parts = [file.identity for file in self.files]
-        parts += [self.images.identity, self.row_format, self.on_bad_row, self.on_missing_image]
+        parts += [self.images.identity, self.row_format, self.options.identity, self.on_bad_row, self.on_missing_image]
         parts += ["all archives"] if self.archives is None else sorted(self.archives)
         parts += sorted(self.bad_images)
         return f"{self.name}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}"
@@ -114,6 +116,7 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
             pixels=published,
             tasks=not published,
             decode=self.config.images.decode,
+            options=self.config.options,
         )
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
@@ -215,29 +218,39 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
 
 
 class Tally:
-    """What a process has left out or come across while reading, for the log."""
+    """What a process has left out or come across while reading, for the log. Blocks are parsed on threads of their own."""
 
     def __init__(self, name: str, on_bad_row: str) -> None:
         self._name, self._raise = name, on_bad_row == "raise"
         self._counts: Counter[str] = Counter()
         self._columns: set[str] = set()
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Each process counts what it has left out itself.
+        return Tally, (self._name, "raise" if self._raise else "skip")
 
     def count(self, what: str, number: int) -> None:
-        self._counts[what] += number
+        with self._lock:
+            self._counts[what] += number
 
     def bad_row(self, error: BadRow) -> None:
         """Raise `error`, or count it and name the first few."""
         if self._raise:
             raise _numbered(error)
-        self._counts["bad rows left out"] += 1
+        self.count("bad rows left out", 1)
         if self._counts["bad rows left out"] <= SHOWN_BAD_ROWS:
             logger.warning("left out: %s", error)
 
     def columns(self, names: Iterable[str]) -> None:
         """Tell once of keys that no field is known by."""
         new = set(records.unknown_columns(names)) - self._columns
-        if new:
+        if not new:
+            return
+        with self._lock:
+            new -= self._columns
             self._columns |= new
+        if new:
             logger.warning("%s: keys that are not loaded: %s", self._name, ", ".join(sorted(new)))
 
     def report(self) -> None:

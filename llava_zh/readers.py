@@ -17,7 +17,9 @@ import contextlib
 import io
 import itertools
 import tarfile
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -33,6 +35,8 @@ from .records import Expect, Place
 
 # Rows with embedded images can have megabytes each; this bounds a table whatever the rows.
 TABLE_BYTES = 8 << 20
+# Blocks parsed ahead of the consumer. Two keep a consumer of Arrow tables waiting for the parser alone.
+PARSE_AHEAD = 2
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 
 
@@ -193,8 +197,22 @@ def _compressed_jsonl(shard: Shard, reading: Reading) -> Iterator[pa.Table]:
 
 
 def _parsed(file: DataFile, blocks: Iterable[tuple[int, bytes]], reading: Reading) -> Iterator[pa.Table]:
-    for offset, block in blocks:
-        yield jsonl.parse(file.label, offset, block, reading.expect, reading.on_bad, reading.on_columns)
+    """The blocks' annotations in order, parsed while the consumer is busy with the ones before."""
+
+    def parse(block: tuple[int, bytes]) -> pa.Table:
+        return jsonl.parse(file.label, *block, reading.expect, reading.on_bad, reading.on_columns)
+
+    blocks = iter(blocks)
+    for first in itertools.islice(blocks, 1):
+        yield parse(first)
+    ahead: deque[Future[pa.Table]] = deque()
+    with ThreadPoolExecutor(PARSE_AHEAD, thread_name_prefix="llava-zh-parse") as pool:
+        for block in blocks:
+            ahead.append(pool.submit(parse, block))
+            if len(ahead) > PARSE_AHEAD:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 def _decompressed(file: DataFile, token: Any) -> Iterator[bytes]:
