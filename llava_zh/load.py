@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import BadArgument, UnknownName
@@ -13,6 +13,7 @@ from .errors import BadArgument, UnknownName
 if TYPE_CHECKING:
     from .builder import PublishedBuilder
     from .facts import DatasetFacts
+    from .rows import RowOptions
 
 Dataset = Any  # Dataset | DatasetDict | IterableDataset | IterableDatasetDict
 
@@ -68,6 +69,7 @@ def load_dataset(
     source: str | None = None,
     image_root: str | os.PathLike[str] | Sequence[str] | None = None,
     row_format: str = "llava",
+    options: RowOptions | Mapping[str, Any] | None = None,
     archives: Any = None,
     bad_images: Any = None,
     on_bad_row: Literal["raise", "skip"] = "raise",
@@ -95,7 +97,8 @@ def load_dataset(
         source: ``"huggingface"`` or ``"modelscope"``; ``LLAVA_ZH_SOURCE`` sets it too.
         image_root: Where SA-1B is (a folder, an fsspec URL, or several); ``SA1B_ROOT`` sets it too. With neither, images
             come undecoded as ``{"path": "sa1b://…", "bytes": None}``. For llava-instruct: where image paths start.
-        row_format: ``"llava"`` or ``"messages"``, see :mod:`llava_zh.rows`.
+        row_format: ``"llava"`` (as published), ``"sharegpt"``, ``"messages"`` or ``"parts"``, see :mod:`llava_zh.rows`.
+        options: A system prompt, the place of image marks, widths and heights: a dict, or :class:`llava_zh.rows.RowOptions`.
         archives: Only rows whose images are in these SA-1B archives: numbers, names, or ``"available"``.
         bad_images: Image paths whose rows are left out: a list, or the file that ``llava-zh sa1b verify`` wrote.
         on_bad_row: ``"raise"`` a :class:`~llava_zh.errors.BadRow` or ``"skip"`` (counted and logged).
@@ -126,6 +129,7 @@ def load_dataset(
         source=source,
         image_root=image_root,
         row_format=row_format,
+        options=options,
         archives=archives,
         bad_images=bad_images,
         on_bad_row=on_bad_row,
@@ -157,6 +161,7 @@ def load_dataset_builder(
     source: str | None = None,
     image_root: str | os.PathLike[str] | Sequence[str] | None = None,
     row_format: str = "llava",
+    options: RowOptions | Mapping[str, Any] | None = None,
     archives: Any = None,
     bad_images: Any = None,
     on_bad_row: Literal["raise", "skip"] = "raise",
@@ -165,7 +170,7 @@ def load_dataset_builder(
     num_shards: int | None = None,
 ) -> PublishedBuilder:
     """The builder behind :func:`load_dataset`, with the same arguments: its `info` and `config` say what would be loaded."""
-    from .rows import ROW_FORMATS
+    from .rows import ROW_FORMATS, RowOptions
 
     builder = _builder_class(path)[0]
     facts = builder.FACTS
@@ -188,6 +193,7 @@ def load_dataset_builder(
         found=layout.found,
         images=layout.images,
         row_format=row_format,
+        options=RowOptions.of(options),
         archives=_archive_names(archives, facts, layout.images),
         bad_images=_bad_images(bad_images),
         on_bad_row=on_bad_row,

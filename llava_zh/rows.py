@@ -5,17 +5,29 @@ format      columns
 ==========  =====================================================================================
 `llava`     as published: `id`, `image` (a list of them for a many-image config), `width` and
             `height` in pixels (lists likewise), `conversations` of ``{from, value}``
-`messages`  `id`, `images` (always a list), `messages` of ``{role, content}`` with ``<image>`` in the
-            text as often as there are images
+`sharegpt`  `id`, `images` (always a list), `conversations` of ``{from, value}``: LLaMA-Factory
+`messages`  `id`, `images`, `messages` of ``{role, content}``: ms-swift
+`parts`     `id`, `images`, `messages` of ``{role, content}``, the content being a list of parts
+            ``{"type": "text", "text": …}`` and ``{"type": "image", "text": ""}``: TRL, axolotl,
+            `processor.apply_chat_template`
 ==========  =====================================================================================
 
-Both end with the constant columns `config`, `language` and `task` (llava-instruct's; null for the captions, and
-left out of their `llava` rows). `messages` has the same features for every config of both datasets.
+All end with the constant columns `config`, `language` and `task` (llava-instruct's; null for the captions, and
+left out of their `llava` rows). All but `llava` have the same features for every config of both datasets.
+
+Rows of all formats but `llava` have ``<image>`` marks (or image parts) as often as images: a row published without any
+gets them at the front of its first human turn, each with the newline that LLaVA puts after it. `llava` rows are as
+published, so a row without marks stays without, unless :attr:`RowOptions.image_place` asks for them.
+
+In `parts` the newline after a mark that opens a turn is dropped, as the chat template of the model puts what it wants
+between a picture and text; all other text is kept to the letter. The text of an image part is ``""`` and not null:
+all parts share one Arrow type, and chat templates that write every part's text would write null as ``None``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +35,70 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .records import MARK
+from .errors import BadArgument, UnknownName
+from .records import MARK, TURN
 
 if TYPE_CHECKING:
     from datasets import Features
 
-ROW_FORMATS = ("llava", "messages")
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+Bools = np.ndarray[Any, np.dtype[np.bool_]]
+
+ROW_FORMATS = ("llava", "sharegpt", "messages", "parts")
 STORED_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+PART = pa.struct([("type", pa.string()), ("text", pa.string())])
 _ROLE_OF = {"human": "user", "gpt": "assistant", "system": "system"}
+_PLACES = ("front", "end")
+# Marks that stand for themselves before or after the text of a turn, with the whitespace that sets them apart.
+_LEADING_MARKS = rf"\A\s*(?:{MARK}\s*)+"
+_TRAILING_MARKS = rf"(?:\s*{MARK})+\s*\z"
+
+
+@dataclass(frozen=True)
+class RowOptions:
+    """How the rows of a format are made.
+
+    Args:
+        system: A system prompt in front of every row that has none of its own.
+        image_place: ``"front"`` or ``"end"`` of the first human turn, for marks that stand before or after its text;
+            marks woven into a text (``Image-1: <image>``) or in later turns stay. None leaves all where they are.
+        sizes: Whether rows have `width` and `height`, as published; None for yes in `llava` and no in the others.
+    """
+
+    system: str | None = None
+    image_place: str | None = None
+    sizes: bool | None = None
+
+    @classmethod
+    def of(cls, options: RowOptions | Mapping[str, Any] | None) -> RowOptions:
+        """The options as :func:`llava_zh.load_dataset` takes them: an object of this class, or a dict of its fields.
+
+        Raises:
+            UnknownName: There is no such option, or no such place.
+            BadArgument: The value of an option has the wrong type.
+        """
+        if isinstance(options, RowOptions):
+            return options
+        if options is not None and not isinstance(options, Mapping):
+            raise BadArgument(f"options: expected a dict or a RowOptions, found {type(options).__name__}.")
+        known = {field.name: field.type for field in dataclasses.fields(cls)}
+        for name in options or {}:
+            if name not in known:
+                raise UnknownName.of("row option", name, known)
+        return cls(**(options or {}))
+
+    def __post_init__(self) -> None:
+        if self.image_place not in (None, *_PLACES):
+            raise UnknownName.of("image_place", self.image_place, _PLACES)
+        if not (self.system is None or isinstance(self.system, str)):
+            raise BadArgument(f"system: expected text, found {type(self.system).__name__}.")
+        if not (self.sizes is None or isinstance(self.sizes, bool)):
+            raise BadArgument(f"sizes: expected True, False or None, found {self.sizes!r}.")
+
+    @property
+    def identity(self) -> str:
+        """Text that tells apart options that give other rows."""
+        return "" if self == RowOptions() else repr(self)
 
 
 @dataclass(frozen=True)
@@ -49,25 +117,38 @@ class RowShape:
     pixels: bool
     tasks: bool
     decode: bool
+    options: RowOptions = RowOptions()
+
+    @property
+    def published(self) -> bool:
+        """Whether the rows are as published: one `image` where there is one, and marks only where they were."""
+        return self.row_format == "llava"
+
+    @property
+    def sizes(self) -> bool:
+        """Whether there are columns for widths and heights."""
+        if self.options.sizes is None:
+            return self.published and self.pixels
+        return self.options.sizes and (self.pixels or not self.published)
 
     def features(self) -> Features:
         """The typed columns, in order."""
         from datasets import Features, Image, Value
 
         text, integer, image = Value("string"), Value("int64"), Image(decode=self.decode)
-        constants = {"config": text, "language": text}
-        if self.row_format == "messages":
-            turns = [{"role": text, "content": text}]
-            return Features({"id": text, "images": [image], "messages": turns, "task": text, **constants})
+        many = self.images == "many" or not self.published
         columns: dict[str, Any] = {"id": text}
-        many = self.images == "many"
-        columns["image"] = [image] if many else image
-        if self.pixels:
+        columns["image" if self.published else "images"] = [image] if many else image
+        if self.sizes:
             columns |= {name: [integer] if many else integer for name in ("width", "height")}
-        columns["conversations"] = [{"from": text, "value": text}]
-        if self.tasks:
+        if self.row_format in ("llava", "sharegpt"):
+            columns["conversations"] = [{"from": text, "value": text}]
+        else:
+            parts = self.row_format == "parts"
+            columns["messages"] = [{"role": text, "content": [{"type": text, "text": text}] if parts else text}]
+        if self.tasks or not self.published:
             columns["task"] = text
-        return Features({**columns, **constants})
+        return Features({**columns, "config": text, "language": text})
 
 
 def to_rows(
@@ -86,18 +167,18 @@ def to_rows(
     table = annotations.combine_chunks()
     columns: dict[str, pa.Array] = {"id": _array(table["id"]), "task": _array(table["task"])}
     paths, data = _array(table["images"]), _array(table["bytes"])
-    stored = pa.StructArray.from_arrays([data.flatten(), urls(paths.flatten())], fields=list(STORED_IMAGE))
-    images = pa.ListArray.from_arrays(_offsets(paths), stored)
-    turns = _array(table["conversations"])
-    if shape.row_format == "messages":
-        columns["images"] = images
-        columns["messages"] = _messages(turns, pc.list_value_length(paths).to_numpy())
-    else:
-        columns["image"] = images if shape.images == "many" else stored
-        columns["conversations"] = turns
-        for name in ("width", "height"):
-            sizes = _array(table[name])
-            columns[name] = sizes if shape.images == "many" else _first(sizes)
+    stored = _stored_images(data.flatten(), urls(paths.flatten()))
+    columns["images"] = pa.ListArray.from_arrays(_offsets(paths), stored)
+    columns["image"] = columns["images"] if shape.images == "many" else stored
+    for name in ("width", "height"):
+        sizes = _array(table[name])
+        columns[name] = _first(sizes) if shape.published and shape.images == "one" else sizes
+    turns = Turns.of(_array(table["conversations"]))
+    if not shape.published or shape.options.image_place is not None:
+        turns = turns.marked(pc.list_value_length(paths).to_numpy(), shape.options.image_place)
+    if shape.options.system is not None:
+        turns = turns.with_system(shape.options.system)
+    columns["conversations" if shape.row_format in ("llava", "sharegpt") else "messages"] = turns.lists(shape.row_format)
     for name, value in constants.items():
         columns[name] = pa.repeat(pa.scalar(value, pa.string()), len(table))
     arrays = [columns[field.name] for field in schema]
@@ -107,24 +188,150 @@ def to_rows(
     )
 
 
-def _messages(turns: pa.Array, images: np.ndarray[Any, Any]) -> pa.Array:
-    """Turns as ``{role, content}``; rows without any mark get one an image, at the front of the first human turn."""
-    flat, offsets = turns.flatten(), _offsets(turns).to_numpy()
-    role, text = flat.field("from"), flat.field("value")
-    marked = pc.match_substring(text, MARK).to_numpy(zero_copy_only=False)
-    if len(turns) and not np.all(per_row := np.logical_or.reduceat(marked, offsets[:-1])):
-        human = np.flatnonzero(pc.equal(role, "human").to_numpy(zero_copy_only=False))
-        # The first human turn at or after each row's start; a row without one (system only) takes its first turn.
-        nearest = np.searchsorted(human, offsets[:-1])
-        first = np.where(nearest < len(human), human[np.minimum(nearest, len(human) - 1)] if len(human) else 0, offsets[:-1])
-        first = np.where(first < offsets[1:], first, offsets[:-1])
-        prefixes = np.full(len(flat), "", dtype=object)
-        prefixes[first[~per_row]] = [f"{MARK}\n" * int(n) for n in images[~per_row]]
-        text = pc.binary_join_element_wise(pa.array(prefixes, pa.string()), text, "")
-    known = pa.array(list(_ROLE_OF))
-    role = pa.array(list(_ROLE_OF.values())).take(pc.index_in(role, value_set=known))
-    fields = [pa.field("role", pa.string()), pa.field("content", pa.string())]
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.StructArray.from_arrays([role, text], fields=fields))
+def _stored_images(data: pa.Array, urls: pa.Array) -> pa.Array:
+    """Images as `datasets` stores them; null where there is neither a URL nor bytes."""
+    missing = pc.and_(data.is_null(), urls.is_null()) if urls.null_count else None
+    return pa.StructArray.from_arrays([data, urls], fields=list(STORED_IMAGE), mask=missing)
+
+
+# -- turns -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Turns:
+    """The turns of some rows, flat: `role` (``human``, ``gpt``, ``system``) and `text` of each, and where rows start."""
+
+    role: pa.Array
+    text: pa.Array
+    offsets: Ints
+
+    @classmethod
+    def of(cls, lists: pa.Array) -> Turns:
+        """From lists of ``{from, value}``, at least one a row."""
+        flat = lists.flatten()
+        return cls(flat.field("from"), flat.field("value"), _offsets(lists).to_numpy())
+
+    def lists(self, row_format: str) -> pa.Array:
+        """As the lists of structs that rows of this format have."""
+        if row_format in ("llava", "sharegpt"):
+            turns = pa.StructArray.from_arrays([self.role, self.text], fields=list(TURN))
+        else:
+            index = pc.index_in(self.role, value_set=pa.array(list(_ROLE_OF)))
+            content = parts(self.text) if row_format == "parts" else self.text
+            turns = pa.StructArray.from_arrays([pa.array(list(_ROLE_OF.values())).take(index), content], ["role", "content"])
+        return pa.ListArray.from_arrays(pa.array(self.offsets, pa.int32()), turns)
+
+    def marked(self, images: Ints, place: str | None) -> Turns:
+        """With as many marks a row as there are `images`, moved to `place` where they can be."""
+        if not len(images):
+            return self
+        # Nearly always a mark opens a turn, which is told much faster than whether there is one anywhere.
+        unmarked = ~self._any(pc.starts_with(self.text, MARK))
+        if unmarked.any():
+            unmarked = ~self._any(pc.match_substring(self.text, MARK))
+        text, rows = self.text, np.flatnonzero(unmarked)
+        if place is not None:
+            text, movable = self._without_marks()
+            rows = np.flatnonzero(unmarked | movable)
+        if not len(rows):
+            return self
+        joined = np.full(len(text), "", dtype=object)
+        joined[self._first_human()[rows]] = [_marks(int(n), place) for n in images[rows]]
+        pair = (text, pa.array(joined, pa.string())) if place == "end" else (pa.array(joined, pa.string()), text)
+        return dataclasses.replace(self, text=pc.binary_join_element_wise(*pair, ""))
+
+    def _without_marks(self) -> tuple[pa.Array, Bools]:
+        """The text without the marks before and after that of the first human turns, and the rows that have none left.
+
+        Rows that have other marks as well are left alone.
+        """
+        first = self._first_human()
+        opening = self.text.take(pa.array(first))
+        bare = pc.replace_substring_regex(opening, _LEADING_MARKS, "")
+        bare = pc.replace_substring_regex(bare, _TRAILING_MARKS, "")
+        others = np.add.reduceat(pc.count_substring(self.text, MARK).to_numpy().astype(np.int64), self.offsets[:-1])
+        others -= pc.count_substring(opening, MARK).to_numpy()
+        had = pc.not_equal(bare, opening).to_numpy(zero_copy_only=False)
+        left = others + pc.count_substring(bare, MARK).to_numpy()
+        movable: Bools = had & (left == 0)
+        source = np.arange(len(self.text))
+        source[first[movable]] = len(self.text) + np.flatnonzero(movable)
+        return pa.concat_arrays([self.text, bare]).take(pa.array(source)), movable
+
+    def _first_human(self) -> Ints:
+        """The first human turn of each row; a row without one (system only) gives its first turn."""
+        starts = self.offsets[:-1].astype(np.int64)
+        human = np.flatnonzero(pc.equal(self.role, "human").to_numpy(zero_copy_only=False))
+        if not len(human):
+            return starts
+        nearest = np.searchsorted(human, starts)
+        first = human[np.minimum(nearest, len(human) - 1)]
+        return np.where((nearest < len(human)) & (first < self.offsets[1:]), first, starts)
+
+    def with_system(self, prompt: str) -> Turns:
+        """With a system turn in front of each row that does not start with one."""
+        starts = self.offsets[:-1]
+        roles = self.role.take(pa.array(starts))
+        added = pc.not_equal(roles, "system").to_numpy(zero_copy_only=False)
+        source = np.insert(np.arange(len(self.text)), starts[added], len(self.text))
+        role, text = (
+            pa.concat_arrays([column, pa.array([value], pa.string())]).take(pa.array(source))
+            for column, value in ((self.role, "system"), (self.text, prompt))
+        )
+        return Turns(role, text, self.offsets + np.concatenate([[0], np.cumsum(added)]).astype(self.offsets.dtype))
+
+    def _any(self, of_turns: pa.Array) -> Bools:
+        """Whether it is true of any turn of each row."""
+        result: Bools = np.logical_or.reduceat(of_turns.to_numpy(zero_copy_only=False), self.offsets[:-1])
+        return result
+
+
+def _marks(count: int, place: str | None) -> str:
+    return f"\n{MARK}" * count if place == "end" else f"{MARK}\n" * count
+
+
+def parts(texts: pa.Array) -> pa.Array:
+    """Texts with marks as lists of :data:`PART`: what stands between marks, and a part for each mark.
+
+    There is no empty text part, except that a turn without any text or image has one. The newline that follows each
+    mark at the start of a text is dropped.
+    """
+    pieces = pc.split_pattern(texts, MARK)
+    counts = pc.list_value_length(pieces).to_numpy()
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    flat = _without_opening_newlines(pieces.flatten(), starts)
+    # Between two pieces of a text stands an image, so a text of n pieces has 2n - 1 parts before empty ones go.
+    turn = np.repeat(np.arange(len(counts)), counts)
+    at = 2 * np.arange(len(flat)) - turn
+    is_text = np.zeros(2 * len(flat) - len(counts), dtype=bool)
+    is_text[at] = True
+    source = np.full(len(is_text), len(flat))
+    source[at] = np.arange(len(flat))
+    kept = ~is_text
+    kept[at] = pc.greater(pc.binary_length(flat), 0).to_numpy(zero_copy_only=False) | (counts[turn] == 1)
+    before = np.concatenate([[0], np.cumsum(kept)])
+    offsets = before[2 * starts - np.arange(len(starts))]
+    kinds = pa.array(["image", "text"]).take(pa.array(is_text[kept].astype(np.int8)))
+    values = pa.concat_arrays([flat, pa.array([""], pa.string())]).take(pa.array(source[kept]))
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.StructArray.from_arrays([kinds, values], fields=list(PART)))
+
+
+def _without_opening_newlines(pieces: pa.Array, starts: Ints) -> pa.Array:
+    """Pieces of texts without the newline after each mark that has only marks and such newlines before it."""
+    if len(pieces) == len(starts) - 1:
+        return pieces
+    newline = pc.starts_with(pieces, "\n").to_numpy(zero_copy_only=False)
+    length = pc.binary_length(pieces).to_numpy()
+    opens = np.zeros(len(pieces), dtype=bool)
+    opens[starts[:-1]] = True
+    words = (length > 1) | ((length == 1) & (opens | ~newline))
+    earlier = np.cumsum(words) - words
+    earlier -= np.repeat(earlier[starts[:-1]], np.diff(starts))
+    dropped = newline & ~opens & (earlier == 0)
+    return pc.if_else(pa.array(dropped), pc.binary_replace_slice(pieces, 0, 1, ""), pieces) if dropped.any() else pieces
+
+
+# -- arrays ------------------------------------------------------------------------------------------------
 
 
 def _first(lists: pa.Array) -> pa.Array:
