@@ -1,0 +1,205 @@
+"""One row and its prompt: what the model is asked, and the row that comes of the answers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import msgspec
+
+from llava_zh.errors import BadAnswer, BadArgument, BadRow
+from llava_zh.regenerate.images import ImageSource, Picture, image_identity
+from llava_zh.regenerate.parsing import parse_answer
+from llava_zh.regenerate.prompts import PROMPTS, Prompt, draw_task, load_prompt
+from llava_zh.regenerate.protocol import Answer, user_message
+
+Turns: TypeAlias = list[dict[str, str]]
+Messages: TypeAlias = list[dict[str, Any]]
+Ask: TypeAlias = Callable[[Messages], Awaitable[Answer]]
+
+#: The value of `prompt` that asks every image for one of the llava tasks.
+LLAVA = "llava"
+
+_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+
+
+class PromptChoice:
+    """Which prompt each row gets.
+
+    Args:
+        prompt: A name in ``PROMPTS``, a file, ``llava`` (the row's own task, or one drawn per image in the proportions
+            that were published) or None (what the row's config was made with).
+        config: Config that every row belongs to, if known.
+        seed: Seed of the draw.
+    """
+
+    def __init__(self, prompt: str | None, config: str | None, seed: int) -> None:
+        self._seed = seed
+        if prompt is None:
+            prompt = _default_prompt(config)
+        self._fixed = None if prompt == LLAVA else load_prompt(prompt)
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """Every prompt that a row may get."""
+        return (
+            [self._fixed]
+            if self._fixed
+            else [PROMPTS[task] for task in ("conversation", "complex_reasoning", "detail")]
+        )
+
+    def of(self, row: Mapping[str, Any], images: Sequence[ImageSource]) -> Prompt:
+        if self._fixed is not None:
+            return self._fixed
+        task = row.get("task")
+        if task is None:
+            task = draw_task("\n".join(image_identity(image) for image in images), self._seed)
+        if task not in PROMPTS:
+            known = ", ".join(prompt.id for prompt in self.prompts)
+            raise BadRow(
+                f"Row {row.get('id')!r}: task expected to be one of {known}; found {task!r}.",
+                field="task", expected=known, found=repr(task),
+            )  # fmt: skip
+        return PROMPTS[task]
+
+
+def _default_prompt(config: str | None) -> str:
+    if config in ("default", "conversation", "complex_reasoning", "detail"):
+        return LLAVA
+    for ending, prompt in (
+        ("multi_en", "original"),
+        ("multi_zh", "original"),
+        ("_en", "caption_en"),
+        ("_zh", "caption_zh"),
+    ):
+        if config is not None and config.endswith(ending):
+            return prompt
+    raise BadArgument(f"prompt is needed for these rows. Known: {', '.join(PROMPTS)}, {LLAVA}; or the path of a file.")
+
+
+def row_images(row: Mapping[str, Any]) -> list[ImageSource]:
+    """The images of a row, one or several; `image` and `images` are both read."""
+    found = row.get("image")
+    if found is None:
+        found = row.get("images")
+    images: list[Any] = list(found) if isinstance(found, list | tuple) else [found]
+    if not images or any(image is None for image in images):
+        raise BadRow(
+            f"Row {row.get('id')!r} has no image: expected a path, URL, bytes or picture under 'image'; "
+            f"found the fields {', '.join(map(repr, row)) or 'none'}.",
+            field="image", expected="an image", found="nothing",
+        )  # fmt: skip
+    return images
+
+
+def row_turns(row: Mapping[str, Any]) -> Turns:
+    """The conversation a row came with, each turn as ``{"from", "value"}``; empty if it has none."""
+    turns: Iterable[Mapping[str, Any]] = row.get("conversations") or ()
+    return [{"from": str(turn["from"]), "value": str(turn.get("value") or turn.get("text") or "")} for turn in turns]
+
+
+def row_key(dataset: str, row: Mapping[str, Any], position: int, images: Sequence[ImageSource], prompt: Prompt) -> str:
+    """What identifies a row of a run: hex hash of its dataset, config, position, images and prompt."""
+    asked = [turn for turn in row_turns(row) if turn["from"] != "gpt"] if prompt.kind == "original" else None
+    identity = [dataset, row.get("config"), position, [image_identity(image) for image in images], prompt.sha256, asked]
+    return hashlib.blake2b(msgspec.json.encode(identity), digest_size=12).hexdigest()
+
+
+async def converse(row: Mapping[str, Any], pictures: list[Picture], prompt: Prompt, ask: Ask) -> tuple[Turns, Answer]:
+    """The new conversation of a row, and the last answer with the tokens of all.
+
+    The pictures are taken out of their list, and messages may be taken out of theirs by `ask`, as soon as they are not
+    needed any more, so that memory holds only what is not sent yet.
+
+    Raises:
+        BadAnswer: An answer does not parse as the prompt asked; `answer` is its text.
+        BadRow: The row has nothing to ask, or another number of ``<image>`` markers than images.
+    """
+    if prompt.kind == "original":
+        return await _converse_as_before(row, pictures, prompt, ask)
+    markers = _markers(len(pictures))
+    messages = [user_message(prompt.text, pictures)]
+    pictures.clear()
+    answer = await ask(messages)
+    turns = _parsed(answer, prompt)
+    if turns[0]["from"] == "gpt":
+        turns.insert(0, {"from": "human", "value": prompt.text})
+    turns[0]["value"] = markers + turns[0]["value"]
+    return turns, answer
+
+
+async def _converse_as_before(
+    row: Mapping[str, Any], pictures: Sequence[Picture], prompt: Prompt, ask: Ask
+) -> tuple[Turns, Answer]:
+    """Ask the row's own human turns again, one after the other, each after the new answers to those before."""
+    before = [turn for turn in row_turns(row) if _ROLES.get(turn["from"]) != "assistant"]
+    markers = sum(turn["value"].count("<image>") for turn in before)
+    if not any(_ROLES.get(turn["from"]) == "user" for turn in before) or markers not in (0, len(pictures)):
+        found = f"{len(before)} turns with {markers} markers for {len(pictures)} images"
+        raise BadRow(
+            f"Row {row.get('id')!r} cannot be asked as before: expected human turns with one <image> an image; "
+            f"found {found}.",
+            field="conversations", expected="human turns with one <image> an image", found=found,
+        )  # fmt: skip
+    messages: Messages = []
+    turns: Turns = []
+    prompt_tokens = completion_tokens = 0
+    left = list(pictures)
+    answer: Answer | None = None
+    for turn in before:
+        turns.append(turn)
+        if _ROLES.get(turn["from"]) == "system":
+            messages.append({"role": "system", "content": turn["value"]})
+            continue
+        here = left[: turn["value"].count("<image>") if markers else len(left)]
+        del left[: len(here)]
+        messages.append(user_message(turn["value"], here))
+        answer = await ask(messages)
+        prompt_tokens += answer.prompt_tokens
+        completion_tokens += answer.completion_tokens
+        turns += _parsed(answer, prompt)
+        messages.append({"role": "assistant", "content": turns[-1]["value"]})
+    assert answer is not None  # there is a human turn
+    return turns, msgspec.structs.replace(answer, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
+
+
+def _parsed(answer: Answer, prompt: Prompt) -> Turns:
+    try:
+        return parse_answer(answer.text, prompt)
+    except BadAnswer as error:
+        vars(error).update(reason="answer does not parse", answer=answer.text)
+        raise
+
+
+def _markers(images: int) -> str:
+    """The start of a first human turn, as published: one bare marker, or numbered ones."""
+    if images == 1:
+        return "<image>\n"
+    return "".join(f"Image-{number}: <image>\n" for number in range(1, images + 1))
+
+
+def published_row(
+    row: Mapping[str, Any], names: Sequence[str], turns: Turns, facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The row as it is published: its fields, the new conversation, and how it came to be.
+
+    Args:
+        row: The row as it was read.
+        names: Names of its images, as published files have them.
+        turns: The new conversation.
+        facts: The ``regenerated`` object; the old conversation is added to it.
+    """
+    several = isinstance(row.get("image", row.get("images")), list | tuple)
+    published: dict[str, Any] = {"id": row.get("id"), "image": list(names) if several else names[0]}
+    for field, value in row.items():
+        if field not in _REWRITTEN and isinstance(value, str | int | float | bool | list):
+            # Files name the sizes of several images width_list and height_list.
+            published[f"{field}_list" if several and field in ("width", "height") else field] = value
+    published["conversations"] = turns
+    published["regenerated"] = {**facts, "previous": row_turns(row) or None}
+    return published
+
+
+#: Fields of a row that are written anew, or that the folder and config of a file say for all its rows.
+_REWRITTEN = {"id", "image", "images", "conversations", "config", "language", "regenerated"}

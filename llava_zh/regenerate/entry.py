@@ -1,0 +1,240 @@
+"""The run as one call: everything put together, from the arguments to the report."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from llava_zh.errors import BadArgument
+from llava_zh.regenerate.client import Client
+from llava_zh.regenerate.dialogue import PromptChoice
+from llava_zh.regenerate.ledger import Ledger
+from llava_zh.regenerate.report import Report, Session
+from llava_zh.regenerate.run import Run, Settings
+from llava_zh.regenerate.serve import Served
+from llava_zh.regenerate.source import Source, open_source
+from llava_zh.regenerate.tasks import run_blocking
+
+
+def regenerate(
+    path_or_rows: Any,
+    name: str | None = None,
+    *,
+    output_dir: str | Path,
+    model: str,
+    base_url: str | Sequence[str] | None = None,
+    serve: str | None = None,
+    serve_args: Sequence[str] = (),
+    prompt: str | None = None,
+    concurrency: int = 64,
+    limit: int | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    api_key: str | None = None,
+    image_root: str | None = None,
+    data_dir: str | None = None,
+    data_files: Any = None,
+    source: str | None = None,
+    revision: str | None = None,
+    archives: Any = None,
+    max_pixels: int | None = None,
+    send_paths: bool = False,
+    seed: int = 0,
+    timeout: float = 600.0,
+    stall_after: float = 120.0,
+    max_retries: int = 8,
+    answer_attempts: int = 3,
+    retry_failed: bool = False,
+    unit_rows: int = 10_000,
+    gpus: int = 1,
+    progress: bool = True,
+) -> Report:
+    """Ask a vision-language model about every image of a dataset, and write a dataset that ``load_dataset`` loads.
+
+    The call can be killed at any moment and made again: it goes on where it was, every row is in the output once, and
+    only requests that were in flight are repeated. Rows come out in ``output_dir/data/*.jsonl``, unit by unit; what was
+    given up is in ``failed.jsonl``.
+
+    Args:
+        path_or_rows: A dataset's name, a ``datasets`` dataset, or an iterable of rows (mappings with an ``image``) or
+            of images, which must be the same at every call.
+        name: The config.
+        output_dir: The folder of this run.
+        model: Name the servers know the model by; with `serve`, the model to load, a hub id or a folder.
+        base_url: Root of an OpenAI-compatible API such as ``http://127.0.0.1:8000/v1``, or several of them.
+        serve: Start the server itself: ``lmdeploy``, ``vllm``, ``sglang`` or ``transformers``.
+        serve_args: More arguments of that server's command line.
+        prompt: A name in ``PROMPTS``, a file, or ``llava`` (the row's own task, else one drawn per image in the
+            proportions that were published). By default what the config was made with.
+        concurrency: Requests in flight at once, over all servers.
+        limit: Only the first so many rows. A later call may raise it.
+        parameters: Passed on in every request, such as ``{"temperature": 0.7, "max_tokens": 512}``.
+        api_key: Bearer token; by default the environment variable ``LLAVA_ZH_API_KEY``.
+        image_root, data_dir, data_files, source, revision, archives: As for ``load_dataset``.
+        max_pixels: Downscale larger images to so many pixels before sending; by default the original bytes are sent.
+        send_paths: Send ``file://`` paths in place of bytes, to a server that shares the disk and allows it.
+        seed: Seed of the draw of tasks, and of the first repeated request after an answer that did not parse.
+        timeout: Seconds a request may take.
+        stall_after: Seconds after which requests that take more than four times the slowest answer are sent again, and
+            a standstill is reported.
+        max_retries: Transient faults of one row (server errors, disconnects, timeouts) before it is given up. Faults of
+            a server that fails everything do not count.
+        answer_attempts: Answers that may be empty, cut off or unparsable before a row is given up.
+        retry_failed: Ask again for the rows that earlier sessions gave up.
+        unit_rows: Rows an output file, and a journal.
+        gpus: GPUs behind the servers, for the report's GPU-hours.
+        progress: Show a live line on stderr.
+
+    Returns:
+        The figures, which are also in ``output_dir/report.json``.
+
+    Raises:
+        ServerError: No server can be used: nothing listens, it refuses the key, it does not serve the model.
+        RunConflict: The folder holds another run, or a living process works in it.
+        OutputError: The folder cannot be written.
+        BadArgument, UnknownName: An argument that cannot work.
+    """
+    _check_counts(concurrency=concurrency, unit_rows=unit_rows, limit=limit, max_pixels=max_pixels, gpus=gpus,
+                  answer_attempts=answer_attempts)  # fmt: skip
+    if (base_url is None) == (serve is None):
+        raise BadArgument("Give either base_url, where a server listens, or serve, which starts one.")
+    settings = Settings(
+        model=model, parameters=dict(parameters or {}), concurrency=concurrency, limit=limit, max_pixels=max_pixels,
+        send_paths=send_paths, seed=seed, max_retries=max_retries, answer_attempts=answer_attempts,
+        stall_after=stall_after,
+    )  # fmt: skip
+    rows = open_source(
+        path_or_rows, name, image_root=image_root, data_dir=data_dir, data_files=data_files, source=source,
+        revision=revision, archives=archives,
+    )  # fmt: skip
+    choice = PromptChoice(prompt, rows.config, seed)
+    folder = Path(output_dir).expanduser().absolute()
+    ledger = Ledger(folder, unit_rows, manifest_of(rows, choice, settings, unit_rows))
+    session = Session()
+    status = "stopped"
+    bar = _Bar(progress, rows, limit, ledger, session)
+    try:
+        if retry_failed:
+            ledger.forgive()
+        servers = _Servers(base_url, serve, serve_args, api_key, timeout)
+        run_blocking(_session(rows, choice, ledger, servers, settings, session, bar))
+        status = "finished"
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        status = "interrupted"
+        raise
+    finally:
+        bar.close()
+        try:
+            ledger.close()
+        finally:
+            report = Report.of(folder, status, ledger.tally, ledger.failures, session, gpus)
+            report.write()
+    return report
+
+
+@dataclass(frozen=True)
+class _Servers:
+    base_url: str | Sequence[str] | None
+    serve: str | None
+    serve_args: Sequence[str]
+    api_key: str | None
+    timeout: float
+
+
+async def _session(
+    rows: Source,
+    choice: PromptChoice,
+    ledger: Ledger,
+    servers: _Servers,
+    settings: Settings,
+    session: Session,
+    bar: _Bar,
+) -> None:
+    if servers.serve is None:
+        served = None
+        base_url = servers.base_url or ()
+    else:
+        log = ledger.folder / "journal" / "server.log"
+        served = Served(servers.serve, settings.model, servers.serve_args, log, session, bar.say)
+        base_url = served.url
+    async with AsyncExitStack() as stack:
+        if served is not None:
+            await stack.enter_async_context(served)
+        client = await stack.enter_async_context(
+            Client(base_url, settings.model, api_key=servers.api_key, timeout=servers.timeout, on_event=bar.say)
+        )
+        await client.check()
+        run = Run(rows, choice, ledger, client, settings, session, bar.say, bar.update)
+        if served is None:
+            await run.work()
+        else:
+            run.on_stall = served.restart_soon
+            await served.guard(run.work())
+
+
+def manifest_of(rows: Source, choice: PromptChoice, settings: Settings, unit_rows: int) -> dict[str, Any]:
+    """What makes a run this run; nothing secret, and nothing that may change while it goes on."""
+    return {
+        "format": 1,
+        "input": rows.identity,
+        "prompts": {prompt.id: {"sha256": prompt.sha256, "text": prompt.text} for prompt in choice.prompts},
+        "model": settings.model,
+        "parameters": dict(settings.parameters),
+        "max_pixels": settings.max_pixels,
+        "seed": settings.seed,
+        "unit_rows": unit_rows,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in ("llava-zh", "datasets", "aiohttp", "pillow")},
+        },
+    }
+
+
+def _check_counts(**counts: int | None) -> None:
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise BadArgument(f"{name} must be at least 1; found {value}.")
+
+
+class _Bar:
+    """The live line: done, failed, rows a second, tokens a second, in flight and the time left."""
+
+    def __init__(self, show: bool, rows: Source, limit: int | None, ledger: Ledger, session: Session) -> None:
+        from huggingface_hub.utils.tqdm import tqdm
+
+        total = min((count for count in (rows.total, limit) if count is not None), default=None)
+        self._ledger, self._session = ledger, session
+        self._shown = show
+        self._bar = tqdm(
+            total=total, initial=self._through(), unit="row", file=sys.stderr, disable=True if not show else None,
+            name="llava_zh.regenerate",
+        )  # fmt: skip
+
+    def _through(self) -> int:
+        return self._ledger.tally.rows + sum(self._ledger.failures.values())
+
+    def update(self) -> None:
+        session = self._session
+        self._bar.set_postfix_str(
+            f"failed {sum(self._ledger.failures.values())}, {session.in_flight} in flight, "
+            f"{session.completion_tokens / session.seconds:.0f} tokens/s",
+            refresh=False,
+        )
+        self._bar.update(self._through() - self._bar.n)
+
+    def say(self, line: str) -> None:
+        """Put a line for the reader above the bar."""
+        if self._shown:
+            self._bar.write(line, file=sys.stderr)
+
+    def close(self) -> None:
+        self.update()
+        self._bar.close()

@@ -1,0 +1,133 @@
+"""Files of JSON lines that survive a crash at any byte."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from llava_zh.errors import OutputError
+
+
+class AppendFile:
+    """A file of JSON lines that is only appended to, by one process at a time.
+
+    :meth:`append` collects lines, :meth:`flush` hands them to the operating system, after which a killed process loses
+    none, and :meth:`sync` puts them beyond the reach of a power cut. What a crash left unfinished is dropped when the
+    file is opened: a line is there whole or not at all. JSON needs no checksum for this, since both a missing end and a
+    block of zeros, all that an interrupted append leaves behind, are no JSON.
+    """
+
+    def __init__(self, path: Path, each: Callable[[bytes], None] = lambda line: None) -> None:
+        """Open `path`, made if need be, and give every whole line already there to `each`."""
+        self.path = path
+        self._dirty = False
+        with explained(path):
+            torn = False
+            for line in read_lines(path):
+                if is_whole(line):
+                    each(line)
+                else:
+                    torn = True
+            if torn:
+                write_lines(path, (line for line in read_lines(path) if is_whole(line)))
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
+            self._size = os.fstat(self._descriptor).st_size
+        self._lines: list[bytes] = []
+
+    def append(self, line: bytes) -> None:
+        """Add one line, which ends in a newline."""
+        self._lines.append(line)
+
+    def flush(self) -> None:
+        """Write the lines appended so far; on a full disk the file stays as it was."""
+        if not self._lines:
+            return
+        data = b"".join(self._lines)
+        self._lines.clear()
+        self._dirty = True
+        with explained(self.path):
+            try:
+                written = os.write(self._descriptor, data)
+                while written < len(data):  # only a disk that fills up writes less than asked
+                    written += os.write(self._descriptor, data[written:])
+            except OSError:
+                os.ftruncate(self._descriptor, self._size)
+                raise
+        self._size += len(data)
+
+    def sync(self) -> None:
+        """Make every line flushed so far survive a power cut."""
+        if self._dirty:
+            self._dirty = False
+            with explained(self.path):
+                os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        self._dirty = False
+        os.close(self._descriptor)
+
+
+class explained:
+    """Turns the system's error into one that says what to do."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError) and not isinstance(error, OutputError):
+            raise OutputError(
+                f"{self._path} cannot be written: {error.strerror or error}. Nothing that was finished is lost; "
+                "make room or give permission and run the same command again."
+            ) from error
+
+
+def read_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file as bytes, newline included; none if there is no file."""
+    try:
+        file: BinaryIO = path.open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        yield from file
+
+
+def is_whole(line: bytes) -> bool:
+    if not line.endswith(b"\n"):
+        return False
+    try:
+        msgspec.json.decode(line, type=dict[str, object])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return True
+
+
+def write_lines(path: Path, lines: Iterable[bytes]) -> int:
+    """Write a whole file so that it is either there complete or not at all; its size in bytes."""
+    temporary = path.with_name(path.name + ".tmp")
+    with explained(path):
+        with temporary.open("wb") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+            size = file.tell()
+        temporary.replace(path)
+        sync_folder(path.parent)
+    return size
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and new files in `folder` survive a power cut; Windows has no such call and needs none."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,119 @@
+"""What a run did: figures while it goes on and at its end."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llava_zh.regenerate.lines import write_lines
+from llava_zh.regenerate.tally import Tally, quantiles
+
+
+@dataclass
+class Session:
+    """Counts of one session of a run, kept while it works."""
+
+    done: int = 0
+    failed: int = 0
+    in_flight: int = 0
+    asked: int = 0
+    resent: int = 0
+    restarts: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    retries: Counter[str] = field(default_factory=Counter)
+    started: float = field(default_factory=time.monotonic)
+    last_moved: float = field(default_factory=time.monotonic)
+    slowest: float = 0.0  # seconds that the slowest answer took
+
+    @property
+    def seconds(self) -> float:
+        return max(time.monotonic() - self.started, 1e-6)
+
+
+@dataclass(frozen=True)
+class Report:
+    """The figures of a run.
+
+    Attributes:
+        output_dir: The folder of the run.
+        status: ``finished``, ``interrupted`` or ``stopped`` (by an error).
+        rows: Rows in the output so far, of all sessions.
+        failed: Rows given up so far, by reason, of all sessions.
+        lengths_before, lengths_after: Rows, mean and quantiles of the length of the answers, in characters, to within
+            ten; None where there is none.
+        prompt_tokens, completion_tokens: Sums over the output.
+        session: Of this session: seconds, rows done and failed, requests, retries by reason, images and completion
+            tokens a second, and GPU-hours for a million rows at this rate (None if no row was done).
+    """
+
+    output_dir: str
+    status: str
+    rows: int
+    failed: dict[str, int]
+    prompt_tokens: int
+    completion_tokens: int
+    lengths_before: dict[str, Any] | None
+    lengths_after: dict[str, Any] | None
+    session: dict[str, Any]
+
+    @classmethod
+    def of(cls, folder: Path, status: str, tally: Tally, failures: Counter[str], session: Session, gpus: int) -> Report:
+        rate = session.done / session.seconds
+        return cls(
+            output_dir=str(folder),
+            status=status,
+            rows=tally.rows,
+            failed=dict(failures.most_common()),
+            prompt_tokens=tally.prompt_tokens,
+            completion_tokens=tally.completion_tokens,
+            lengths_before=quantiles(tally.lengths_before),
+            lengths_after=quantiles(tally.lengths_after),
+            session={
+                "seconds": round(session.seconds, 3),
+                "done": session.done,
+                "failed": session.failed,
+                "requests": session.asked,
+                "retries": dict(session.retries.most_common()),
+                "resent": session.resent,
+                "server_restarts": session.restarts,
+                "rows_per_second": round(rate, 3),
+                "completion_tokens_per_second": round(session.completion_tokens / session.seconds, 3),
+                "gpus": gpus,
+                "gpu_hours_per_million_rows": round(gpus * 1e6 / rate / 3600, 1) if rate else None,
+            },
+        )
+
+    def write(self) -> None:
+        """Put the report into ``report.json`` of its folder."""
+        text = json.dumps(asdict(self), ensure_ascii=False, indent=2)
+        write_lines(Path(self.output_dir) / "report.json", [text.encode(), b"\n"])
+
+    def summary(self) -> str:
+        """The report for a reader, several lines."""
+        session = self.session
+        lines = [
+            f"{self.status}: {self.rows:,} rows in {self.output_dir}, {sum(self.failed.values()):,} failed",
+            f"this session: {session['done']:,} done, {session['failed']:,} failed in {session['seconds']:,.1f} s; "
+            f"{session['rows_per_second']:,.1f} rows/s, {session['completion_tokens_per_second']:,.0f} tokens/s; "
+            f"{session['requests']:,} requests",
+        ]
+        if session["gpu_hours_per_million_rows"] is not None:
+            lines.append(
+                f"at this rate {session['gpu_hours_per_million_rows']:,.1f} GPU-hours a million rows "
+                f"({session['gpus']} GPU)"
+            )
+        for title, lengths in (("before", self.lengths_before), ("after", self.lengths_after)):
+            if lengths:
+                lines.append(
+                    f"characters {title}: mean {lengths['mean']}, min {lengths['min']}, p5 {lengths['p5']}, "
+                    f"median {lengths['p50']}, p95 {lengths['p95']}, max {lengths['max']}"
+                )
+        for title, counts in (("retried", session["retries"]), ("failed", self.failed)):
+            if counts:
+                lines.append(f"{title}: " + ", ".join(f"{reason} {count:,}" for reason, count in counts.items()))
+        return "\n".join(lines)
