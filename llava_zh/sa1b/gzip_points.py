@@ -10,6 +10,7 @@ Arrays kept in the index: ``points_out`` and ``points_bit`` of every point found
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 SPACING = 512 << 10
 #: A window is kept before every member, and at least this often inside a large one (decompressed bytes).
 _WINDOW_SPACING = 4 << 20
-#: Share of the archive's bytes that the whole index may take.
-BUDGET = 0.001
+#: Share of the archive's bytes that the whole index may take, and what a small archive may take in any case.
+BUDGET, _LEAST_BUDGET = 0.001, 64 << 10
 _BYTES_A_MEMBER = 16
 _InflateError: Any = igzip_lib.error
 _NO_WINDOW = zlib.compress(b"")
@@ -157,9 +158,9 @@ class _Inflate:
                 continue
             out: bytes = decoder.decompress(self._data, size)
             self._data = b""
-            if out or decoder.eof:
+            if out:
                 return out
-            if decoder.needs_input:
+            if decoder.needs_input and not decoder.eof:
                 self._data = self._source.pread(self._next, min(_READ_ON, self._source.size - self._next))
                 self._next += len(self._data)
                 if not self._data:
@@ -167,8 +168,7 @@ class _Inflate:
 
     def _next_stream(self) -> bool:
         """Go on with the gzip stream that follows this one; False at the end of the archive."""
-        rest = self._decoder.unused_data[8:]  # CRC-32 and length of the stream that ended
-        position = self._next - len(rest)
+        position = self._next - len(self._decoder.unused_data) + 8  # after CRC-32 and length of the one that ended
         head = self._source.pread(position, min(_READ_ON, self._source.size - position))
         length = gzip_header_length(head)
         if length is None:
@@ -214,10 +214,10 @@ def scan_gzip(source: Source, threads: int = 0, progress: Callable[[int], object
             except (RuntimeError, ValueError) as error:
                 reader.damage = str(error)
         if reader.damage is not None:
-            broken = max(stream.available_block_offsets(), default=0)
+            blocks = sorted(stream.available_block_offsets())
     if reader.damage is not None:
-        points, scan = _scan_damaged(source, broken, reader.damage)
-    scan.points = _thin(*points, scan=scan, budget=int(source.size * BUDGET))
+        points, scan = _scan_damaged(source, blocks, reader.damage)
+    scan.points = _thin(*points, scan=scan, budget=max(int(source.size * BUDGET), _LEAST_BUDGET))
     return scan
 
 
@@ -349,20 +349,27 @@ class _EndedEarly(io.RawIOBase):
         return len(data)
 
 
-def _scan_damaged(source: Source, broken: int, reason: str) -> tuple[Points, Scan]:
-    """Points and members up to the damage: a second pass up to the last block that rapidgzip could decode, `broken`
-    (a bit offset), and from there on by plain inflate as far as it goes."""
-    head = source.pread(0, min(source.size, 1 << 16))
-    length = gzip_header_length(head) or 0
-    points: Points = (np.array([0], "u8"), np.array([length * 8], "u8"), [b""])
-    if broken > length * 8:
-        with source.open_file() as file, _open_pass(_EndedEarly(file, broken), 1) as stream:
-            try:
+def _points_up_to(source: Source, bit: int) -> Points | None:
+    """The points of the blocks before `bit`; None if that is no place between two blocks."""
+    with source.open_file() as file, _open_pass(_EndedEarly(file, bit), 1) as stream:
+        try:
+            # The checksum cannot fit, which raises ValueError, but all blocks are then known.
+            with contextlib.suppress(ValueError):
                 while stream.seek(1 << 20, os.SEEK_CUR) and stream.read(1):
                     pass
-            except ValueError:  # the checksum, which cannot fit
-                pass
-            points = _export(stream)
+            return _export(stream)
+        except (RuntimeError, ValueError):
+            return None
+
+
+def _scan_damaged(source: Source, blocks: list[int], reason: str) -> tuple[Points, Scan]:
+    """Points and members up to the damage: a second pass up to the last of the `blocks` (bit offsets) that rapidgzip could
+    decode, and from there on by plain inflate as far as it goes."""
+    start = 8 * (gzip_header_length(source.pread(0, min(source.size, 1 << 16))) or 0)
+    # The last offset may be the end of a stream and not the start of a block; one before it will do.
+    later = (_points_up_to(source, bit) for bit in blocks[-1:-4:-1] if bit > start)
+    first: Points = (np.array([0], "u8"), np.array([start], "u8"), [b""])
+    points = next((found for found in later if found is not None), first)
     out, bit, windows = points
     arrays = _arrays(out, bit, [window or _NO_WINDOW for window in windows])
     reader = PointReader(lambda name, dtype="u8": arrays[name])

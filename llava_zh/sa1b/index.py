@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from llava_zh.errors import BadIndex
-from llava_zh.sa1b.urls import SA_NAME, key_name
+from llava_zh.sa1b.urls import SA_NAME, key_name, member_key
 
 MAGIC = b"SA1BIDX1"
 DEFLATED = 1 << 63
@@ -110,7 +110,12 @@ def _sort_members(
     named: dict[str, Member] = {}
     prefixes: list[str | None] = [None, None]
     problems = list(scan.problems)
+    seen: set[str] = set()
     for member in scan.members:
+        if member.name in seen:
+            problems.append(Problem("duplicate", member.name, member.offset, "the first member of this name is used"))
+            continue
+        seen.add(member.name)
         folder, slash, base = member.name.rpartition("/")
         match = SA_NAME.fullmatch(base)
         if match is not None and member.size <= _MAX_KEYED_SIZE and member.packed <= _MAX_KEYED_SIZE:
@@ -118,13 +123,9 @@ def _sort_members(
             if prefixes[masks] is None:
                 prefixes[masks] = folder + slash
             if prefixes[masks] == folder + slash:
-                if keyed.setdefault(int(match[1]) * 2 + masks, member) is member:
-                    continue
-            elif named.setdefault(member.name, member) is member:
+                keyed[int(match[1]) * 2 + masks] = member
                 continue
-        elif named.setdefault(member.name, member) is member:
-            continue
-        problems.append(Problem("duplicate", member.name, member.offset, "the first member of this name is used"))
+        named[member.name] = member
     # Codec order of UTF-8 is code point order, so sorting the strings sorts the bytes.
     return (
         sorted(keyed.items()),
@@ -206,19 +207,18 @@ class ArchiveIndex:
             return None
         offset, size = self._offsets[row], self._sizes[row]
         packed = int(self._arrays["packed"][row]) if self.kind == "zip" else size
-        return Member(key_name(key), offset & ~DEFLATED, size, packed, offset >= DEFLATED)
+        return Member(f"{self.prefixes[key & 1]}{key_name(key)}", offset & ~DEFLATED, size, packed, offset >= DEFLATED)
 
     def find(self, name: str) -> Member | None:
         """The member at path `name`; one known by number is also found without the archive's own folder prefix."""
         folder, slash, base = name.rpartition("/")
-        match = SA_NAME.fullmatch(base)
-        if match is not None:
-            masks = match[2] == "json"
-            if not slash or self.prefixes[masks] == folder + slash:
-                member = self.by_key(int(match[1]) * 2 + masks)
-                if member is not None:
-                    return member
-        return self._by_name(name) if self._named else None
+        key = member_key(base)
+        if key is not None and self.prefixes[key & 1] == folder + slash:
+            member = self.by_key(key)
+            if member is not None:
+                return member
+        member = self._by_name(name) if self._named else None
+        return self.by_key(key) if member is None and key is not None and not slash else member
 
     def _by_name(self, name: str) -> Member | None:
         row = bisect_left(range(self._named), name.encode("utf-8", "surrogateescape"), key=self._name)
@@ -267,10 +267,11 @@ class ArchiveIndex:
             yield member
         yield from self.under("")
 
-    def real_name(self, member: Member) -> str:
-        """The path of `member` as the archive has it, with the folder that look-ups by number leave out."""
-        match = SA_NAME.fullmatch(member.name)
-        return member.name if match is None else f"{self.prefixes[match[2] == 'json'] or ''}{member.name}"
+    def short_name(self, member: Member) -> str:
+        """The name that `member` is usually asked for by: without its folder if it is known by its number."""
+        base = member.name.rpartition("/")[2]
+        key = member_key(base)
+        return base if key is not None and self.by_key(key) == member else member.name
 
 
 def contains(keys: np.ndarray[Any, Any], wanted: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

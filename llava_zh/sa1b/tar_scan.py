@@ -57,9 +57,9 @@ class _Walk:
         while True:
             block = read_at(position, BLOCK)
             try:
-                plain = block[156] in _REGULAR and block[135] in b"\0 " and not self.pax
+                plain = len(block) == BLOCK and block[156] in _REGULAR and block[135] in b"\0 " and not self.pax
                 size = int(block[124:135], 8) if plain else -1
-            except (ValueError, IndexError):
+            except ValueError:
                 size = -1
             if size < 0:
                 step = self.special(block, position)

@@ -125,7 +125,7 @@ def _members(index: ArchiveIndex, path: str, rest: str) -> Iterator[dict[str, An
         for key in index.keys.tolist():
             member = index.by_key(key)
             if member is not None:
-                yield {"name": f"{path}/{member.name}", "size": member.size, "type": "file"}
+                yield {"name": f"{path}/{key_name(key)}", "size": member.size, "type": "file"}
     skip = len(rest) + 1 if rest else 0
     folders: set[str] = set()
     for member in index.under(rest):
