@@ -61,7 +61,9 @@ def read_range(url: str, headers: Headers, start: int, length: int, *, what: str
                         at += len(piece)
                         yield piece
         except _BROKEN as error:
-            problem = f"{type(error).__name__}"
+            problem = type(error).__name__
+        except requests.RequestException as error:  # no URL, too many redirects: asking again will not help
+            raise HubError(f"{what}: the request cannot be made ({type(error).__name__}). {hint}") from None
         if at >= end:
             return
         failures = 1 if at > before else failures + 1
@@ -116,7 +118,7 @@ def refused(status: int, what: str, hint: str) -> HubError:
 def _retry_after(response: requests.Response) -> float:
     """Seconds to wait as the server asks, at most a minute; 0 when it does not say."""
     with contextlib.suppress(ValueError):
-        return min(float(response.headers.get("Retry-After", "")), 60.0)
+        return min(max(float(response.headers.get("Retry-After", "")), 0.0), 60.0)
     return 0.0
 
 

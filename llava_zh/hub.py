@@ -7,6 +7,7 @@ read from there. Importing this module imports neither hub client; using it does
 from __future__ import annotations
 
 import fnmatch
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,8 @@ from typing import Any
 from .errors import BadFile, DataFileNotFound, HubError, UnknownName
 from .facts import SOURCES, DatasetFacts
 from .http import read_range, refused
+
+logger = logging.getLogger(__name__)
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 PIECE = 1 << 20
@@ -54,7 +57,14 @@ class DataFile:
         if self.source == "local":
             assert self.path is not None
             return f"{self.path}:{self.size}:{os.stat(self.path).st_mtime_ns}"
-        return f"{self.source}:{self.repo}@{self.revision}/{self.name}:{self.digest or ''}"
+        # A commit says it all, and the digest is not known of a file that was found in the cache.
+        digest = "" if is_commit(self.revision) else self.digest or ""
+        return f"{self.source}:{self.repo}@{self.revision}/{self.name}:{digest}"
+
+
+def is_commit(revision: str) -> bool:
+    """Whether `revision` is a full commit hash, whose files never change."""
+    return len(revision) == 40 and not set(revision) - set("0123456789abcdef")
 
 
 def source_name(source: str | None) -> str:
@@ -124,7 +134,7 @@ def local_files(data_dir: str | None, data_files: Any) -> list[DataFile]:
         if not matches:
             raise DataFileNotFound(f"data_files: no file {str(path)!r}. Relative paths start at data_dir, or the current folder.")
         found += [_local(match, match.name) for match in matches]
-    return found
+    return list(dict.fromkeys(found))
 
 
 def _flatten(data_files: Any) -> Iterator[str]:
@@ -196,7 +206,7 @@ class HuggingFace:
             return self._snapshot(repo, revision, names)
         api = HfApi(token=token)
         try:
-            commit = revision if len(revision) == 40 else str(api.dataset_info(repo, revision=revision).sha)
+            commit = revision if is_commit(revision) else str(api.dataset_info(repo, revision=revision).sha)
             if names is not None:
                 entries = api.get_paths_info(repo, list(names), repo_type="dataset", revision=commit)
             else:
@@ -222,7 +232,7 @@ class HuggingFace:
         from huggingface_hub import constants, hf_hub_url
 
         if constants.HF_HUB_OFFLINE:
-            raise HubError(f"{file.label} is not in the cache and HF_HUB_OFFLINE is set. Unset it, or load with data_dir=.")
+            raise _offline(file.label)
         return hf_hub_url(file.repo, file.name, repo_type="dataset", revision=file.revision)
 
     def headers(self, token: Any) -> Mapping[str, str]:
@@ -249,7 +259,7 @@ class HuggingFace:
 
     def _cached_all(self, repo: str, revision: str, names: Sequence[str]) -> list[DataFile]:
         """The named files if all of them are in the cache at a pinned revision, which no network can make staler."""
-        if len(revision) != 40:
+        if not is_commit(revision):
             return []
         bare = [DataFile(name=n, size=0, source=self.name, repo=repo, revision=revision) for n in names]
         found = [self._with_cache(file) for file in bare]
@@ -266,15 +276,19 @@ class HuggingFace:
 
     def _snapshot(self, repo: str, revision: str, names: Sequence[str] | None) -> list[DataFile]:
         """What the cache holds of a repository, when nothing else may be asked."""
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import constants, snapshot_download
+        from huggingface_hub.file_download import repo_folder_name
 
         try:
             folder = Path(snapshot_download(repo, repo_type="dataset", revision=revision, local_files_only=True))
-        except Exception as error:
-            raise HubError(
-                f"huggingface:{repo}@{revision} is not in the cache and HF_HUB_OFFLINE is set. "
-                "Unset it, or load files on disk with data_dir=."
-            ) from error
+        except FileNotFoundError as error:
+            # What was fetched by its commit, as we do, is not entered under the branch's name.
+            cached = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repo, repo_type="dataset"), "snapshots")
+            commits = [] if is_commit(revision) else sorted(cached.glob("*"), key=lambda path: path.stat().st_mtime)
+            if not commits:
+                raise _offline(f"huggingface:{repo}@{revision}") from error
+            folder = commits[-1]
+            logger.warning("%s: offline, so %r is taken to be the commit cached last, %s", repo, revision, folder.name)
         return [
             replace(file, source=self.name, repo=repo, revision=folder.name)
             for file in local_files(str(folder), None)
@@ -284,14 +298,11 @@ class HuggingFace:
     def _explain(self, error: Exception, what: str) -> HubError:
         from huggingface_hub import errors
 
-        status = getattr(getattr(error, "response", None), "status_code", None)
         if isinstance(error, errors.GatedRepoError):
-            status = 403
-        if status:
-            return refused(int(status), what, self.hint)
-        if isinstance(error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError):
-            return HubError(f"{what} is not in the cache and the hub cannot be asked ({type(error).__name__}). {self.hint}")
-        return HubError(f"{what}: the hub is unreachable ({type(error).__name__}). Check the network and HF_ENDPOINT; {self.hint}")
+            return refused(403, what, self.hint)
+        if isinstance(error, errors.OfflineModeIsEnabled):
+            return _offline(what)
+        return _explained(error, what, self.hint, "HF_ENDPOINT")
 
 
 class ModelScope:
@@ -324,12 +335,18 @@ class ModelScope:
     def _api(self, token: Any) -> Any:
         # `modelscope` itself imports torch where it is installed, for 2 s; its hub client is this package.
         from modelscope_hub import HubApi
+        from modelscope_hub.config import HubConfig
 
-        return HubApi(token=token if isinstance(token, str) else None)
+        # A config of our own: the client's shared one keeps the environment as it was at its first use.
+        return HubApi(config=HubConfig(token=token if isinstance(token, str) else "" if token is False else None))
 
     def list_files(self, repo: str, revision: str, token: Any, names: Sequence[str] | None) -> list[DataFile]:
         """The files of a dataset repository: those in `names` (whichever exist), or all."""
+        from huggingface_hub import constants
+
         api = self._api(token)
+        if constants.HF_HUB_OFFLINE:  # ModelScope has no such switch; who sets this one wants no network
+            return self._snapshot(repo, revision, names, api)
         try:
             entries = api.list_repo_files(repo, "dataset", revision=revision, recursive=True)
         except Exception as error:
@@ -380,13 +397,44 @@ class ModelScope:
         # A branch moves on; the cached copy of an older commit must not stand in for the listed one.
         return replace(file, path=str(path)) if os.stat(path).st_size == file.size else file
 
+    def _snapshot(self, repo: str, revision: str, names: Sequence[str] | None, api: Any) -> list[DataFile]:
+        """What the cache holds of a repository, when nothing else may be asked."""
+        from modelscope_hub.errors import CacheError
+
+        where = f"modelscope:{repo}@{revision}"
+        try:
+            if names:
+                folder = Path(api.download_file(repo, "dataset", names[0], revision=revision, local_files_only=True))
+                folder = folder.parents[names[0].count("/")]
+            else:
+                folder = Path(api.download_repo(repo, "dataset", revision=revision, local_files_only=True))
+        except CacheError as error:
+            raise _offline(where) from error
+        return [
+            replace(file, source=self.name, repo=repo, revision=revision)
+            for file in local_files(str(folder), None)
+            if names is None or file.name in names
+        ]
+
     def _explain(self, error: Exception, what: str) -> HubError:
-        status = getattr(error, "status_code", None)
+        return _explained(error, what, self.hint, "MODELSCOPE_ENDPOINT")
+
+
+def _offline(what: str) -> HubError:
+    return HubError(f"{what} is not in the cache and HF_HUB_OFFLINE is set. Unset it, or load files on disk with data_dir=.")
+
+
+def _explained(error: Exception, what: str, hint: str, endpoint: str) -> HubError:
+    """Why a client failed: refused (with the status), no room or right to store the file, or unreachable."""
+    cause: BaseException | None = error
+    while cause is not None:  # a refused download is told of as "not in the cache", with the refusal as its cause
+        status = getattr(cause, "status_code", None) or getattr(getattr(cause, "response", None), "status_code", None)
         if status:
-            return refused(int(status), what, self.hint)
-        return HubError(
-            f"{what}: the hub is unreachable ({type(error).__name__}). Check the network and MODELSCOPE_ENDPOINT; {self.hint}"
-        )
+            return refused(int(status), what, hint)
+        cause = cause.__cause__
+    if isinstance(error, OSError) and error.strerror and not isinstance(error, ConnectionError | TimeoutError):
+        return HubError(f"{what}: cannot be stored in the cache: {error.strerror}: {error.filename}")
+    return HubError(f"{what}: the hub is unreachable ({type(error).__name__}). Check the network and {endpoint}; {hint}")
 
 
 HUBS: Mapping[str, HuggingFace | ModelScope] = {"huggingface": HuggingFace(), "modelscope": ModelScope()}

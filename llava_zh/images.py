@@ -91,7 +91,7 @@ class ArchivedImages:
     def _filesystem(self) -> Any:
         import fsspec
 
-        return fsspec.filesystem("sa1b", fo=self.folder)
+        return fsspec.filesystem("sa1b", fo=[self.folder])
 
 
 @dataclass(frozen=True)
