@@ -75,6 +75,13 @@ def source_name(source: str | None) -> str:
     return name
 
 
+def offline() -> bool:
+    """Whether no hub may be asked: ``HF_HUB_OFFLINE``, which we keep for ModelScope too, whose client has no such switch."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
 def read(file: DataFile, offset: int, length: int, token: Any = None) -> Iterator[bytes]:
     """Bytes `offset` to ``offset + length`` of `file`, in pieces.
 
@@ -178,12 +185,6 @@ class HuggingFace:
 
         return str(constants.ENDPOINT)
 
-    def offline(self) -> bool:
-        """Whether the hub may not be asked."""
-        from huggingface_hub import constants
-
-        return bool(constants.HF_HUB_OFFLINE)
-
     def has_token(self) -> bool:
         """Whether the client has a token, from the environment or a login."""
         from huggingface_hub import get_token
@@ -198,11 +199,11 @@ class HuggingFace:
 
     def list_files(self, repo: str, revision: str, token: Any, names: Sequence[str] | None) -> list[DataFile]:
         """The files of a dataset repository: those in `names` (whichever exist), or all."""
-        from huggingface_hub import HfApi, constants
+        from huggingface_hub import HfApi
 
         if names and (cached := self._cached_all(repo, revision, names)):
             return cached
-        if constants.HF_HUB_OFFLINE:
+        if offline():
             return self._snapshot(repo, revision, names)
         api = HfApi(token=token)
         try:
@@ -229,9 +230,9 @@ class HuggingFace:
         ]
 
     def url(self, file: DataFile) -> str:
-        from huggingface_hub import constants, hf_hub_url
+        from huggingface_hub import hf_hub_url
 
-        if constants.HF_HUB_OFFLINE:
+        if offline():
             raise _offline(file.label)
         return hf_hub_url(file.repo, file.name, repo_type="dataset", revision=file.revision)
 
@@ -315,10 +316,6 @@ class ModelScope:
         """URL of the hub that is asked."""
         return str(self._config().endpoint)
 
-    def offline(self) -> bool:
-        """Whether the hub may not be asked; its client knows no such switch."""
-        return False
-
     def has_token(self) -> bool:
         """Whether the client has a token, from the environment or a login."""
         return bool(self._config().token)
@@ -337,15 +334,16 @@ class ModelScope:
         from modelscope_hub import HubApi
         from modelscope_hub.config import HubConfig
 
+        if "MODELSCOPE_LOG_LEVEL" not in os.environ:
+            # At the level it chooses, the client tells of every page of a listing.
+            logging.getLogger("modelscope_hub").setLevel(logging.WARNING)
         # A config of our own: the client's shared one keeps the environment as it was at its first use.
         return HubApi(config=HubConfig(token=token if isinstance(token, str) else "" if token is False else None))
 
     def list_files(self, repo: str, revision: str, token: Any, names: Sequence[str] | None) -> list[DataFile]:
         """The files of a dataset repository: those in `names` (whichever exist), or all."""
-        from huggingface_hub import constants
-
         api = self._api(token)
-        if constants.HF_HUB_OFFLINE:  # ModelScope has no such switch; who sets this one wants no network
+        if offline():
             return self._snapshot(repo, revision, names, api)
         try:
             entries = api.list_repo_files(repo, "dataset", revision=revision, recursive=True)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 
 from ..errors import LlavaZhError
 
 # Module names in the order `llava-zh --help` lists them; each has `add_parser(subparsers)`. All are imported for any
 # command and for --help, so a module imports what is heavy where it is used.
-COMMANDS = ("list", "show", "demo")
+COMMANDS = ("list", "show", "download", "demo")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,6 +31,9 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in COMMANDS:
         importlib.import_module(f"{__name__}.{name}").add_parser(subparsers)
+    for command in subparsers.choices.values():
+        # Their formatter leaves the example in the epilog as it is, and the description along with it.
+        command.description = textwrap.fill(command.description or "", min(100, shutil.get_terminal_size().columns - 2))
     return parser
 
 

@@ -32,10 +32,10 @@ def add_dataset(parser: argparse.ArgumentParser) -> None:
 
 def add_source(parser: Any) -> None:
     """Add --source and --revision."""
+    parser.add_argument("--source", choices=SOURCES, help="the hub (default: LLAVA_ZH_SOURCE if set, else huggingface)")
     parser.add_argument(
-        "--source", choices=SOURCES, help="the hub (default: LLAVA_ZH_SOURCE if set, else huggingface)"
+        "--revision", metavar="REV", help="branch, tag or commit (default: the one this version is made for)"
     )
-    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit (default: the one this version is made for)")
 
 
 def add_load_options(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +55,9 @@ def add_load_options(parser: argparse.ArgumentParser) -> None:
         metavar="LIST",
         help="only rows with images in these SA-1B archives: 0-44, 3,5,sa_000007, or available",
     )
-    which.add_argument("--bad-images", metavar="FILE", help="leave out rows with these images (from `llava-zh sa1b verify`)")
+    which.add_argument(
+        "--bad-images", metavar="FILE", help="leave out rows with these images (from `llava-zh sa1b verify`)"
+    )
     which.add_argument("--on-bad-row", choices=("raise", "skip"), help="stop at a broken row (default) or leave it out")
     which.add_argument(
         "--on-missing-image",

@@ -1,4 +1,4 @@
-"""Text on a terminal: columns that Chinese characters take two of, wrapping, tables, nothing that steers the terminal."""
+"""Text on a terminal: wide characters, wrapping, tables, and nothing that steers the terminal."""
 
 from __future__ import annotations
 
@@ -78,12 +78,9 @@ def table(rows: Sequence[Sequence[str]], right: Sequence[int] = (), indent: str 
 
 def size(count: float) -> str:
     """Bytes as people write them: ``"11.4 GB"``, units of a thousand."""
-    if count < 1000:
-        return f"{count:.0f} B"
-    for unit in ("kB", "MB", "GB"):
-        count /= 1000
+    unit = "B"
+    for larger in ("kB", "MB", "GB", "TB"):
         if count < 999.5:
             break
-    else:
-        count, unit = count / 1000, "TB"
-    return f"{count:.0f} {unit}" if count >= 99.95 else f"{count:.1f} {unit}"
+        count, unit = count / 1000, larger
+    return f"{count:.0f} {unit}" if unit == "B" or count >= 99.95 else f"{count:.1f} {unit}"

@@ -1,0 +1,116 @@
+"""``llava-zh download``: the published files on this disk, whole and checked."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import BadFile, HubError, UnknownName
+from . import text
+from .options import add_dataset, add_source
+
+if TYPE_CHECKING:
+    from ..facts import DatasetFacts
+    from ..hub import DataFile
+
+_EXAMPLE = """\
+Example:
+  llava-zh download internvl-sa-1b-caption single_zh --dest captions
+  llava-zh download internvl-sa-1b-caption single_zh --source modelscope
+  llava-zh download llava-instruct-zh-600k --source modelscope --dest llava-instruct
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the command line."""
+    parser = subparsers.add_parser(
+        "download",
+        help="fetch the published files, continue where it stopped, check sizes and hashes",
+        description=(
+            "Fetches the published file of a configuration, or all files of the dataset, and checks the size and hash "
+            "of each against the hub's listing. A broken connection is continued at the byte reached; with --dest, so "
+            "is a download that was stopped: run the same command again. Files that are there already are only checked."
+        ),
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_dataset(parser)
+    add_source(parser)
+    parser.add_argument(
+        "--dest", type=Path, metavar="DIR", help="folder to write into (default: the cache of the hub's client)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
+    from .. import fetch, hub
+    from ..load import dataset_facts, get_dataset_config_names, source_of
+
+    facts, source = dataset_facts(args.path), source_of(args.path, args.source)
+    if args.name is not None and args.name not in get_dataset_config_names(args.path):
+        raise UnknownName.of(f"configuration of {facts.name}", args.name, get_dataset_config_names(args.path))
+    if hub.offline():
+        raise HubError(
+            "HF_HUB_OFFLINE is set, so nothing can be fetched or checked. Unset it, and run the command again."
+        )
+    files = _wanted(facts, args.name, hub.hub_files(facts, source, args.revision, None, None))
+    folder = None if args.dest is None else args.dest.expanduser()
+    fetch.check_space(files, folder)
+
+    rows = [("FILE", "SIZE", "", "CHECKED")]
+    damaged: list[BadFile] = []
+    try:
+        for file in files:
+            try:
+                placed, kept = fetch.into_cache(file) if folder is None else fetch.into_folder(file, folder)
+            except BadFile as error:
+                damaged.append(error)
+                rows.append((file.name, text.size(file.size), "NOT FETCHED", "does not match"))
+            else:
+                checked = "size" if placed.digest is None else f"size, {fetch.hash_name(placed)}"
+                rows.append((file.name, text.size(file.size), "kept" if kept else "fetched", checked))
+    finally:
+        if len(rows) > 1:
+            print(text.table(rows, right=(1,)))
+    if damaged:
+        raise BadFile("\n".join(str(error) for error in damaged))
+    print(f"\n{_where(files, folder, source)}\nLoad with:\n  {_load_line(facts, args, folder, source)}")
+    return 0
+
+
+def _wanted(facts: DatasetFacts, config: str | None, files: Sequence[DataFile]) -> Sequence[DataFile]:
+    """Those files of the repository that `config` needs, or all of them when it is None."""
+    if config is None:
+        return files
+    name = facts.config(config).file
+    if name is None:
+        print(f"The configurations of {facts.name} share their files: all are fetched.", file=sys.stderr)
+        return files
+    if not any(file.name == name for file in files):
+        seen = ", ".join(file.name for file in files[:20])
+        raise HubError(
+            f"{files[0].source}:{files[0].repo} has no file {name}; it has {seen}. Was it renamed? Pass --revision."
+        )
+    return [file for file in files if file.name == name]
+
+
+def _where(files: Sequence[DataFile], folder: Path | None, source: str) -> str:
+    from .. import hub
+
+    total = text.size(sum(file.size for file in files))
+    place = folder.absolute() if folder is not None else f"the cache of {source}: {hub.HUBS[source].cache_folder()}"
+    return f"{len(files)} file{'s' * (len(files) > 1)}, {total}, in {place}"
+
+
+def _load_line(facts: DatasetFacts, args: argparse.Namespace, folder: Path | None, source: str) -> str:
+    """The Python line that loads what was fetched."""
+    arguments = [repr(facts.name), repr(args.name or facts.default_config or facts.configs[0].name), "split='train'"]
+    if folder is not None:
+        arguments.append(f"data_dir={str(folder.absolute())!r}")
+    else:
+        arguments += [f"source={source!r}"] + ([f"revision={args.revision!r}"] if args.revision else [])
+    return f"import llava_zh; rows = llava_zh.load_dataset({', '.join(arguments)})"
