@@ -92,6 +92,12 @@ class Sa1bFileSystem(AbstractFileSystem):  # type: ignore[misc]
             self._from_environment = (text, _roots_of(search_path(None), None, {}, self._storage_options))
         return self._from_environment[1]
 
+    def _refreshed(self, everything: bool = False) -> list[Root]:
+        """The roots, those listed anew whose folders changed since they were listed."""
+        for root in self.roots:
+            root.refresh(everything)
+        return self.roots
+
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
         if isinstance(path, list):
@@ -112,6 +118,12 @@ class Sa1bFileSystem(AbstractFileSystem):  # type: ignore[misc]
         return hit
 
     def _find(self, path: str) -> FileHit | MemberHit | None:
+        hit = self._find_once(path)
+        if hit is None and sum(root.refresh() for root in self.roots):  # archives may have come since
+            hit = self._find_once(path)
+        return hit
+
+    def _find_once(self, path: str) -> FileHit | MemberHit | None:
         failure: BadArchive | BadIndex | None = None
         for root in self.roots:
             try:
@@ -215,7 +227,7 @@ class Sa1bFileSystem(AbstractFileSystem):  # type: ignore[misc]
         """The archives (as folders), or what is in one of them or in a folder inside it."""
         path = self._strip_protocol(path)
         entries: dict[str, dict[str, Any]] = {}
-        for root in self.roots:
+        for root in self._refreshed():
             for entry in tree.children(root, path):
                 entries.setdefault(entry["name"], entry)
         if not entries and path:
@@ -253,7 +265,7 @@ class Sa1bFileSystem(AbstractFileSystem):  # type: ignore[misc]
         `paths` is a sequence of strings or an Arrow array. Each folder is listed once and each archive that a path
         names is indexed if it is not yet (local ones); archives that cannot be used count as holding nothing.
         """
-        return bulk.have(self.roots, paths)
+        return bulk.have(self._refreshed(everything=True), paths)
 
     def find_member(self, path: str) -> str | None:
         """The path in this filesystem of the member whose own path ends in `path`, in whatever archive of any root.
@@ -262,11 +274,12 @@ class Sa1bFileSystem(AbstractFileSystem):  # type: ignore[misc]
         those last segments, the file name alone decides. The first archive in the order of roots and names wins.
         """
         path = self._strip_protocol(path)
-        return next((found for root in self.roots if (found := bulk.find_member(root, path)) is not None), None)
+        found = (bulk.find_member(root, path) for root in self.roots)
+        return next((path for path in found if path is not None), None)
 
     def archives(self) -> list[ArchiveInfo]:
         """What the roots hold: archive files, extracted folders and flat folders, without building any index."""
-        return [info for root in self.roots for info in tree.archives(root)]
+        return [info for root in self._refreshed() for info in tree.archives(root)]
 
     def open_archive(self, info: ArchiveInfo) -> Archive:
         """The archive that `info` (from `archives`) describes: its `index` lists the members, its `read` gives one.
@@ -294,7 +307,7 @@ class Sa1bFileSystem(AbstractFileSystem):  # type: ignore[misc]
         """
         from llava_zh.sa1b.build import build_all
 
-        return build_all(self.roots, names, sidecar=sidecar, num_proc=num_proc, rebuild=rebuild)
+        return build_all(self._refreshed(), names, sidecar=sidecar, num_proc=num_proc, rebuild=rebuild)
 
     # -- writing is refused ----------------------------------------------------------------------------------
 

@@ -363,8 +363,8 @@ def _points_up_to(source: Source, bit: int) -> Points | None:
 
 
 def _scan_damaged(source: Source, blocks: list[int], reason: str) -> tuple[Points, Scan]:
-    """Points and members up to the damage: a second pass up to the last of the `blocks` (bit offsets) that rapidgzip could
-    decode, and from there on by plain inflate as far as it goes."""
+    """Points and members up to the damage: a second pass up to the last of the `blocks` (bit offsets) that rapidgzip
+    could decode, and from there on by plain inflate as far as it goes."""
     start = 8 * (gzip_header_length(source.pread(0, min(source.size, 1 << 16))) or 0)
     # The last offset may be the end of a stream and not the start of a block; one before it will do.
     later = (_points_up_to(source, bit) for bit in blocks[-1:-4:-1] if bit > start)

@@ -30,8 +30,8 @@ from llava_zh.sa1b.index import Member
 from llava_zh.sa1b.source import LocalSource, RemoteSource, Source
 from llava_zh.sa1b.urls import archive_stem, member_key, public_name
 
-#: Archives kept open by a root; each costs a file descriptor and the pages of its index that were touched.
-MAX_OPEN = 256
+#: Archives kept open by a root; each costs two file descriptors and the pages of its index that were touched.
+MAX_OPEN = 128
 _ARCHIVE_FOLDERS = ("", "data", "images")
 _PROBED = (".tar", ".tar.gz", ".tgz", ".zip")
 
@@ -82,6 +82,7 @@ class Root:
         self.local = "file" in protocols
         self.after_fork()
         self._listings: dict[str, Listing] = {}
+        self._listed_at: dict[str, int] = {}  # mtime of each listed folder, on local roots
         self._stems: dict[str, list[str]] = {}
         self._all_stems: dict[str, list[str]] | None = None
         self._open: OrderedDict[str, Archive] = OrderedDict()
@@ -100,8 +101,28 @@ class Root:
         """The entries of `folder` under the root, empty if it is not there (or a server cannot list it)."""
         listing = self._listings.get(folder)
         if listing is None:
+            self._listed_at[folder] = self._mtime(folder)
             listing = self._listings[folder] = self._list(folder)
         return listing
+
+    def _mtime(self, folder: str) -> int:
+        with contextlib.suppress(OSError):
+            return os.stat(self.join(folder)).st_mtime_ns if self.local else 0  # noqa: PTH116
+        return 0
+
+    def refresh(self, everything: bool = False) -> bool:
+        """Forget the listings if a folder of archives (or any listed one) changed since; True if so."""
+        folders = list(self._listed_at) if everything else _ARCHIVE_FOLDERS
+        changed = any(self._mtime(f) != self._listed_at[f] for f in folders if f in self._listed_at)
+        if changed:
+            self._forget_listings()
+        return changed
+
+    def _forget_listings(self) -> None:
+        self._listings.clear()
+        self._listed_at.clear()
+        self._stems.clear()
+        self._all_stems = None
 
     def _list(self, folder: str) -> Listing:
         keys: list[int] = []
@@ -249,9 +270,7 @@ class Root:
                     del self._open[path]
                 return
             self._open.clear()
-        self._listings.clear()
-        self._stems.clear()
-        self._all_stems = None
+        self._forget_listings()
 
     # -- images ----------------------------------------------------------------------------------------------
 

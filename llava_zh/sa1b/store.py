@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import logging
 import mmap
 import os
-import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -91,17 +89,13 @@ def scan(source: Source, threads: int = 0, progress: Callable[[int], object] | N
 
 
 def first_id(source: Source) -> int | None:
-    """The image id of the first member called sa_<id> among the first headers of a tar; None if there is none."""
+    """The image id of the first member name, sa_<id>, that an archive's first bytes show; None if they show none."""
     head = source.pread(0, 64 << 10)
     if head[:2] == b"\x1f\x8b":
         with contextlib.suppress(zlib.error):
             head = zlib.decompressobj(31).decompress(head, 1 << 20)
-    with contextlib.suppress(tarfile.TarError), tarfile.open(fileobj=io.BytesIO(head)) as tar:
-        while (member := tar.next()) is not None:
-            match = SA_NAME.fullmatch(member.name.rpartition("/")[2])
-            if match is not None:
-                return int(match[1])
-    return None
+    match = SA_NAME.search(head.decode("latin-1"))
+    return None if match is None else int(match[1])
 
 
 def load(source: Source, archive: str, sidecar: Callable[[], bytes | None] | None = None) -> ArchiveIndex | None:

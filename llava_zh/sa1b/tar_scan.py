@@ -107,6 +107,7 @@ class _Walk:
             size = int(pax["size"])
             after = data + (size + 511) // BLOCK * BLOCK
         name = pax.get("path") or _header_name(block)
+        shown = safe_name(name) or name
         if any(key.startswith("GNU.sparse") for key in pax):
             kind = 83
         if kind in _REGULAR:
@@ -119,11 +120,11 @@ class _Walk:
             return after
         if kind in _REFUSED:
             what, described = _REFUSED[kind]
-            self.problem(what, name, position, f"it is {described}, which is not followed or opened")
+            self.problem(what, shown, position, f"it is {described}, which is not followed or opened")
             return after + self.sparse_headers(block, data) if what == "sparse" else data
         if kind == 53:  # a folder, whatever its size field says
             return data
-        self.problem("device", name, position, f"unknown member type {bytes([block[156]])!r}")
+        self.problem("device", shown, position, f"unknown member type {bytes([block[156]])!r}")
         return after
 
     def sparse_headers(self, block: bytes, position: int) -> int:

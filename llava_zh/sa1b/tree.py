@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from llava_zh.sa1b.urls import key_name, member_key
 
 #: Folders that hold archives or flat images rather than being one archive's.
 _CONTAINERS = frozenset(("data", "sam"))
+_SA_FOLDER = re.compile(r"sa_[0-9]{6}")
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class ArchiveInfo:
     """One archive of a root, or one folder that stands for an archive."""
 
     name: str  #: what paths start with, ``sa_000000``; "" for a flat folder
-    kind: str  #: "tar", "gzip", "zip", "extracted", "flat", or "unusable"
+    kind: str  #: "tar", "gzip", "zip", "extracted", "folder" (of any other name), "flat", "unusable"
     root: str  #: the root, without credentials
     path: str  #: of the archive file or folder, under the root
     size: int | None = None  #: bytes of the archive file
@@ -42,7 +44,8 @@ def archives(root: Root) -> Iterator[ArchiveInfo]:
         for name in sorted(root.listing(parent).folders):
             if parent or name not in _CONTAINERS | {"images"}:
                 place = f"{parent}/{name}".lstrip("/")
-                yield ArchiveInfo(name, "extracted", root.name, place, indexed=True)
+                kind = "extracted" if _SA_FOLDER.fullmatch(name) else "folder"
+                yield ArchiveInfo(name, kind, root.name, place, indexed=True)
     for folder in root.flat_folders():
         keys = root.listing(folder).keys
         if len(keys):

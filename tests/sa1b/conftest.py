@@ -89,9 +89,9 @@ def gzip_tar(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def index_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def index_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A cache folder of the test's own, and no root or open archive left over from another test."""
-    cache = tmp_path / "cache"
+    cache = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("LLAVA_ZH_CACHE", str(cache))
     monkeypatch.delenv("SA1B_ROOT", raising=False)
     filesystem._roots.clear()

@@ -30,9 +30,9 @@ def found(scan: Scan) -> list[tuple[str, int, int]]:
 
 names = st.one_of(
     st.builds("./sa_{}.{}".format, st.integers(0, 10**9 - 1), st.sampled_from(["jpg", "json"])),
-    st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0/\n"), min_size=1, max_size=60), max_size=4).map(
-        "/".join
-    ),
+    st.lists(
+        st.text(st.characters(codec="utf-8", exclude_characters="\0/\n"), min_size=1, max_size=60), max_size=4
+    ).map("/".join),
     st.text("abc/", min_size=1, max_size=300),
 ).filter(lambda name: safe_name(name) is not None and not name.endswith("/"))
 
@@ -74,7 +74,11 @@ def test_sizes_beyond_octal_digits_are_read(format: int) -> None:
     padded = (member.size + 511) // 512 * 512
 
     def read_at(offset: int, size: int) -> bytes:
-        return header[offset : offset + size] if offset < len(header) else bytes(min(size, len(header) + padded + 1024 - offset))
+        return (
+            header[offset : offset + size]
+            if offset < len(header)
+            else bytes(min(size, len(header) + padded + 1024 - offset))
+        )
 
     scan = scan_tar(read_at)
     assert [(m.name, m.offset, m.size) for m in scan.members] == [("huge.bin", len(header), member.size)]
@@ -127,7 +131,13 @@ def test_links_devices_and_climbing_names_are_refused_and_reported() -> None:
     assert [m.name for m in scan.members] == ["sa_8.jpg"]
     kinds = sorted((p.kind, p.member) for p in scan.problems)
     assert kinds == sorted(
-        [("link", "sa_1.jpg"), ("link", "sa_2.jpg"), ("device", "sa_3.jpg"), ("device", "sa_4.jpg"), ("device", "sa_5.jpg")]
+        [
+            ("link", "sa_1.jpg"),
+            ("link", "sa_2.jpg"),
+            ("device", "sa_3.jpg"),
+            ("device", "sa_4.jpg"),
+            ("device", "sa_5.jpg"),
+        ]
         + [("unsafe", "../sa_6.jpg"), ("unsafe", "a/../../sa_7.jpg")]
     )
 

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from llava_zh.errors import BadArchive
+from llava_zh.sa1b import store
+from llava_zh.sa1b.source import LocalSource
+
+from .conftest import Files, sa1b_files, tar_bytes, write_archive
+
+
+def build(path: Path, **options: bool) -> store.ArchiveIndex:
+    return store.build(LocalSource(str(path)), str(path), **options)
+
+
+def load(path: Path) -> store.ArchiveIndex | None:
+    return store.load(LocalSource(str(path)), str(path))
+
+
+@pytest.fixture
+def tar(tmp_path: Path, files: Files) -> Path:
+    return write_archive(tmp_path / "sa_000000.tar", files, "tar")
+
+
+def test_the_cache_folder_follows_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, index_cache: Path
+) -> None:
+    assert store.cache_dir() == index_cache
+    monkeypatch.delenv("LLAVA_ZH_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    if sys.platform == "linux":
+        assert store.cache_dir() == tmp_path / "xdg" / "llava-zh"
+
+
+def test_an_index_is_built_once_and_then_read(tar: Path, index_cache: Path) -> None:
+    assert load(tar) is None
+    assert len(build(tar)) == 80
+    [written] = index_cache.rglob("*.sa1bx")
+    before = written.stat().st_mtime_ns
+    assert len(build(tar)) == 80 and written.stat().st_mtime_ns == before
+
+
+def test_a_sidecar_lies_beside_the_archive_and_is_preferred(tar: Path, index_cache: Path) -> None:
+    build(tar, sidecar=True)
+    assert tar.with_name("sa_000000.tar.sa1bx").exists()
+    assert not list(index_cache.rglob("*.sa1bx"))
+    assert load(tar) is not None
+
+
+def test_an_index_of_another_version_of_the_archive_is_not_used(tar: Path) -> None:
+    build(tar)
+    stat = tar.stat()
+    os.utime(tar, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    assert load(tar) is None
+    tar.write_bytes(tar_bytes(sa1b_files(range(5, 7))))
+    assert len(build(tar)) == 4
+
+
+@pytest.mark.parametrize("damage", [b"", b"rubbish", None])
+def test_a_damaged_index_is_thrown_away_and_made_anew(
+    tar: Path, index_cache: Path, caplog: pytest.LogCaptureFixture, damage: bytes | None
+) -> None:
+    build(tar)
+    [written] = index_cache.rglob("*.sa1bx")
+    good = written.read_bytes()
+    written.write_bytes(good[: len(good) // 2] if damage is None else damage)
+    with caplog.at_level(logging.WARNING):
+        assert load(tar) is None
+    assert "made anew" in caplog.text
+    assert len(build(tar)) == 80 and written.read_bytes() == good
+
+
+def test_a_cache_that_cannot_be_written_costs_a_warning_and_nothing_else(
+    tar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("no folder can be made here")
+    monkeypatch.setenv("LLAVA_ZH_CACHE", str(tmp_path / "file" / "cache"))
+    with caplog.at_level(logging.WARNING):
+        index = build(tar)
+    assert len(index) == 80 and "in memory only" in caplog.text
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_leaves_no_half_written_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "x.sa1bx"
+    (tmp_path / f".x.sa1bx.{os.getpid()}.tmp").symlink_to("/dev/full")
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(()))  # keep the stand-in for the full disk
+    with pytest.raises(OSError, match="No space left"):
+        store.write_atomically(target, b"x" * 100)
+    assert not target.exists()
+
+
+def test_something_that_is_no_archive_says_what_it_starts_with(tmp_path: Path) -> None:
+    path = tmp_path / "sa_000000.tar"
+    path.write_bytes(b"<html>Your link has expired</html>" + bytes(600))
+    with pytest.raises(BadArchive, match="no tar, gzip or zip file"):
+        build(path)
+
+
+def test_an_empty_file_is_no_archive(tmp_path: Path) -> None:
+    path = tmp_path / "sa_000000.tar"
+    path.touch()
+    with pytest.raises(BadArchive, match="0 bytes"):
+        build(path)
+
+
+BUILD = """
+import sys
+from llava_zh.sa1b import store
+from llava_zh.sa1b.source import LocalSource
+scan = store.scan
+def counted(*args):
+    print("scanned", flush=True)
+    return scan(*args)
+store.scan = counted
+print(len(store.build(LocalSource(sys.argv[1]), sys.argv[1])))
+"""
+
+
+def start(path: Path, program: str = BUILD) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE, text=True)
+
+
+def test_eight_processes_that_want_one_index_build_it_once(gzip_tar: Path) -> None:
+    running = [start(gzip_tar) for _ in range(8)]
+    outputs = [process.communicate(timeout=120)[0].split() for process in running]
+    assert [output[-1] for output in outputs] == ["80"] * 8
+    assert sum("scanned" in output for output in outputs) == 1
+
+
+KILLED = BUILD.replace("return scan(*args)", "import time; result = scan(*args); time.sleep(60)")
+KILLED_WRITING = """
+import os, sys, time
+from llava_zh.sa1b import store
+from llava_zh.sa1b.source import LocalSource
+def stop(fd):
+    print("scanned", flush=True)
+    time.sleep(60)
+os.fsync = stop
+store.build(LocalSource(sys.argv[1]), sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("program", [KILLED, KILLED_WRITING])
+def test_a_killed_build_leaves_no_index_and_the_next_one_cleans_up(
+    gzip_tar: Path, index_cache: Path, program: str
+) -> None:
+    process = start(gzip_tar, program)
+    assert process.stdout is not None and process.stdout.readline() == "scanned\n"
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert load(gzip_tar) is None
+    began = time.monotonic()
+    assert len(build(gzip_tar)) == 80
+    assert time.monotonic() - began < 30  # the dead process holds no lock
+    assert not list(index_cache.rglob("*.tmp"))
