@@ -24,7 +24,8 @@ class Images(Protocol):
     `decode` says whether a row's image can be opened here, `identity` is text that tells two such places apart.
     """
 
-    decode: bool
+    @property
+    def decode(self) -> bool: ...
 
     @property
     def identity(self) -> str: ...

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from . import readers, records
+from . import hub, readers, records
 from .errors import DataFileNotFound, UnknownLayout
 from .facts import DatasetFacts
 from .hub import DataFile
@@ -76,13 +76,20 @@ def detect(files: Sequence[DataFile], where: str, image_root: str | None, token:
     Raises:
         UnknownLayout: No file has rows with an image and a conversation; lists files, columns and what was looked for.
     """
-    rows = _row_files(files) or [file for file in files if readers.kind_of(file.name) == "tar"]
-    if not rows:
-        raise _unknown(files, where, "no Parquet, JSON, JSON Lines or tar file", {})
-    first = readers.sample(rows[0], token)
-    missing = [f for f in ("image", "conversations") if not any(first.get(a) is not None for a in records.ALIASES[f])]
-    if missing:
-        raise _unknown(files, where, f"{rows[0].name} has no column for {' and '.join(missing)}", first)
+    problem = None
+    for kind in (*_ROW_KINDS, "tar"):
+        rows = _of_kind(files, kind)
+        if not rows:
+            continue
+        hub.check_is_data(rows[0], token)
+        first = readers.sample(rows[0], token)
+        missing = [f for f in ("image", "conversations") if not any(alias in first for alias in records.ALIASES[f])]
+        if not missing:
+            break
+        # A file of notes beside the data; what is preferred comes first, and is what the error is about.
+        problem = problem or _unknown(files, where, f"{rows[0].name} has no column for {' and '.join(missing)}", first)
+    else:
+        raise problem or _unknown(files, where, "no Parquet, JSON, JSON Lines or tar file", {})
     kinds = sorted({readers.kind_of(file.name) or "" for file in rows})
     images, described = _images(files, rows, first, where, image_root)
     found = f"{len(rows)} {'/'.join(kinds)} file{'s' * (len(rows) > 1)} with columns {', '.join(first)}; images {described}"
@@ -92,17 +99,17 @@ def detect(files: Sequence[DataFile], where: str, image_root: str | None, token:
 
 def _row_files(files: Sequence[DataFile]) -> list[DataFile]:
     """The files of the first kind that there is any of, in order of preference."""
-    candidates = [file for file in files if PurePosixPath(file.name).name not in _NOT_ROWS]
-    for kind in _ROW_KINDS:
-        if chosen := [file for file in candidates if readers.kind_of(file.name) == kind]:
-            return chosen
-    return []
+    return next((chosen for kind in _ROW_KINDS if (chosen := _of_kind(files, kind))), [])
+
+
+def _of_kind(files: Sequence[DataFile], kind: str) -> list[DataFile]:
+    return [file for file in files if readers.kind_of(file.name) == kind and PurePosixPath(file.name).name not in _NOT_ROWS]
 
 
 def _images(
     files: Sequence[DataFile], rows: Sequence[DataFile], first: Mapping[str, Any], where: str, image_root: str | None
 ) -> tuple[Images, str]:
-    value = next(first[name] for name in records.ALIASES["image"] if first.get(name) is not None)
+    value = next((first[name] for name in records.ALIASES["image"] if first.get(name) is not None), None)
     sample = value[0] if isinstance(value, list) and value else value
     if isinstance(sample, bytes) or (isinstance(sample, Mapping) and sample.get("bytes") is not None):
         return EmbeddedImages(), "embedded in the rows"
@@ -133,15 +140,19 @@ def _beside(
     rows_folder: Path, base: Path, path: str, files: Sequence[DataFile], rows: Sequence[DataFile]
 ) -> tuple[Images, str]:
     """Images of rows on this machine: files below one of a few folders, or archives in one."""
-    for folder in dict.fromkeys((rows_folder, base, rows_folder.parent, rows_folder / "images", base / "images")):
+    folders = dict.fromkeys((rows_folder, base, rows_folder.parent, rows_folder / "images", base / "images"))
+    for folder in folders:
         if (folder / path).is_file():
             return FolderImages(str(folder.absolute())), f"as files below {folder}"
-    if archives := _archives(files, rows):
+    if archives := _archives(files, rows) or _archives(hub.local_files(str(rows_folder), None), rows):
         assert archives[0].path is not None
         folder = Path(archives[0].path).parent
         # The folder that the archives' names are looked up in lists its own, and those in data/ and images/.
         folder = folder.parent if folder.name in ("images", "data") and folder != base else folder
         return ArchivedImages(str(folder)), f"in {len(archives)} archives in {folder}"
+    for folder in folders:
+        if "/" in path and (folder / path).parent.is_dir():  # the first row's image is missing; others may be there
+            return FolderImages(str(folder.absolute())), f"as files below {folder}"
     return UnresolvedImages(), f"not found: no file {path} near the rows, and no archive beside them"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -170,6 +171,7 @@ def load_dataset_builder(
     num_shards: int | None = None,
 ) -> PublishedBuilder:
     """The builder behind :func:`load_dataset`, with the same arguments: its `info` and `config` say what would be loaded."""
+    from .images import UnresolvedImages
     from .rows import ROW_FORMATS, RowOptions
 
     builder = _builder_class(path)[0]
@@ -184,6 +186,8 @@ def load_dataset_builder(
             raise UnknownName.of(kind, value, known)
     source = source_of(path, source)
     layout = _layout(facts, name, source, revision, token, data_dir, data_files, image_root)
+    if on_missing_image != "raise" and isinstance(layout.images, UnresolvedImages):
+        raise BadArgument(f"on_missing_image={on_missing_image!r}: no image could be found at all; {layout.found}. Pass image_root=.")
     return builder(
         cache_dir=None if cache_dir is None else os.fspath(cache_dir),
         dataset_name=facts.name,
@@ -305,11 +309,11 @@ def _bad_images(bad_images: Any) -> frozenset[str]:
 
 def _bytes(size: int | str) -> int:
     """A number of bytes, or text such as ``"32MB"`` (10^6) or ``"32MiB"`` (2^20)."""
-    if isinstance(size, int):
+    if isinstance(size, int) and size > 0:
         return size
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", size, re.IGNORECASE)
-    if match is None:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", str(size), re.IGNORECASE)
+    if match is None or float(match[1]) == 0:
         raise BadArgument(f"chunk_size: {size!r} is no number of bytes; expected for example 32000000, '32MB' or '16MiB'.")
     base = 1024 if match[3] else 1000
-    return int(float(match[1]) * base ** " kmgt".index(match[2].lower() or " "))
+    return math.ceil(float(match[1]) * base ** " kmgt".index(match[2].lower() or " "))
 

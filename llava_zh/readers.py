@@ -17,18 +17,19 @@ import contextlib
 import io
 import itertools
 import tarfile
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from . import jsonl, records
-from .errors import BadFile, BadRow
+from .errors import BadFile, BadRow, LlavaZhError, UnknownLayout
 from .hub import DataFile, read
 from .jsonl import Range
 from .records import Expect, Place
@@ -37,6 +38,8 @@ from .records import Expect, Place
 TABLE_BYTES = 8 << 20
 # Blocks parsed ahead of the consumer. Two keep a consumer of Arrow tables waiting for the parser alone.
 PARSE_AHEAD = 2
+# Records looked at from a file's start for its keys, until one is good.
+SAMPLED = 100
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 
 
@@ -72,9 +75,12 @@ _ENDINGS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".jsonl.gz": "jsonl.gz",
-    ".jsonl.zst": "jsonl.zst",
-    ".json": "json",
+    ".ndjson.gz": "jsonl.gz",
     ".json.gz": "jsonl.gz",
+    ".jsonl.zst": "jsonl.zst",
+    ".ndjson.zst": "jsonl.zst",
+    ".json.zst": "jsonl.zst",
+    ".json": "json",
     ".parquet": "parquet",
     ".tar": "tar",
     ".tar.gz": "tar",
@@ -157,25 +163,30 @@ def tables(shard: Shard, reading: Reading) -> Iterator[pa.Table]:
 
 
 def sample(file: DataFile, token: Any = None) -> Mapping[str, Any]:
-    """The first record of a file as it is (keys and values unchanged), empty when it has none."""
+    """The first good record of a file as it is (keys and values unchanged), empty when there is none near the start."""
     kind = kind_of(file.name)
+    rows: Iterable[Any]
     if kind == "parquet":
         with _parquet(file, token) as parquet:
-            batch = next(parquet.iter_batches(batch_size=1), None)
-            return {} if batch is None or not len(batch) else cast(Mapping[str, Any], batch.to_pylist()[0])
-    if kind == "tar":
-        return next(_samples(file, token), {})
-    if kind == "json":
-        return next(iter(_json_rows(file, token)), {})
-    stream = _decompressed(file, token) if kind != "jsonl" else jsonl.pieces(_read(file, token), Range(0, 1), file.size)
-    end = 1 if kind == "jsonl" else 1 << 62
-    for offset, block in jsonl.blocks(stream, Range(0, end)):
-        for _, line in jsonl.lines(offset, block):
-            with contextlib.suppress(msgspec.DecodeError):
-                row = msgspec.json.decode(line)
-                return row if isinstance(row, dict) else {}
-            return {}
-    return {}
+            rows = [row for batch in itertools.islice(parquet.iter_batches(batch_size=1), 1) for row in batch.to_pylist()]
+    elif kind == "tar":
+        rows = _samples(file, token)
+    elif kind == "json":
+        rows = _json_rows(file, token)
+    else:
+        rows = _first_lines(file, token)
+    return next((row for row in itertools.islice(rows, SAMPLED) if isinstance(row, Mapping)), {})
+
+
+def _first_lines(file: DataFile, token: Any) -> Iterator[Mapping[str, Any] | BadRow]:
+    if kind_of(file.name) == "jsonl":
+        start = Range(0, min(file.size, jsonl.FIRST_BLOCK))
+        blocks = jsonl.blocks(jsonl.pieces(_read(file, token), start, file.size), start)
+    else:
+        blocks = jsonl.blocks(_decompressed(file, token), Range(0, 1 << 62))
+    for offset, block in blocks:
+        for at, line in jsonl.lines(offset, block):
+            yield jsonl.decode_line(Place(file.label, byte=at), line)
 
 
 # -- one reader a kind -------------------------------------------------------------------------------------
@@ -219,13 +230,13 @@ def _decompressed(file: DataFile, token: Any) -> Iterator[bytes]:
     codec = "zstd" if file.name.lower().endswith(".zst") else "gzip"
     done = 0
     try:
-        with pa.CompressedInputStream(pa.PythonFile(_opened(file, token), mode="r"), codec) as stream:
+        with pa.CompressedInputStream(pa.PythonFile(_Stream(file, token), mode="r"), codec) as stream:
             while piece := stream.read(jsonl.BLOCK):
                 done += len(piece)
                 yield piece
+    except LlavaZhError:
+        raise
     except OSError as error:
-        if isinstance(error, records.BadRow | BadFile):
-            raise
         raise BadFile(
             f"{file.label}: {codec} data is damaged or cut short after {done} decompressed bytes ({error}). Fetch the file again."
         ) from error
@@ -246,8 +257,8 @@ def _json_rows(file: DataFile, token: Any) -> Iterator[Any]:
         raw = msgspec.json.decode(text, type=list[msgspec.Raw])
     except msgspec.DecodeError as error:
         raise BadFile(f"{file.label}: not a JSON array of records: {error}. Is the file complete?") from error
-    for row in raw:
-        yield msgspec.json.decode(row)
+    for i, row in enumerate(raw):
+        yield jsonl.decode_line(Place(file.label, row=i), bytes(row))
 
 
 def _parquet_tables(shard: Shard, reading: Reading) -> Iterator[pa.Table]:
@@ -255,6 +266,12 @@ def _parquet_tables(shard: Shard, reading: Reading) -> Iterator[pa.Table]:
     with _parquet(file, reading.token) as parquet:
         meta = parquet.metadata
         names = [name for name in parquet.schema_arrow.names if name in records.KNOWN_COLUMNS]
+        for field in ("image", "conversations"):
+            if not set(names) & set(records.ALIASES[field]):
+                raise UnknownLayout(
+                    f"{file.label}: no column for {field}. Columns seen: {', '.join(parquet.schema_arrow.names)}. "
+                    f"Looked for {', '.join(records.ALIASES[field])}. Rename the column, or name other files with data_files=."
+                )
         reading.on_columns(parquet.schema_arrow.names)
         groups = [meta.row_group(i) for i in range(shard.start, shard.end)]
         row = sum(meta.row_group(i).num_rows for i in range(shard.start))
@@ -278,9 +295,11 @@ def _parquet_tables(shard: Shard, reading: Reading) -> Iterator[pa.Table]:
 @contextlib.contextmanager
 def _parquet(file: DataFile, token: Any) -> Iterator[pq.ParquetFile]:
     try:
-        with pq.ParquetFile(_opened(file, token)) as parquet:
+        with _opened(file, token) as handle, pq.ParquetFile(handle) as parquet:
             yield parquet
-    except pa.ArrowInvalid as error:
+    except LlavaZhError:
+        raise
+    except (pa.ArrowInvalid, OSError) as error:
         raise BadFile(f"{file.label}: not a readable Parquet file ({error}). Fetch the file again.") from error
 
 
@@ -289,11 +308,12 @@ def _tar(shard: Shard, reading: Reading) -> Iterator[pa.Table]:
     yield from _row_tables(((Place(shard.file.label, row=i), row) for i, row in rows), reading)
 
 
-def _samples(file: DataFile, token: Any) -> Iterator[Mapping[str, Any]]:
+def _samples(file: DataFile, token: Any) -> Iterator[Mapping[str, Any] | BadRow]:
     """The samples of a WebDataset tar: members that share a name up to the first dot of their last part."""
-    key, sample = None, {}
+    key: tuple[str, str] | None = None
+    sample: dict[str, Any] = {}
     try:
-        with tarfile.open(fileobj=_opened(file, token), mode="r|*") as tar:
+        with _Stream(file, token) as stream, tarfile.open(fileobj=stream, mode="r|*") as tar:
             for member in tar:
                 if not member.isfile():
                     continue
@@ -301,29 +321,35 @@ def _samples(file: DataFile, token: Any) -> Iterator[Mapping[str, Any]]:
                 stem, _, suffix = base.partition(".")
                 if (folder, stem) != key:
                     if sample:
-                        yield sample
+                        yield sample.get(_BAD, sample)
                     key, sample = (folder, stem), {}
                 handle = tar.extractfile(member)
                 assert handle is not None  # it is a regular file
-                _add_member(sample, member.name, f".{suffix.lower()}", handle.read())
-    except (tarfile.TarError, EOFError, OSError) as error:
+                _add_member(sample, file, member.name, f".{suffix.lower()}", handle.read())
+    except LlavaZhError:
+        raise
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise BadFile(f"{file.label}: the tar archive is damaged or cut short ({error}). Fetch the file again.") from error
     if sample:
-        yield sample
+        yield sample.get(_BAD, sample)
 
 
-def _add_member(sample: dict[str, Any], name: str, suffix: str, data: bytes) -> None:
+_BAD = "a bad member"  # where a sample under way keeps the error of its JSON
+
+
+def _add_member(sample: dict[str, Any], file: DataFile, name: str, suffix: str, data: bytes) -> None:
     if suffix.endswith(_IMAGE_SUFFIXES):
         # More than one image a sample is a list, in the archive's order.
         before = sample.get("image")
         image = {"bytes": data, "path": name}
         sample["image"] = image if before is None else [*(before if isinstance(before, list) else [before]), image]
     elif suffix.endswith(".json"):
-        with contextlib.suppress(msgspec.DecodeError):
-            fields = msgspec.json.decode(data)
-            if isinstance(fields, dict):
-                # The picture itself wins over the name that the record has for it.
-                sample.update({k: v for k, v in fields.items() if k not in records.ALIASES["image"]})
+        fields = jsonl.decode_line(Place(f"{file.label}, member {name}", byte=0), data)
+        if isinstance(fields, BadRow):
+            sample[_BAD] = fields
+        else:
+            # The picture itself wins over the name that the record has for it.
+            sample.update({k: v for k, v in fields.items() if k not in records.ALIASES["image"]})
 
 
 def _row_tables(rows: Iterable[tuple[Place, Any]], reading: Reading) -> Iterator[pa.Table]:
@@ -367,6 +393,23 @@ def _opened(file: DataFile, token: Any) -> io.BufferedIOBase:
     return io.BufferedReader(_RemoteFile(file, token), buffer_size=1 << 20)
 
 
+class _Stream(io.RawIOBase):
+    """A file from its start to its end, local or remote; a remote one is one request, not one a buffer."""
+
+    def __init__(self, file: DataFile, token: Any) -> None:
+        self._pieces, self._piece = read(file, 0, file.size, token), memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._piece:
+            self._piece = memoryview(next(self._pieces, b""))
+        length = min(len(buffer), len(self._piece))
+        buffer[:length], self._piece = self._piece[:length], self._piece[length:]
+        return length
+
+
 class _RemoteFile(io.RawIOBase):
     """A remote file by range requests, for libraries that want a file object."""
 
@@ -389,7 +432,7 @@ class _RemoteFile(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         length = max(min(len(buffer), self._file.size - self._at), 0)
         filled = 0
-        for piece in itertools.chain(read(self._file, self._at, length, self._token)):
+        for piece in read(self._file, self._at, length, self._token):
             buffer[filled : filled + len(piece)] = piece
             filled += len(piece)
         self._at += filled
