@@ -125,6 +125,11 @@ class RowShape:
         return self.row_format == "llava"
 
     @property
+    def turns_column(self) -> str:
+        """The name of the column with the turns."""
+        return "conversations" if self.row_format in ("llava", "sharegpt") else "messages"
+
+    @property
     def sizes(self) -> bool:
         """Whether there are columns for widths and heights."""
         if self.options.sizes is None:
@@ -141,11 +146,9 @@ class RowShape:
         columns["image" if self.published else "images"] = [image] if many else image
         if self.sizes:
             columns |= {name: [integer] if many else integer for name in ("width", "height")}
-        if self.row_format in ("llava", "sharegpt"):
-            columns["conversations"] = [{"from": text, "value": text}]
-        else:
-            parts = self.row_format == "parts"
-            columns["messages"] = [{"role": text, "content": [{"type": text, "text": text}] if parts else text}]
+        content = [{"type": text, "text": text}] if self.row_format == "parts" else text
+        named = self.turns_column == "conversations"
+        columns[self.turns_column] = [{"from": text, "value": text} if named else {"role": text, "content": content}]
         if self.tasks or not self.published:
             columns["task"] = text
         return Features({**columns, "config": text, "language": text})
@@ -178,12 +181,17 @@ def to_rows(
         turns = turns.marked(pc.list_value_length(paths).to_numpy(), shape.options.image_place)
     if shape.options.system is not None:
         turns = turns.with_system(shape.options.system)
-    columns["conversations" if shape.row_format in ("llava", "sharegpt") else "messages"] = turns.lists(shape.row_format)
+    columns["conversations" if shape.row_format in ("llava", "sharegpt") else "messages"] = turns.lists(
+        shape.row_format
+    )
     for name, value in constants.items():
         columns[name] = pa.repeat(pa.scalar(value, pa.string()), len(table))
     arrays = [columns[field.name] for field in schema]
     return pa.Table.from_arrays(
-        [array if array.type == field.type else array.cast(field.type) for array, field in zip(arrays, schema, strict=True)],
+        [
+            array if array.type == field.type else array.cast(field.type)
+            for array, field in zip(arrays, schema, strict=True)
+        ],
         schema=schema,
     )
 
@@ -199,7 +207,7 @@ def _stored_images(data: pa.Array, urls: pa.Array) -> pa.Array:
 
 @dataclass(frozen=True)
 class Turns:
-    """The turns of some rows, flat: `role` (``human``, ``gpt``, ``system``) and `text` of each, and where rows start."""
+    """The turns of some rows, flat: `role` (``human``, ``gpt``, ``system``) and `text` of each; where rows start."""
 
     role: pa.Array
     text: pa.Array
@@ -218,7 +226,9 @@ class Turns:
         else:
             index = pc.index_in(self.role, value_set=pa.array(list(_ROLE_OF)))
             content = parts(self.text) if row_format == "parts" else self.text
-            turns = pa.StructArray.from_arrays([pa.array(list(_ROLE_OF.values())).take(index), content], ["role", "content"])
+            turns = pa.StructArray.from_arrays(
+                [pa.array(list(_ROLE_OF.values())).take(index), content], ["role", "content"]
+            )
         return pa.ListArray.from_arrays(pa.array(self.offsets, pa.int32()), turns)
 
     def marked(self, images: Ints, place: str | None) -> Turns:
@@ -313,7 +323,9 @@ def parts(texts: pa.Array) -> pa.Array:
     offsets = before[2 * starts - np.arange(len(starts))]
     kinds = pa.array(["image", "text"]).take(pa.array(is_text[kept].astype(np.int8)))
     values = pa.concat_arrays([flat, pa.array([""], pa.string())]).take(pa.array(source[kept]))
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.StructArray.from_arrays([kinds, values], fields=list(PART)))
+    return pa.ListArray.from_arrays(
+        pa.array(offsets, pa.int32()), pa.StructArray.from_arrays([kinds, values], fields=list(PART))
+    )
 
 
 def _without_opening_newlines(pieces: pa.Array, starts: Ints) -> pa.Array:
