@@ -1,0 +1,110 @@
+"""``llava-zh curate``: drop the rows that are not worth training on, and say why."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+_EXAMPLE = """\
+example:
+  llava-zh curate internvl-sa-1b-caption single_zh --output-dir curated --length zh=30:1200
+  llava-zh curate RUN_FOLDER --output-dir curated        # what `llava-zh regenerate` wrote
+
+Kept rows are in curated/data/*.jsonl, dropped ones with their reasons in curated/dropped.jsonl, counts and examples in
+curated/report.json.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = subparsers.add_parser(
+        "curate",
+        help="drop outliers, duplicates, loops and leaked prompts, each row with its reasons",
+        description="Drop the rows that are not worth training on, each with its reasons; keep the rest as published.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("path", metavar="PATH", help="a dataset's name, a run's folder, or a file of JSON Lines")
+    add("name", metavar="CONFIG", nargs="?", help="configuration of the dataset")
+    add("--output-dir", required=True, metavar="DIR", help="where to write; new or empty")
+    add(
+        "--length",
+        nargs="+",
+        type=_bounds,
+        metavar="[LANG=]MIN:MAX",
+        help="characters of the gpt turns to keep, for all rows or by language (30:1200, zh=30: en=80:4000)",
+    )
+    quantiles = parser.add_mutually_exclusive_group()
+    quantiles.add_argument(
+        "--length-quantiles",
+        nargs=2,
+        type=float,
+        default=(0.001, 0.999),
+        metavar=("LOW", "HIGH"),
+        help="shares of the rows of a language and task between which the length must be (default: 0.001 0.999)",
+    )
+    quantiles.add_argument(
+        "--no-length-quantiles", dest="length_quantiles", action="store_const", const=None, help="only --length counts"
+    )
+    add(
+        "--no-exact-duplicates",
+        dest="exact_duplicates",
+        action="store_false",
+        help="keep rows that repeat an earlier text",
+    )
+    add(
+        "--near-duplicates",
+        type=_share_or_none,
+        default=0.8,
+        metavar="SIMILARITY",
+        help="Jaccard similarity from which texts are near-duplicates, or 'none' (default: 0.8)",
+    )
+    add(
+        "--max-repetition",
+        type=_share_or_none,
+        default=0.4,
+        metavar="SHARE",
+        help="share of a text that may repeat what it said before, or 'none' (default: 0.4)",
+    )
+    add(
+        "--single-paragraph",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="whether one paragraph was asked (default: as each row's human turn, prompt or config says)",
+    )
+    add("--language", choices=("zh", "en"), help="language of all rows (default: what each row or its prompt says)")
+    add("--leaks", nargs="+", default=(), metavar="PHRASE", help="further phrases that betray the prompt")
+    add("--limit", type=int, metavar="N", help="look at the first N rows only")
+    add("--overwrite", action="store_true", help="replace an earlier curation in the output folder")
+    add("--data-dir", metavar="DIR", help="folder with the dataset's published files; no hub is asked")
+    add("--data-files", nargs="+", metavar="FILE", help="the dataset's published files; no hub is asked")
+    add("--source", choices=("huggingface", "modelscope"), help="hub to read the dataset from (default: huggingface)")
+    add("--revision", help="revision of the dataset")
+    add("--json", action="store_true", help="print report.json in place of the summary")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from llava_zh.curation import curate
+
+    options = vars(args).copy()
+    for handled in ("path", "run", "json"):
+        options.pop(handled, None)
+    options["length"] = dict(args.length) if args.length else None
+    if options["length"] and None in options["length"]:
+        options["length"] = options["length"][None]
+    report = curate(args.path, **options)
+    print(json.dumps(report.to_dict(), ensure_ascii=False, indent=2) if args.json else report)
+    return 0
+
+
+def _bounds(text: str) -> tuple[str | None, tuple[int | None, int | None]]:
+    language, _, bounds = text.rpartition("=")
+    low, colon, high = bounds.partition(":")
+    if not colon or language not in ("", "zh", "en"):
+        raise argparse.ArgumentTypeError(f"expected MIN:MAX, zh=MIN:MAX or en=MIN:MAX, found {text!r}")
+    return language or None, (int(low) if low else None, int(high) if high else None)
+
+
+def _share_or_none(text: str) -> float | None:
+    return None if text.lower() == "none" else float(text)

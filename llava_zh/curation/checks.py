@@ -1,0 +1,147 @@
+"""What can be wrong with one row, seen by itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from llava_zh.curation.text import detect_language, find_repetition, windows
+from llava_zh.regenerate.prompts import PROMPTS, Prompt
+
+_PICTURE = ("图片", "图像", "照片", "这张图")
+_CANNOT_SEE = ("无法看到", "无法查看", "无法直接查看", "没有看到您提供的", "没有看到你提供的")
+
+
+def _prompt_sentences() -> Iterator[str]:
+    """Sentences of the prompts that no answer would hold by chance."""
+    for prompt in PROMPTS.values():
+        for sentence in re.split(r"[。\n]|\. ", prompt.text):
+            if len(sentence) >= 15:
+                yield sentence.strip(" .")
+
+
+# Whole phrases: 设计的对话 would find 对话框, and "as an ai" finds "as an aid".
+_BY_THE_PROMPT = """
+设计了一个新的问题 设计一个新的问题 视觉ai助手
+作为ai助手 作为一个ai助手 作为ai语言模型 作为一个ai语言模型 作为一个人工智能
+"""
+_BY_THE_PROMPT_EN = """
+as an ai language model
+as an ai assistant
+as an ai,
+i cannot see the image
+i can't see the image
+unable to view the image
+based on your description
+the description you provided
+here is a single-paragraph
+here's a single-paragraph
+"""
+
+#: Phrases, in lower case, by which an answer shows that it speaks to whoever gave the prompt.
+LEAKS: tuple[str, ...] = (
+    *map("".join, product(("根据", "基于", "按照"), "你您", ("的描述", "提供的描述", "给出的描述"))),
+    *map("".join, product(_CANNOT_SEE, _PICTURE)),
+    *_BY_THE_PROMPT.split(),
+    *_BY_THE_PROMPT_EN.strip().splitlines(),
+    *(sentence.lower() for sentence in dict.fromkeys(_prompt_sentences())),
+)
+
+_ASKS_ONE_PARAGRAPH = re.compile(
+    r"单段|一段话|一个段落|勿使用多段|不要使用多段|不要分段|single[- ]paragraph|one paragraph|multiple paragraphs", re.I
+)
+#: Configurations whose published prompt asks for a single paragraph.
+_ONE_PARAGRAPH_CONFIGS = ("single_en", "single_zh")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one row shows by itself.
+
+    Attributes:
+        defects: Each as ``"reason: detail"``.
+        text: The judged text: the gpt turns, joined by line breaks.
+        language: Language the row is said to be in, else the one it is written in.
+        windows: Overlapping windows of the text; empty if neither repetition nor near-duplicates are looked for.
+    """
+
+    defects: list[str]
+    text: str
+    language: str | None
+    windows: list[str]
+
+
+@dataclass(frozen=True)
+class Checks:
+    """The checks to make; see :func:`llava_zh.curation.run.curate` for their meaning.
+
+    `near_duplicates` says whether the windows are needed even where repetition is not looked for.
+    """
+
+    language: str | None = None
+    single_paragraph: bool | None = None
+    max_repetition: float | None = 0.4
+    leaks: Sequence[str] = LEAKS
+    near_duplicates: bool = True
+
+    def look_at(self, row: Mapping[str, Any], turns: Sequence[tuple[str, str]]) -> Finding:
+        """The finding on a row with these (role, text) turns."""
+        answers = [text.strip() for role, text in turns if role == "gpt"]
+        text = "\n".join(answers)
+        prompt = _prompt_of(row)
+        written = detect_language(text)
+        expected = self.language or row.get("language") or (prompt.language if prompt else None)
+        grams = windows(text, written) if self.near_duplicates or self.max_repetition is not None else []
+        defects = [
+            *_turns_defects(turns),
+            *self._paragraph_defects(row, prompt, turns, answers),
+            *self._leak_defects(text),
+        ]
+        if expected and written and expected != written:
+            defects.append(f"language: {written} where {expected} is expected")
+        if self.max_repetition is not None and (found := find_repetition(grams, written, self.max_repetition)):
+            defects.append(f"repetition: {found}")
+        return Finding(defects, text, expected or written, grams)
+
+    def _paragraph_defects(
+        self, row: Mapping[str, Any], prompt: Prompt | None, turns: Iterable[tuple[str, str]], answers: list[str]
+    ) -> Iterator[str]:
+        lines = max((answer.count("\n") + 1 for answer in answers), default=1)
+        if lines == 1:
+            return
+        asked = self.single_paragraph
+        if asked is None and prompt is not None:
+            asked = prompt.single_paragraph
+        if asked is None:
+            asked = row.get("config") in _ONE_PARAGRAPH_CONFIGS or any(
+                _ASKS_ONE_PARAGRAPH.search(text) for role, text in turns if role == "human"
+            )
+        if asked:
+            yield f"paragraphs: {lines} lines where one paragraph is asked"
+
+    def _leak_defects(self, text: str) -> Iterator[str]:
+        lowered = text.lower()
+        found = next((phrase for phrase in self.leaks if phrase in lowered), None)
+        if found is not None:
+            yield f"leak: {found!r}"
+
+
+def _prompt_of(row: Mapping[str, Any]) -> Prompt | None:
+    """The published prompt that a regenerated row names; None for other rows, and for a prompt of the user's."""
+    regenerated = row.get("regenerated")
+    prompt = PROMPTS.get(str(regenerated.get("prompt"))) if isinstance(regenerated, Mapping) else None
+    # The prompt "original" has no words of its own: the human turn says what was asked.
+    return prompt if prompt is not None and prompt.text else None
+
+
+def _turns_defects(turns: Sequence[tuple[str, str]]) -> Iterator[str]:
+    roles = [role for role, _ in turns]
+    rounds = roles[1:] if roles[:1] == ["system"] else roles
+    if not rounds or rounds != ["human", "gpt"] * (len(rounds) // 2):
+        yield f"turns: {' '.join(roles) or 'none'} instead of human gpt, once or more"
+    empty = next((index for index, (role, text) in enumerate(turns) if role == "gpt" and not text.strip()), None)
+    if empty is not None:
+        yield f"empty: turn {empty} (gpt) has no text"

@@ -1,0 +1,224 @@
+"""Two passes over the rows, in memory that does not grow with their text.
+
+The first looks at each row by itself, spools its line to the output folder's disk and leaves fixed-size facts in
+columns. Quantiles and duplicates are found in the columns. The second copies each spooled line to where it belongs.
+Memory holds a window of rows, and at most some 40 bytes a row while a column is sorted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from llava_zh.curation import duplicates
+from llava_zh.curation.checks import Checks, Finding
+from llava_zh.curation.duplicates import SLOTS, Array, Columns
+from llava_zh.curation.report import CurationReport
+from llava_zh.curation.source import Row
+from llava_zh.regenerate.lines import explained, write_lines
+
+# Rows are sketched in batches of at most so many rows and bytes of lines; windows take 60 times a text's memory.
+_BATCH_ROWS = 1024
+_BATCH_BYTES = 1 << 20
+
+
+class Facts:
+    """What the first pass leaves: the spool of lines, and facts of each row.
+
+    Attributes:
+        threshold: Similarity from which rows are near-duplicates; ``None`` if they are not looked for.
+        groups: Names of the groups (language and llava task) whose lengths are compared.
+    """
+
+    def __init__(self, work: Path, checks: Checks, threshold: float | None) -> None:
+        self.threshold = threshold
+        self.columns = Columns(work)
+        self.groups: dict[str, int] = {}
+        self._checks = checks
+        self._work = work
+        self._spool = (work / "rows").open("wb")
+        self._lengths = array("i")
+        self._group = array("H")
+        self._sound = array("b")
+
+    def read(self, rows: Iterable[Row]) -> None:
+        """The first pass."""
+        from huggingface_hub.utils.tqdm import tqdm
+
+        bar = tqdm(desc="Looking", unit=" rows")  # type: ignore[no-untyped-call]
+        with bar as progress:
+            for batch in _batches(rows):
+                findings = [self._checks.look_at(row.fields, row.turns) for row in batch]
+                with explained(self._work):
+                    # Compact JSON has no bare tab, so the first one ends the defects.
+                    self._spool.writelines(
+                        msgspec.json.encode(finding.defects) + b"\t" + row.line
+                        for row, finding in zip(batch, findings, strict=True)
+                    )
+                    self._note(batch, findings)
+                progress.update(len(batch))
+        with explained(self._work):
+            self._spool.flush()
+            self.columns.flush()
+
+    def _note(self, batch: list[Row], findings: list[Finding]) -> None:
+        for row, finding in zip(batch, findings, strict=True):
+            group, task = finding.language or "unknown", row.fields.get("task")
+            group = f"{group} {task}" if isinstance(task, str) else group
+            self._group.append(self.groups.setdefault(group, len(self.groups)))
+            self._lengths.append(len(finding.text))
+            self._sound.append(not finding.defects)
+        digests = b"".join(duplicates.text_digest(finding.text) for finding in findings)
+        self.columns.append("digest", np.frombuffer(digests, np.uint64))
+        if self.threshold is not None:
+            bands = duplicates.bands_for(self.threshold)
+            duplicates.append_sketches(self.columns, [finding.windows for finding in findings], bands)
+
+    @property
+    def lengths(self) -> Array:
+        """Characters of the text of each row."""
+        return np.frombuffer(self._lengths, np.intc) if self._lengths else np.zeros(0, np.intc)
+
+    @property
+    def group(self) -> Array:
+        """Index in :attr:`groups` of each row."""
+        return np.frombuffer(self._group, np.ushort) if self._group else np.zeros(0, np.ushort)
+
+    @property
+    def sound(self) -> Array:
+        """Whether the first pass found nothing wrong, for each row."""
+        return np.frombuffer(self._sound, np.bool_) if self._sound else np.zeros(0, np.bool_)
+
+    def spooled(self) -> Iterator[tuple[int, list[str], bytes]]:
+        """Position, defects found in the first pass, and line of each row."""
+        with (self._work / "rows").open("rb") as spool:
+            for position, record in enumerate(spool):
+                defects, _, line = record.partition(b"\t")
+                yield position, [] if defects == b"[]" else msgspec.json.decode(defects, type=list[str]), line
+
+    def close(self) -> None:
+        # What a full disk did not take stays in the buffers and would fail again; the files are temporary.
+        for file in (self._spool, self.columns):
+            with contextlib.suppress(OSError):
+                file.close()
+
+
+def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    batch: list[Row] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += len(row.line)
+        if len(batch) == _BATCH_ROWS or size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+class Verdict:
+    """What only all rows together show: length outliers and duplicates; attributes are arrays with a value a row."""
+
+    def __init__(
+        self,
+        facts: Facts,
+        length: tuple[int | None, int | None] | Mapping[str, tuple[int | None, int | None]] | None,
+        quantiles: tuple[float, float] | None,
+        exact: bool,
+    ) -> None:
+        self._facts = facts
+        self.bounds = {
+            name: _bounds(name, facts.lengths[facts.group == index], length, quantiles)
+            for name, index in facts.groups.items()
+        }
+        low, high = (np.array([bounds[side] for bounds in self.bounds.values()]) for side in (0, 1))
+        none = np.full(len(facts.lengths), -1, np.int32)
+        self.outlier = (
+            (facts.lengths < low[facts.group]) | (facts.lengths > high[facts.group]) if len(none) else none.astype(bool)
+        )
+        sound = facts.sound & ~self.outlier
+        self.duplicate_of = duplicates.exact_duplicates(facts.columns, sound) if exact else none
+        sound &= self.duplicate_of < 0
+        self.near_duplicate_of = (
+            none if facts.threshold is None else duplicates.near_duplicates(facts.columns, sound, facts.threshold)
+        )
+        self.kept = sound & (self.near_duplicate_of < 0)
+        self._names = list(facts.groups)
+        self._sketches = facts.columns.read("sketch", np.uint8, SLOTS)
+
+    def defects(self, position: int) -> Iterator[str]:
+        """What is wrong with a row beside the others, each as ``"reason: detail"``."""
+        if self.outlier[position]:
+            name = self._names[self._facts.group[position]]
+            low, high = (f"{bound:,.0f}" if np.isfinite(bound) else "any" for bound in self.bounds[name])
+            yield f"length: {self._facts.lengths[position]:,} characters; {low} to {high} are kept ({name})"
+        if (original := self.duplicate_of[position]) >= 0:
+            yield f"duplicate: of row {original}"
+        if (original := self.near_duplicate_of[position]) >= 0:
+            alike = duplicates.similarity(self._sketches[[position]], self._sketches[[original]])[0]
+            yield f"near_duplicate: of row {original}, similarity {alike:.2f}"
+
+    def length_figures(self) -> dict[str, dict[str, Any]]:
+        """Spread of the lengths in each group, of all rows and of the kept."""
+        figures = {}
+        for name, index in self._facts.groups.items():
+            inside = self._facts.group == index
+            low, high = (int(bound) if np.isfinite(bound) else None for bound in self.bounds[name])
+            figures[name] = {
+                "all": _spread(self._facts.lengths[inside]),
+                "kept": _spread(self._facts.lengths[inside & self.kept]),
+                "bounds": [low, high],
+            }
+        return figures
+
+
+def _bounds(
+    group: str,
+    lengths: Array,
+    length: tuple[int | None, int | None] | Mapping[str, tuple[int | None, int | None]] | None,
+    quantiles: tuple[float, float] | None,
+) -> tuple[float, float]:
+    """The lowest and highest length that is kept in a group, ``inf`` where it is open."""
+    given = length.get(group.split()[0]) if isinstance(length, Mapping) else length
+    lowest, highest = given or (None, None)
+    low, high = -np.inf if lowest is None else float(lowest), np.inf if highest is None else float(highest)
+    if quantiles is not None:
+        # Rounded outwards: among few rows the shortest and the longest are no outliers by being so.
+        low = max(low, float(np.quantile(lengths, quantiles[0], method="lower")))
+        high = min(high, float(np.quantile(lengths, quantiles[1], method="higher")))
+    return low, high
+
+
+def _spread(lengths: Array) -> dict[str, int]:
+    if not len(lengths):
+        return {}
+    shares = {"min": 0.0, "p1": 0.01, "p50": 0.5, "p99": 0.99, "max": 1.0}
+    found = np.quantile(lengths, list(shares.values()), method="nearest")
+    return dict(zip(shares, found.tolist(), strict=True))
+
+
+def split_rows(folder: Path, facts: Facts, verdict: Verdict, report: CurationReport) -> None:
+    """The second pass: the kept and the dropped rows to their files, the figures to `report`."""
+    report.rows, report.kept = len(verdict.kept), int(verdict.kept.sum())
+    report.lengths = verdict.length_figures()
+    with explained(folder):
+        (folder / "data").mkdir(exist_ok=True)
+    write_lines(folder / "data" / "000000.jsonl", (line for at, _, line in facts.spooled() if verdict.kept[at]))
+    write_lines(folder / "dropped.jsonl", _dropped(facts, verdict, report))
+
+
+def _dropped(facts: Facts, verdict: Verdict, report: CurationReport) -> Iterable[bytes]:
+    for position, defects, line in facts.spooled():
+        if verdict.kept[position]:
+            continue
+        row = msgspec.json.decode(line)
+        defects += verdict.defects(position)
+        text = "\n".join(turn.get("value", turn.get("text")) for turn in row["conversations"] if turn["from"] == "gpt")
+        report.drop(position, row, defects, text)
+        yield msgspec.json.encode({**row, "row": position, "reasons": defects}) + b"\n"

@@ -1,0 +1,76 @@
+"""What a curation did, to read and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+#: Why a row is dropped, in the order of the checks.
+REASONS: dict[str, str] = {
+    "turns": "turns do not alternate human, gpt",
+    "empty": "a gpt turn without text",
+    "paragraphs": "several paragraphs where one is asked",
+    "leak": "the answer betrays its prompt",
+    "language": "the wrong language",
+    "repetition": "a loop, or much of it repeats",
+    "length": "a length outlier",
+    "duplicate": "the same text as an earlier row",
+    "near_duplicate": "nearly the text of an earlier row",
+}
+_EXAMPLES = 3
+_EXCERPT = 200
+
+
+@dataclass
+class CurationReport:
+    """Figures of one curation.
+
+    Attributes:
+        rows, kept, dropped: Numbers of rows; a row is dropped once, for one reason or several.
+        reasons: For each key of :data:`REASONS`, the rows that have it (`count`) and the first three of them
+            (`examples`: row, id, image, detail and the beginning of the text).
+        lengths: For each language (and llava task), the characters of the gpt turns a row: `min`, `p1`, `p50`, `p99`
+            and `max` over all rows and over the kept, and the `bounds` that applied (`None`: open).
+        parameters: What was asked for.
+        seconds: Wall time.
+    """
+
+    parameters: dict[str, Any]
+    rows: int = 0
+    kept: int = 0
+    dropped: int = 0
+    reasons: dict[str, dict[str, Any]] = field(
+        default_factory=lambda: {reason: {"count": 0, "examples": []} for reason in REASONS}
+    )
+    lengths: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def drop(self, position: int, row: Mapping[str, Any], defects: list[str], text: str) -> None:
+        """Count a dropped row."""
+        self.dropped += 1
+        for reason, detail in (defect.split(": ", 1) for defect in defects):
+            entry = self.reasons[reason]
+            entry["count"] += 1
+            if len(entry["examples"]) < _EXAMPLES:
+                example = {"row": position, "id": row.get("id"), "image": row.get("image")}
+                entry["examples"].append({**example, "detail": detail, "text": text[:_EXCERPT]})
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        share = self.dropped / self.rows if self.rows else 0
+        counts = f"{self.kept:,} kept, {self.dropped:,} dropped ({share:.1%})"
+        lines = [f"{self.rows:,} rows: {counts} in {self.seconds:,.1f} s"]
+        for reason, entry in self.reasons.items():
+            if entry["count"]:
+                example = entry["examples"][0]
+                lines.append(f"  {entry['count']:>9,}  {reason:<15} {REASONS[reason]}")
+                lines.append(f"{'':13}e.g. row {example['row']}: {example['detail']}")
+        for group, figures in self.lengths.items():
+            for which in ("all", "kept"):
+                if figures[which]:
+                    spread = "  ".join(f"{name} {value:,}" for name, value in figures[which].items())
+                    lines.append(f"  characters, {group}, {which}: {spread}")
+        return "\n".join(lines)

@@ -1,0 +1,169 @@
+"""The curation of a dataset, a run or any rows."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from llava_zh.curation.checks import LEAKS, Checks
+from llava_zh.curation.passes import Facts, Verdict, split_rows
+from llava_zh.curation.report import CurationReport
+from llava_zh.curation.source import Source, open_rows
+from llava_zh.errors import BadArgument, RunConflict
+from llava_zh.regenerate.lines import write_lines
+
+Bounds = tuple[int | None, int | None]
+
+
+def curate(
+    path: Source,
+    name: str | None = None,
+    *,
+    output_dir: str | Path,
+    length: Bounds | Mapping[str, Bounds] | None = None,
+    length_quantiles: tuple[float, float] | None = (0.001, 0.999),
+    exact_duplicates: bool = True,
+    near_duplicates: float | None = 0.8,
+    max_repetition: float | None = 0.4,
+    single_paragraph: bool | None = None,
+    language: str | None = None,
+    leaks: Sequence[str] = (),
+    limit: int | None = None,
+    overwrite: bool = False,
+    **load_options: Any,
+) -> CurationReport:
+    """Drop the rows that are not worth training on, each with its reasons, and keep the others as published.
+
+    What is judged of a row is its text: the gpt turns. A row is dropped for any of: turns that do not alternate human
+    and gpt (after a system turn, if any); a gpt turn without text; several lines where one paragraph is asked; a
+    phrase that betrays the prompt; another language than the row's; repetition; a length outside the bounds; a text
+    equal, but for white space, to that of an earlier row; a text nearly that of an earlier row. The last two are
+    looked for among the rows that nothing else is wrong with, so that every cluster keeps its earliest sound row.
+
+    Written are ``data/000000.jsonl`` (kept rows, in their order, as published), ``dropped.jsonl`` (the others, with
+    ``row``, their position from 0, and ``reasons``) and ``report.json``. Each appears once it is whole. The files of
+    rows are the same for the same input. Meanwhile the folder needs room for the rows twice and 300 bytes a row.
+
+    Args:
+        path: A dataset's name, as for :func:`llava_zh.load_dataset`; the folder of a run or a file of JSON Lines;
+            or rows, mappings with ``image``, ``conversations`` and, where known, ``config``, ``language``, ``task``.
+        name: Configuration of the dataset.
+        output_dir: Folder to write to, new or empty.
+        length: Lowest and highest number of characters of the text (``None``: open), or those for each language.
+        length_quantiles: Shares of the rows of each language and llava task, between which the length must be.
+        exact_duplicates: Whether to drop rows with the text of an earlier row.
+        near_duplicates: Jaccard similarity, above 0 and at most 1, from which texts are near-duplicates, estimated by
+            MinHash of windows of five characters in Chinese and three words elsewhere; ``None`` does not look.
+        max_repetition: Largest share of those windows that may repeat earlier ones of the same text; ``None`` looks
+            for no repetition. A phrase five times on end over twenty tokens is always too much.
+        single_paragraph: Whether one paragraph was asked; by default as the row's human turn, prompt or config says.
+        language: ``"zh"`` or ``"en"``, the language of all rows; by default what each row or its prompt says.
+        leaks: Further phrases that betray the prompt; case does not matter.
+        limit: Look at so many rows at most.
+        overwrite: Replace an earlier curation in `output_dir`.
+        load_options: ``data_dir``, ``data_files``, ``source``, ``revision``, ``token``, … of ``load_dataset_builder``.
+
+    Returns:
+        The report.
+
+    Raises:
+        BadArgument: A bound, share or threshold that cannot be.
+        BadRow, DataFileNotFound, HubError: The rows cannot be read.
+        RunConflict: `output_dir` holds something already.
+        OutputError: The folder cannot be written.
+    """
+    parameters = {
+        "path": str(path) if isinstance(path, str | Path) else "rows",
+        "name": name,
+        "length": length,
+        "length_quantiles": length_quantiles,
+        "exact_duplicates": exact_duplicates,
+        "near_duplicates": near_duplicates,
+        "max_repetition": max_repetition,
+        "single_paragraph": single_paragraph,
+        "language": language,
+        "leaks": list(leaks),
+        "limit": limit,
+    }
+    _check(parameters)
+    report = CurationReport(parameters)
+    checks = Checks(
+        language=language,
+        single_paragraph=single_paragraph,
+        max_repetition=max_repetition,
+        leaks=(*LEAKS, *(phrase.lower() for phrase in leaks)),
+        near_duplicates=near_duplicates is not None,
+    )
+    rows = itertools.islice(open_rows(path, name, load_options), limit)
+    started = time.monotonic()
+    with _Folder(Path(output_dir), overwrite) as folder:
+        facts = Facts(folder.work, checks, near_duplicates)
+        try:
+            facts.read(rows)
+            verdict = Verdict(facts, length, length_quantiles, exact_duplicates)
+            split_rows(folder.path, facts, verdict, report)
+        finally:
+            facts.close()
+        report.seconds = round(time.monotonic() - started, 3)
+        write_lines(folder.path / "report.json", [msgspec.json.format(msgspec.json.encode(report.to_dict())), b"\n"])
+    return report
+
+
+def _check(parameters: Mapping[str, Any]) -> None:
+    bounds = parameters["length"]
+    for low, high in bounds.values() if isinstance(bounds, Mapping) else [bounds or (None, None)]:
+        if low is not None and high is not None and low > high:
+            raise BadArgument(f"length: the lowest, {low}, is above the highest, {high}.")
+    shares = parameters["length_quantiles"]
+    if shares is not None and not 0 <= shares[0] < shares[1] <= 1:
+        raise BadArgument(f"length_quantiles must be two rising shares between 0 and 1, found {shares}.")
+    for field in ("near_duplicates", "max_repetition"):
+        value = parameters[field]
+        if value is not None and not 0 < value <= 1:
+            raise BadArgument(f"{field} must be above 0 and at most 1, or None, found {value}.")
+    if parameters["language"] not in (None, "zh", "en"):
+        raise BadArgument(f"language must be zh or en, found {parameters['language']!r}.")
+
+
+class _Folder:
+    """The output folder, with a place for work that is gone at the end."""
+
+    def __init__(self, path: Path, overwrite: bool) -> None:
+        self.path = path
+        self.work = path / ".curating"
+        self._overwrite = overwrite
+
+    def __enter__(self) -> _Folder:
+        from filelock import FileLock, Timeout
+
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.path / ".curating.lock")
+        try:
+            self._lock.acquire(blocking=False)
+        except Timeout:
+            raise RunConflict(f"{self.path} is in use by another curation. Wait for it or end it.") from None
+        try:
+            self._claim()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def _claim(self) -> None:
+        there = sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith(".curating"))
+        ours = {"data", "dropped.jsonl", "report.json"}
+        if there and not (self._overwrite and set(there) <= ours):
+            advice = "overwrite=True replaces it" if set(there) <= ours else "Choose a new or empty output_dir"
+            raise RunConflict(f"{self.path} holds something already: {', '.join(there[:5])}. {advice}.")
+        shutil.rmtree(self.work, ignore_errors=True)  # what a killed curation left
+        self.work.mkdir()
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.work, ignore_errors=True)
+        self._lock.release()
