@@ -84,13 +84,13 @@ def _described(number: int, row: Mapping[str, Any], opens: bool, columns: int) -
     about += dict.fromkeys(str(row[name]) for name in ("config", "language", "task") if row.get(name) is not None)
     head = text.printable(f"── {' · '.join(about)} ")
     yield head + "─" * max(0, columns - text.width(head))
-    for image in _images(row):
+    for image in images_of(row):
         yield from _labelled("image", _image(image, opens), columns)
     for turn in row.get("conversations") or row.get("messages") or []:
         yield from _labelled(str(turn.get("from") or turn.get("role")), _said(turn), columns)
 
 
-def _images(row: Mapping[str, Any]) -> Iterator[Any]:
+def images_of(row: Mapping[str, Any]) -> Iterator[Any]:
     """Every image of a row, whichever column its row format has it in."""
     for value in row.values():
         for item in value if isinstance(value, list) else [value]:
@@ -104,13 +104,13 @@ def _image(image: Mapping[str, Any], opens: bool) -> str:
     if not opens and image["bytes"] is None:
         return str(where)
     try:
-        return f"{where} ({_size(image)})"
+        return f"{where} ({image_size(image)})"
     except Exception as error:  # whatever a file, an archive, a server or Pillow comes up with
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         return f"{where} (cannot be opened: {reason})"
 
 
-def _size(image: Mapping[str, Any]) -> str:
+def image_size(image: Mapping[str, Any]) -> str:
     import fsspec
     from PIL import Image
 
