@@ -14,7 +14,7 @@ import pytest
 from llava_zh import load_dataset
 from llava_zh.curation import curate
 from llava_zh.demo.write import DemoPaths, write_demo
-from llava_zh.errors import BadArgument, BadRow, DataFileNotFound, RunConflict, UnknownName
+from llava_zh.errors import BadArgument, BadRow, DataFileNotFound, OutputError, RunConflict, UnknownName
 
 CAT = "一只黑色的猫坐在红色的沙发上，旁边有一本打开的书和一杯热咖啡，窗外是下着雨的街道，路灯亮着。"
 DOG = "草地上有两只棕色的小狗在追一个黄色的球，远处的长椅上坐着一位穿蓝色外套的老人，天空很晴朗。"
@@ -260,6 +260,21 @@ def test_what_is_there_already_is_never_overwritten_unasked(tmp_path: Path) -> N
     (tmp_path / "out" / "thesis.tex").write_text("mine")
     with pytest.raises(RunConflict, match=r"thesis\.tex"):
         curate([row(0, CAT)], output_dir=tmp_path / "out", overwrite=True)
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_that_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        curate([row(0, CAT)], output_dir=tmp_path / "file" / "out")
+
+
+def test_a_folder_that_another_curation_writes_to_is_refused(tmp_path: Path) -> None:
+    def rows() -> Iterator[dict[str, Any]]:
+        with pytest.raises(RunConflict, match="in use by another curation"):
+            curate([row(1, DOG)], output_dir=tmp_path)
+        yield row(0, CAT)
+
+    assert curate(rows(), output_dir=tmp_path).kept == 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the resource module is Unix's")

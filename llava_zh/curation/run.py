@@ -16,7 +16,7 @@ from llava_zh.curation.passes import Facts, Verdict, split_rows
 from llava_zh.curation.report import CurationReport
 from llava_zh.curation.source import Source, open_rows
 from llava_zh.errors import BadArgument, RunConflict
-from llava_zh.regenerate.lines import write_lines
+from llava_zh.regenerate.lines import explained, write_lines
 
 Bounds = tuple[int | None, int | None]
 
@@ -142,7 +142,8 @@ class _Folder:
     def __enter__(self) -> _Folder:
         from filelock import FileLock, Timeout
 
-        self.path.mkdir(parents=True, exist_ok=True)
+        with explained(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.path / ".curating.lock")
         try:
             self._lock.acquire(blocking=False)
@@ -152,6 +153,7 @@ class _Folder:
             self._claim()
         except BaseException:
             self._lock.release()
+            Path(self._lock.lock_file).unlink(missing_ok=True)  # the folder is someone else's
             raise
         return self
 
