@@ -1,0 +1,50 @@
+"""What all tests share: a home of their own for every cache, no token and no progress bar, and the demo's files."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# Before any test module imports `datasets` or a hub client: they read these once. Subprocesses inherit them.
+_HOME = tempfile.mkdtemp(prefix="llava-zh-tests-")
+atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
+for _name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "MODELSCOPE_API_TOKEN", "SA1B_ROOT", "LLAVA_ZH_SOURCE"):
+    os.environ.pop(_name, None)
+for _name in ("HF_ENDPOINT", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "MODELSCOPE_ENDPOINT"):
+    os.environ.pop(_name, None)
+os.environ |= {
+    "HF_HOME": f"{_HOME}/huggingface",
+    "HF_DATASETS_CACHE": f"{_HOME}/datasets",
+    "LLAVA_ZH_CACHE": f"{_HOME}/llava-zh",
+    "XDG_CACHE_HOME": f"{_HOME}/xdg",
+    "MODELSCOPE_CACHE": f"{_HOME}/modelscope",
+    "MODELSCOPE_HOME": f"{_HOME}/modelscope-home",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "NO_PROXY": "127.0.0.1,localhost",
+    "no_proxy": "127.0.0.1,localhost",
+}
+
+from filelock import FileLock  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+from llava_zh.demo import DemoPaths, write_demo  # noqa: E402
+
+# Two cores may be shared by many; how long an example takes says nothing.
+settings.register_profile("llava-zh", deadline=None, max_examples=100)
+settings.load_profile("llava-zh")
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> DemoPaths:
+    """The miniature of both datasets, drawn once for all of pytest-xdist's workers. Not to be written to."""
+    base = tmp_path_factory.getbasetemp()
+    folder: Path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "demo"
+    with FileLock(f"{folder}.lock"):
+        return write_demo(folder)
