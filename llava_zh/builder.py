@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import datasets
 import numpy as np
@@ -40,8 +40,9 @@ class PublishedConfig(datasets.BuilderConfig):  # type: ignore[misc]
     Args:
         files: The files with its rows; `found` says in words what they are.
         images: Where its images are.
-        archives: Only rows whose images are all in SA-1B archives of these names (``sa_000000``), or None for all.
-        bad_images: Published paths whose rows are left out.
+        archives: Only rows whose images are all in SA-1B archives of these names (``sa_000000``), ``"available"`` for
+            those whose images are there, or None for all.
+        bad_images: Published paths whose rows are left out; one without a folder is that image in any archive.
         chunk_size, num_shards: Bytes a shard, or exactly how many shards.
     """
 
@@ -50,7 +51,7 @@ class PublishedConfig(datasets.BuilderConfig):  # type: ignore[misc]
     images: Images = UnresolvedImages()
     row_format: str = "llava"
     options: RowOptions = RowOptions()
-    archives: frozenset[str] | None = None
+    archives: frozenset[str] | Literal["available"] | None = None
     bad_images: frozenset[str] = frozenset()
     on_bad_row: str = "raise"
     on_missing_image: str = "raise"
@@ -61,7 +62,9 @@ class PublishedConfig(datasets.BuilderConfig):  # type: ignore[misc]
         """The name of the cache folder: the config and a digest of all that decides which rows come out."""
         parts = [file.identity for file in self.files]
         parts += [self.images.identity, self.row_format, self.options.identity, self.on_bad_row, self.on_missing_image]
-        parts += ["all archives"] if self.archives is None else sorted(self.archives)
+        parts += [str(self.archives)] if isinstance(self.archives, str | None) else sorted(self.archives)
+        if self.archives == "available" or self.on_missing_image != "raise":
+            parts.append(self.images.contents())
         parts += sorted(self.bad_images)
         return f"{self.name}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}"
 
@@ -126,11 +129,14 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         if not dl_manager.is_streaming:
             force = bool(dl_manager.download_config.force_download)
             files = tuple(self._on_disk(file, force) for file in files)
+        return [datasets.SplitGenerator(name=datasets.Split.TRAIN, gen_kwargs={"shards": self._shards(files)})]
+
+    def _shards(self, files: Iterable[DataFile]) -> list[Shard]:
+        files = tuple(files)
         for file in files:
             hub.check_is_data(file, self.token)
         config = self.config
-        shards = readers.plan(files, chunk_size=config.chunk_size, num_shards=config.num_shards, token=self.token)
-        return [datasets.SplitGenerator(name=datasets.Split.TRAIN, gen_kwargs={"shards": shards})]
+        return readers.plan(files, chunk_size=config.chunk_size, num_shards=config.num_shards, token=self.token)
 
     def _on_disk(self, file: DataFile, force: bool) -> DataFile:
         if file.source == "local" or (file.path is not None and not force):
@@ -147,20 +153,36 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
     def _tables(self, shards: list[Shard], tally: Tally) -> Iterator[tuple[tuple[int, int], pa.Table]]:
         schema = self.info.features.arrow_schema
         constants = {"config": self.config.name, "language": self.config_facts.language}
+        for key, annotations in self._annotations(shards, tally):
+            yield key, to_rows(annotations, self.shape, schema, self._urls(tally), constants)
+
+    def _annotations(self, shards: list[Shard], tally: Tally) -> Iterator[tuple[tuple[int, int], pa.Table]]:
+        """What the files say of the rows that are kept, a block of them at a time."""
         expect = Expect(images=self.config_facts.images, task_of=self.task_of)
         reading = Reading(expect, tally.bad_row, tally.columns, self.token)
         for i, shard in enumerate(shards):
             for j, annotations in enumerate(readers.tables(shard, reading)):
                 kept = self._kept(annotations, tally)
                 if len(kept):
-                    yield (i, j), to_rows(kept, self.shape, schema, self._urls(tally), constants)
+                    yield (i, j), kept
+
+    def image_paths(self) -> Iterator[pa.ListArray]:
+        """The published paths of the images of each row, a list a row, some thousands of rows at a time."""
+        tally = Tally(self.FACTS.name, self.config.on_bad_row)
+        for _, annotations in self._annotations(self._shards(self.config.files), tally):
+            yield _combined(annotations["images"])
+        tally.report()
 
     def _kept(self, annotations: pa.Table, tally: Tally) -> pa.Table:
         """The rows of this task, these archives, and images that are neither bad nor (on request) missing."""
         config = self.config
         if self.config_facts.task is not None:
             annotations = annotations.filter(pc.fill_null(pc.equal(annotations["task"], self.config_facts.task), False))
-        if config.archives is not None:
+        if config.archives == "available":
+            before = len(annotations)
+            annotations = _rows_where(annotations, self._present)
+            tally.count("rows whose images are not available left out", before - len(annotations))
+        elif config.archives is not None:
             names = pa.array(sorted(config.archives), pa.string())
             annotations = _rows_where(
                 annotations, lambda paths: pc.is_in(pc.replace_substring_regex(paths, "/.*", ""), value_set=names)
@@ -168,7 +190,7 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         if config.bad_images:
             bad = pa.array(sorted(config.bad_images), pa.string())
             before = len(annotations)
-            annotations = _rows_where(annotations, lambda paths: pc.invert(pc.is_in(paths, value_set=bad)))
+            annotations = _rows_where(annotations, lambda paths: pc.invert(_named(paths, bad)))
             tally.count("rows with a bad image left out", before - len(annotations))
         if config.on_missing_image == "skip":
             before = len(annotations)
@@ -272,9 +294,7 @@ def _numbered(error: BadRow) -> BadRow:
 
 def _rows_where(annotations: pa.Table, keep: Callable[[pa.Array], pa.Array]) -> pa.Table:
     """The rows all of whose images `keep` is true for."""
-    images = annotations["images"].combine_chunks()
-    if isinstance(images, pa.ChunkedArray):
-        images = pa.concat_arrays(images.chunks or [pa.array([], images.type)])
+    images = _combined(annotations["images"])
     if not len(images):
         return annotations
     good = pc.fill_null(keep(images.flatten()), False).to_numpy(zero_copy_only=False)
@@ -282,3 +302,15 @@ def _rows_where(annotations: pa.Table, keep: Callable[[pa.Array], pa.Array]) -> 
     return annotations.filter(pa.array(np.logical_and.reduceat(good, starts)))
 
 
+def _combined(column: pa.ChunkedArray) -> pa.Array:
+    array = column.combine_chunks()
+    # pyarrow before 19 gives a chunked array back from a column that is empty or has several chunks.
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks or [pa.array([], array.type)])
+    return array
+
+
+def _named(paths: pa.Array, names: pa.Array) -> pa.Array:
+    """Which of `paths` are among `names`, as they are or by their last part."""
+    last = pc.replace_substring_regex(paths, ".*/", "")
+    return pc.or_(pc.is_in(paths, value_set=names), pc.is_in(last, value_set=names))

@@ -6,6 +6,7 @@ them are there without asking for one file at a time.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,6 +39,10 @@ class Images(Protocol):
         """Whether each path (a text array) has an image."""
         ...
 
+    def contents(self) -> str:
+        """Text that changes when images come or go, by looking anew at what is there."""
+        ...
+
 
 @dataclass(frozen=True)
 class Sa1bImages:
@@ -59,7 +64,12 @@ class Sa1bImages:
         return pc.binary_join_element_wise("sa1b://", paths, url_suffix(self.roots), "")
 
     def present(self, paths: pa.Array) -> Present:
-        return np.asarray(self.filesystem().have(paths.to_pylist()))
+        return np.asarray(self.filesystem().have(paths))
+
+    def contents(self) -> str:
+        filesystem = self.filesystem()
+        filesystem.invalidate_cache()
+        return str(filesystem.fingerprint())
 
     def filesystem(self) -> Any:
         """The ``sa1b://`` filesystem on these roots."""
@@ -89,6 +99,11 @@ class ArchivedImages:
         find = self._filesystem().find_member
         return np.array([path is not None and find(path) is not None for path in paths.to_pylist()], dtype=bool)
 
+    def contents(self) -> str:
+        filesystem = self._filesystem()
+        filesystem.invalidate_cache()
+        return str(filesystem.fingerprint())
+
     def _filesystem(self) -> Any:
         import fsspec
 
@@ -113,6 +128,13 @@ class FolderImages:
         listing = _Listing(self.base)
         return np.array([path is not None and listing.has(path) for path in paths.to_pylist()], dtype=bool)
 
+    def contents(self) -> str:
+        import fsspec
+
+        fs, base = fsspec.core.url_to_fs(self.base)
+        fs.invalidate_cache(base)
+        return hashlib.sha256("\0".join(fs.find(base)).encode("utf-8", "surrogateescape")).hexdigest()
+
 
 @dataclass(frozen=True)
 class EmbeddedImages:
@@ -127,6 +149,9 @@ class EmbeddedImages:
     def present(self, paths: pa.Array) -> Present:
         return np.ones(len(paths), dtype=bool)
 
+    def contents(self) -> str:
+        return self.identity
+
 
 @dataclass(frozen=True)
 class UnresolvedImages:
@@ -140,6 +165,9 @@ class UnresolvedImages:
 
     def present(self, paths: pa.Array) -> Present:
         return np.zeros(len(paths), dtype=bool)
+
+    def contents(self) -> str:
+        return self.identity
 
 
 class _Listing:

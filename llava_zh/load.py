@@ -6,7 +6,7 @@ import importlib
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import BadArgument, UnknownName
@@ -100,7 +100,8 @@ def load_dataset(
             come undecoded as ``{"path": "sa1b://…", "bytes": None}``. For llava-instruct: where image paths start.
         row_format: ``"llava"`` (as published), ``"sharegpt"``, ``"messages"`` or ``"parts"``, see :mod:`llava_zh.rows`.
         options: A system prompt, the place of image marks, widths and heights: a dict, or :class:`llava_zh.rows.RowOptions`.
-        archives: Only rows whose images are in these SA-1B archives: numbers, names, or ``"available"``.
+        archives: Only rows whose images are in these SA-1B archives, by numbers or names; or ``"available"``, only rows
+            whose images are there, by the indexes of archives (built now if need be) and listings of folders.
         bad_images: Image paths whose rows are left out: a list, or the file that ``llava-zh sa1b verify`` wrote.
         on_bad_row: ``"raise"`` a :class:`~llava_zh.errors.BadRow` or ``"skip"`` (counted and logged).
         on_missing_image: ``"raise"`` when the picture is opened, ``"skip"`` the row, or give ``"null"`` for the image.
@@ -198,7 +199,7 @@ def load_dataset_builder(
         images=layout.images,
         row_format=row_format,
         options=RowOptions.of(options),
-        archives=_archive_names(archives, facts, layout.images),
+        archives=_archive_names(archives, facts),
         bad_images=_bad_images(bad_images),
         on_bad_row=on_bad_row,
         on_missing_image=on_missing_image,
@@ -275,22 +276,15 @@ def _roots(image_root: Any) -> tuple[str, ...] | None:
     return tuple(search_path(image_root))
 
 
-def _archive_names(archives: Any, facts: DatasetFacts, images: Any) -> frozenset[str] | None:
-    """``range(45)``, names, or ``"available"``, as names of SA-1B archives."""
+def _archive_names(archives: Any, facts: DatasetFacts) -> frozenset[str] | Literal["available"] | None:
+    """``range(45)`` or names as names of SA-1B archives; ``"available"`` and None as they are."""
+    from .sa1b import archive_names
+
     if archives is None:
         return None
     if not facts.images_in_sa1b:
         raise BadArgument(f"archives= chooses SA-1B archives; the images of {facts.name} are not from SA-1B.")
-    if archives == "available":
-        return frozenset(archive.name for archive in images.filesystem().archives() if archive.name)
-    items: Iterable[Any] = [archives] if isinstance(archives, str | int) else archives
-    names = []
-    for item in items:
-        text = f"sa_{int(item):06d}" if not isinstance(item, str) or item.isdigit() else item.removesuffix(".tar")
-        if not re.fullmatch(r"sa_\d{6}", text):
-            raise BadArgument(f"archives: {item!r} is no SA-1B archive; expected a number from 0 to 999 or a name such as sa_000000.")
-        names.append(text)
-    return frozenset(names)
+    return "available" if isinstance(archives, str) and archives == "available" else frozenset(archive_names(archives))
 
 
 def _bad_images(bad_images: Any) -> frozenset[str]:

@@ -4,6 +4,6 @@ An image is ``sa1b://sa_000000/sa_1.jpg`` whatever lies on disk. The filesystem 
 :class:`llava_zh.sa1b.filesystem.Sa1bFileSystem`, which fsspec imports by itself when it meets such a URL.
 """
 
-from llava_zh.sa1b.urls import image_url, search_path, url_suffix
+from llava_zh.sa1b.urls import archive_names, image_url, search_path, url_suffix
 
-__all__ = ["image_url", "search_path", "url_suffix"]
+__all__ = ["archive_names", "image_url", "search_path", "url_suffix"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llava_zh.errors import BadArchive, BadIndex
+from llava_zh.sa1b import tree
 from llava_zh.sa1b.archive import Archive
 from llava_zh.sa1b.index import contains
 from llava_zh.sa1b.layout import Listing, Root
@@ -60,6 +62,35 @@ def _keys(base: Any) -> tuple[Bools, Bools]:
     ids = pc.cast(pc.if_else(known, digits, "0"), pa.uint32()).to_numpy()
     is_masks = masks.to_numpy(zero_copy_only=False)
     return ids * np.uint32(2) + is_masks, known.to_numpy(zero_copy_only=False)
+
+
+def group_by_folder(paths: Any) -> tuple[dict[str, Bools], Any]:
+    """The images named by `paths` as sorted member keys, by the folder before the name; and the paths that name none.
+
+    Paths are taken as `have` takes them.
+    """
+    parsed = _Paths(paths)
+    keys = {folder: np.unique(parsed.key[rows[parsed.known[rows]]]) for folder, rows in parsed.groups()}
+    unknown = np.flatnonzero(~parsed.known)
+    return {folder: found for folder, found in keys.items() if len(found)}, [str(paths[int(i)]) for i in unknown]
+
+
+def fingerprint(roots: list[Root]) -> str:
+    """See `Sa1bFileSystem.fingerprint`."""
+    digest = hashlib.blake2b(digest_size=16)
+    for root in roots:
+        root.check()
+        for info in tree.archives(root):
+            if info.kind in ("extracted", "flat"):
+                listings = [root.listing(f"{info.path}/{inner}".strip("/")) for inner in ("", "images")]
+                held: Any = [(one.keys.tobytes(), sorted(one.files)) for one in listings]
+            elif info.kind == "unusable":
+                held = info.problem
+            else:
+                # A remote archive counts as holding nothing until it has an index; local ones are indexed when needed.
+                held = (info.size, root.source(info.path).stamp, root.local or info.indexed)
+            digest.update(repr((root.name, info.path, held)).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 def have(roots: list[Root], paths: Any) -> Bools:

@@ -267,6 +267,10 @@ class Sa1bFileSystem(AbstractFileSystem):  # type: ignore[misc]
         """
         return bulk.have(self._refreshed(everything=True), paths)
 
+    def fingerprint(self) -> str:
+        """A digest of what `have` goes by: archive files with their sizes and times, and the names in image folders."""
+        return bulk.fingerprint(self.roots)
+
     def find_member(self, path: str) -> str | None:
         """The path in this filesystem of the member whose own path ends in `path`, in whatever archive of any root.
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from llava_zh.errors import BadArgument, RootNotFound
 
@@ -89,6 +89,22 @@ def normalize(path: str) -> str:
             raise BadArgument(f"The image path {path!r} leaves its archive through '..'.")
         path = "/".join(parts)
     return path
+
+
+def archive_names(archives: int | str | Iterable[int | str]) -> list[str]:
+    """Archives given by number (``7``, ``range(45)``) or name (``sa_000007``, ``sa_000007.tar``), as names.
+
+    Raises: BadArgument for what is neither.
+    """
+    names = []
+    for item in [archives] if isinstance(archives, int | str) else archives:
+        name = item.removesuffix(".tar") if isinstance(item, str) and not item.isdecimal() else f"sa_{int(item):06d}"
+        if not re.fullmatch(r"sa_[0-9]{6}", name):
+            raise BadArgument(
+                f"archives: {item!r} is no SA-1B archive; expected a number from 0 to 999 or a name such as sa_000000."
+            )
+        names.append(name)
+    return names
 
 
 def member_key(name: str) -> int | None:
