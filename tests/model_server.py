@@ -142,13 +142,13 @@ class _Connection(asyncio.Protocol):
     def serve(self, body: bytes) -> None:
         method, path = self.head.split(b" ", 2)[:2]
         target = path.decode().split("?")[0].rstrip("/")
-        if target.endswith("/control"):
+        if target == "/v1/control":
             self.control(body)
         elif self.refused():
             self.reply(401, {"error": {"message": "Incorrect API key provided: " + self.key(), "code": 401}})
-        elif target.endswith("/models"):
+        elif target == "/v1/models":
             self.models()
-        elif target.endswith("/chat/completions") and method == b"POST":
+        elif target == "/v1/chat/completions" and method == b"POST":
             self.chat(body)
         else:
             self.reply(404, b"<html>not found</html>", "text/html")

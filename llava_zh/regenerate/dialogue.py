@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from llava_zh.errors import BadAnswer, BadArgument, BadRow
-from llava_zh.regenerate.images import ImageSource, Picture, image_identity
+from llava_zh.regenerate.images import ImageSource, Picture
 from llava_zh.regenerate.parsing import parse_answer
 from llava_zh.regenerate.prompts import PROMPTS, Prompt, draw_task, load_prompt
 from llava_zh.regenerate.protocol import Answer, user_message
@@ -49,12 +49,13 @@ class PromptChoice:
             else [PROMPTS[task] for task in ("conversation", "complex_reasoning", "detail")]
         )
 
-    def of(self, row: Mapping[str, Any], images: Sequence[ImageSource]) -> Prompt:
+    def of(self, row: Mapping[str, Any], images: Sequence[str]) -> Prompt:
+        """The prompt of a row, whose images are told apart by these texts."""
         if self._fixed is not None:
             return self._fixed
         task = row.get("task")
         if task is None:
-            task = draw_task("\n".join(image_identity(image) for image in images), self._seed)
+            task = draw_task("\n".join(images), self._seed)
         if task not in PROMPTS:
             known = ", ".join(prompt.id for prompt in self.prompts)
             raise BadRow(
@@ -99,10 +100,10 @@ def row_turns(row: Mapping[str, Any]) -> Turns:
     return [{"from": str(turn["from"]), "value": str(turn.get("value") or turn.get("text") or "")} for turn in turns]
 
 
-def row_key(dataset: str, row: Mapping[str, Any], position: int, images: Sequence[ImageSource], prompt: Prompt) -> str:
+def row_key(dataset: str, row: Mapping[str, Any], position: int, images: Sequence[str], prompt: Prompt) -> str:
     """What identifies a row of a run: hex hash of its dataset, config, position, images and prompt."""
     asked = [turn for turn in row_turns(row) if turn["from"] != "gpt"] if prompt.kind == "original" else None
-    identity = [dataset, row.get("config"), position, [image_identity(image) for image in images], prompt.sha256, asked]
+    identity = [dataset, row.get("config"), position, list(images), prompt.sha256, asked]
     return hashlib.blake2b(msgspec.json.encode(identity), digest_size=12).hexdigest()
 
 
@@ -191,7 +192,8 @@ def published_row(
         facts: The ``regenerated`` object; the old conversation is added to it.
     """
     several = isinstance(row.get("image", row.get("images")), list | tuple)
-    published: dict[str, Any] = {"id": row.get("id"), "image": list(names) if several else names[0]}
+    published: dict[str, Any] = {} if row.get("id") is None else {"id": row["id"]}
+    published["image"] = list(names) if several else names[0]
     for field, value in row.items():
         if field not in _REWRITTEN and isinstance(value, str | int | float | bool | list):
             # Files name the sizes of several images width_list and height_list.

@@ -38,12 +38,6 @@ def regenerate(
     limit: int | None = None,
     parameters: Mapping[str, Any] | None = None,
     api_key: str | None = None,
-    image_root: str | None = None,
-    data_dir: str | None = None,
-    data_files: Any = None,
-    source: str | None = None,
-    revision: str | None = None,
-    archives: Any = None,
     max_pixels: int | None = None,
     send_paths: bool = False,
     seed: int = 0,
@@ -55,6 +49,7 @@ def regenerate(
     unit_rows: int = 10_000,
     gpus: int = 1,
     progress: bool = True,
+    **loading: Any,
 ) -> Report:
     """Ask a vision-language model about every image of a dataset, and write a dataset that ``load_dataset`` loads.
 
@@ -77,7 +72,6 @@ def regenerate(
         limit: Only the first so many rows. A later call may raise it.
         parameters: Passed on in every request, such as ``{"temperature": 0.7, "max_tokens": 512}``.
         api_key: Bearer token; by default the environment variable ``LLAVA_ZH_API_KEY``.
-        image_root, data_dir, data_files, source, revision, archives: As for ``load_dataset``.
         max_pixels: Downscale larger images to so many pixels before sending; by default the original bytes are sent.
         send_paths: Send ``file://`` paths in place of bytes, to a server that shares the disk and allows it.
         seed: Seed of the draw of tasks, and of the first repeated request after an answer that did not parse.
@@ -91,6 +85,7 @@ def regenerate(
         unit_rows: Rows an output file, and a journal.
         gpus: GPUs behind the servers, for the report's GPU-hours.
         progress: Show a live line on stderr.
+        loading: Passed on to ``load_dataset``: `image_root`, `data_dir`, `data_files`, `source`, `archives` and so on.
 
     Returns:
         The figures, which are also in ``output_dir/report.json``.
@@ -110,10 +105,7 @@ def regenerate(
         send_paths=send_paths, seed=seed, max_retries=max_retries, answer_attempts=answer_attempts,
         stall_after=stall_after,
     )  # fmt: skip
-    rows = open_source(
-        path_or_rows, name, image_root=image_root, data_dir=data_dir, data_files=data_files, source=source,
-        revision=revision, archives=archives,
-    )  # fmt: skip
+    rows = open_source(path_or_rows, name, loading)
     choice = PromptChoice(prompt, rows.config, seed)
     folder = Path(output_dir).expanduser().absolute()
     ledger = Ledger(folder, unit_rows, manifest_of(rows, choice, settings, unit_rows))
@@ -213,7 +205,8 @@ class _Bar:
         total = min((count for count in (rows.total, limit) if count is not None), default=None)
         self._ledger, self._session = ledger, session
         self._shown = show
-        self._bar = tqdm(
+        bar: Any = tqdm
+        self._bar = bar(
             total=total, initial=self._through(), unit="row", file=sys.stderr, disable=True if not show else None,
             name="llava_zh.regenerate",
         )  # fmt: skip

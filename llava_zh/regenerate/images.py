@@ -11,6 +11,7 @@ import binascii
 import hashlib
 import io
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | Mapping
 #: Quality of the JPEG that a PIL image, or a downscaled one, is sent as.
 JPEG_QUALITY = 95
 
+_KEEPING = threading.Lock()
+
 
 @dataclass(frozen=True, slots=True)
 class Picture:
@@ -40,18 +43,24 @@ class Picture:
     height: int
 
 
-def image_name(image: ImageSource) -> str | None:
-    """The name `image` goes by in a published file: its path without ``sa1b://`` and root; None for bare pixels."""
+def image_name(image: ImageSource, base: str = "") -> str | None:
+    """The name `image` goes by in a published file: its path without scheme and root; None for bare pixels.
+
+    Args:
+        image: The image.
+        base: Folder or URL that was put before published paths, and is taken away again.
+    """
     if isinstance(image, Mapping):
         image = image.get("path") or b""
     if isinstance(image, str | os.PathLike):
-        return os.fspath(image).split("::", 1)[0].removeprefix("sa1b://") or None
+        path = os.fspath(image).split("::", 1)[0].removeprefix("sa1b://")
+        return (path.removeprefix(base.rstrip("/") + "/") if base else path) or None
     return getattr(image, "filename", None) or None
 
 
-def image_identity(image: ImageSource) -> str:
+def image_identity(image: ImageSource, base: str = "") -> str:
     """What tells `image` from others: its name, or the hash of its bytes or pixels."""
-    name = image_name(image)
+    name = image_name(image, base)
     if name is not None:
         return name
     if isinstance(image, Mapping):
@@ -197,7 +206,8 @@ def keep_image(folder: Path, image: ImageSource) -> str:
         f"images/{hashlib.blake2b(data, digest_size=16).hexdigest()}.{mime.rpartition('/')[2].replace('jpeg', 'jpg')}"
     )
     path = folder / name
-    if not path.exists():
-        path.parent.mkdir(exist_ok=True)
-        write_lines(path, [data])
+    with _KEEPING:  # two rows may have the same image
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            write_lines(path, [data])
     return name

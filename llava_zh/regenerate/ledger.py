@@ -6,12 +6,12 @@
     OUT/data/000000.jsonl  finished units in the published form, each renamed into place when it is whole
     OUT/failed.jsonl       rows given up, with the reason and the raw answer
     OUT/report.json        figures of the last session and of the whole
-    OUT/journal/units.jsonl      which units are finished, and where the input stream stood at their starts
-    OUT/journal/000007.jsonl     rows of unit 7 so far, in order of arrival; gone once the unit is finished
+    OUT/journal/units.log  which units are finished, and where the input stream stood at their starts
+    OUT/journal/000007.log rows of unit 7 so far, in order of arrival; gone once the unit is finished
 
 A unit is `unit_rows` consecutive rows of the input. Its journal holds the very lines that its data file will hold, so
 finishing a unit is to sort them. The order of writing makes every crash harmless: a data file counts only once
-units.jsonl says so, and a journal goes only after that.
+units.log says so, and a journal goes only after that.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class _Entry(msgspec.Struct, omit_defaults=True):
-    """A line of units.jsonl: a unit begun (`state`), finished (`rows` and what follows) or taken up again."""
+    """A line of units.log: a unit begun (`state`), finished (`rows` and what follows) or taken up again."""
 
     unit: int
     state: dict[str, Any] | None = None
@@ -138,7 +138,7 @@ class Ledger:
         self.failures: Counter[str] = Counter()
         self._open: dict[int, _Unit] = {}
         self._given_up: dict[int, dict[int, str]] = {}  # unit → position → key, of units that are not finished
-        self._units = AppendFile(self._journal / "units.jsonl", self._know_entry)
+        self._units = AppendFile(self._journal / "units.log", self._know_entry)
         self._failed = AppendFile(self.folder / "failed.jsonl", self._know_failure)
         for unit, entry in self.finished.items():
             self.tally.merge(entry.tally or Tally())
@@ -334,7 +334,7 @@ class Ledger:
                 self._pending.append(future)
 
     def _journal_path(self, unit: int) -> Path:
-        return self._journal / f"{unit:06d}.jsonl"
+        return self._journal / f"{unit:06d}.log"
 
     def _data_path(self, unit: int) -> Path:
         return self._data / f"{unit:06d}.jsonl"

@@ -15,7 +15,15 @@ from llava_zh.errors import BadAnswer, LlavaZhError, OutputError, RootNotFound, 
 from llava_zh.regenerate.client import Client
 from llava_zh.regenerate.dialogue import Messages, PromptChoice, converse, published_row, row_images, row_key
 from llava_zh.regenerate.faults import Refused, Transient
-from llava_zh.regenerate.images import ImageSource, Picture, fetch_image, image_name, keep_image, make_picture
+from llava_zh.regenerate.images import (
+    ImageSource,
+    Picture,
+    fetch_image,
+    image_identity,
+    image_name,
+    keep_image,
+    make_picture,
+)
 from llava_zh.regenerate.ledger import Ledger, Place
 from llava_zh.regenerate.prompts import Prompt
 from llava_zh.regenerate.protocol import Answer, Body, backoff
@@ -179,8 +187,9 @@ class Run:
     def _job(self, event: Row | Passed) -> Job:
         """The job of a row. A row without images or with an unknown task is a wrong input, so the run stops."""
         images = row_images(event.row)
-        prompt = self.choice.of(event.row, images)
-        key = row_key(self.source.dataset, event.row, event.position, images, prompt)
+        told_apart = [image_identity(image, self.source.image_base) for image in images]
+        prompt = self.choice.of(event.row, told_apart)
+        key = row_key(self.source.dataset, event.row, event.position, told_apart, prompt)
         return Job(Place(event.position, key), event.row, images, prompt)
 
     async def _load(self, jobs: list[Job]) -> None:
@@ -234,7 +243,7 @@ class Run:
             turns, answer = await converse(job.row, pictures, job.prompt, partial(self._ask, job))
         finally:
             self._let_go(job)
-        names = [image_name(image) or await self._keep(image) for image in job.images]
+        names = [image_name(image, self.source.image_base) or await self._keep(image) for image in job.images]
         facts = {
             "position": job.place.position,
             "key": job.place.key,

@@ -49,65 +49,67 @@ class Source:
         dataset, config: Names that are part of every row's key.
         identity: What must be the same when the run goes on.
         total: Number of rows, if known.
+        image_base: Folder or URL that was put before the images' published paths.
     """
 
-    rows: Iterable[Any]
+    rows: Any
     dataset: str
     config: str | None
     identity: dict[str, Any]
-    total: int | None
+    total: int | None = None
+    image_base: str = ""
 
     @property
     def has_state(self) -> bool:
         return hasattr(self.rows, "state_dict") and hasattr(self.rows, "load_state_dict")
 
 
-def open_source(path_or_rows: Any, name: str | None, **loading: Any) -> Source:
+def open_source(path_or_rows: Any, name: str | None, loading: Mapping[str, Any]) -> Source:
     """The rows of a dataset by name, or of any iterable of rows or images.
 
     Args:
         path_or_rows: A name that ``load_dataset`` knows; a ``datasets`` dataset; or an iterable of rows (mappings with
             an ``image``) or of images. An iterable must give the same rows in the same order every time.
         name: The config; of an iterable, what to call its rows.
-        loading: Arguments of ``load_dataset``; those that are None are left out.
+        loading: Arguments of ``load_dataset``, for a dataset given by name.
     """
-    given = {key: value for key, value in loading.items() if value is not None}
     if isinstance(path_or_rows, str):
-        return _published(path_or_rows, name, given)
-    given.pop("image_root", None)  # the rows say themselves where their images are
-    if given:
-        raise BadArgument(f"{', '.join(given)}: only for a dataset given by name, not for rows given as such.")
-    if not isinstance(path_or_rows, Iterable):
+        return _published(path_or_rows, name, loading)
+    if loading:
+        raise BadArgument(f"{', '.join(loading)}: only for a dataset given by name, not for rows given as such.")
+    if not isinstance(path_or_rows, Iterable) or isinstance(path_or_rows, Mapping | bytes):
         raise BadArgument(f"Expected a dataset's name or an iterable of rows; found {type(path_or_rows).__name__}.")
     total = len(path_or_rows) if isinstance(path_or_rows, Sized) else None
-    identity = {"dataset": "rows", "config": name}
-    return Source(_streaming(path_or_rows), "rows", name, identity, total)
+    return Source(_streaming(path_or_rows), "rows", name, {"dataset": "rows", "config": name}, total)
 
 
-def _published(path: str, name: str | None, loading: dict[str, Any]) -> Source:
-    from llava_zh import load_dataset
+def _published(path: str, name: str | None, loading: Mapping[str, Any]) -> Source:
+    from llava_zh import load_dataset_builder
 
-    rows = load_dataset(path, name, split="train", streaming=True, row_format="llava", **loading)
-    config = rows.info.config_name
-    splits = rows.info.splits or {}
-    total = splits["train"].num_examples if "train" in splits else None
-    identity = {"dataset": path, "config": config, "version": str(rows.info.version)}
-    identity |= {key: str(value) for key, value in loading.items() if key in ("revision", "source", "archives")}
-    return Source(_streaming(rows), path, config, identity, total or None)
+    builder = load_dataset_builder(path, name, **{**loading, "row_format": "llava"})
+    config = builder.config
+    identity = {
+        "dataset": builder.FACTS.name,
+        "config": config.name,
+        "version": str(config.version),
+        "files": [{"name": file.name, "size": file.size, "revision": file.revision} for file in config.files],
+        # What decides which rows there are, and (the last two) what the positions in units.log refer to.
+        "archives": None if config.archives is None else sorted(config.archives),
+        "bad_images": sorted(config.bad_images),
+        "on_bad_row": config.on_bad_row,
+        "on_missing_image": config.on_missing_image,
+        "chunk_size": config.chunk_size,
+        "num_shards": config.num_shards,
+    }
+    rows = _streaming(builder.as_streaming_dataset(split="train"))
+    return Source(rows, builder.FACTS.name, config.name, identity, image_base=getattr(config.images, "base", ""))
 
 
-def _streaming(rows: Any) -> Iterable[Any]:
+def _streaming(rows: Any) -> Any:
     """`rows` with images left as they are stored; a ``datasets.Dataset`` becomes a stream, which can tell its state."""
-    if not hasattr(rows, "features") or not hasattr(rows, "cast_column"):
-        return rows  # type: ignore[no-any-return]
-    from datasets import Dataset, Image
-
-    for column, feature in (rows.features or {}).items():
-        if isinstance(feature, Image) and feature.decode:
-            rows = rows.cast_column(column, Image(decode=False))
-        elif isinstance(getattr(feature, "feature", None), Image) and feature.feature.decode:
-            rows = rows.cast_column(column, type(feature)(Image(decode=False)))
-    return rows.to_iterable_dataset() if isinstance(rows, Dataset) else rows  # type: ignore[no-any-return]
+    if hasattr(rows, "to_iterable_dataset"):
+        rows = rows.to_iterable_dataset()
+    return rows.decode(False) if getattr(rows, "features", None) else rows
 
 
 def read_units(
@@ -130,13 +132,13 @@ def read_units(
         while first and first not in states:
             first -= 1
         if first:
-            source.rows.load_state_dict(states[first])  # type: ignore[attr-defined]
+            source.rows.load_state_dict(states[first])
     rows = iter(source.rows)
     unit = first
     while limit is None or unit * unit_rows < limit:
         start = unit * unit_rows
         wanted = unit_rows if limit is None else min(unit_rows, limit - start)
-        state = source.rows.state_dict() if source.has_state else None  # type: ignore[attr-defined]
+        state = source.rows.state_dict() if source.has_state else None
         read = yield from _read_unit(unit, start, islice(rows, wanted), state, covered(unit))
         if read < wanted:
             return
