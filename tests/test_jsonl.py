@@ -20,7 +20,7 @@ from llava_zh.records import Expect, Place
 
 LINES = st.lists(
     st.one_of(
-        st.text(st.characters(exclude_characters="\n"), max_size=12).map(str.encode),
+        st.text(st.characters(codec="utf-8", exclude_characters="\n"), max_size=12).map(str.encode),
         st.sampled_from([b"", b" ", b"\r", b"\xe5\x9b\xbe" * 7, b"x" * 300]),
     ),
     max_size=12,

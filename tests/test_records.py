@@ -1,0 +1,180 @@
+"""What a published record may look like, and what is said of one that is bad."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from llava_zh import records
+from llava_zh.errors import BadRow
+from llava_zh.records import Expect, Place
+
+TURNS = [{"from": "human", "value": "<image>\n看"}, {"from": "gpt", "value": "图"}]
+
+
+def record(**changes: Any) -> dict[str, Any]:
+    row = {"id": 7, "image": "sa_000000/sa_1.jpg", "conversations": TURNS, **changes}
+    return {name: value for name, value in row.items() if value is not ...}
+
+
+def checked(row: Any, images: str = "one") -> dict[str, Any]:
+    """The annotation of one record, by the way that looks at one row after another."""
+
+    def fail(error: BadRow) -> None:
+        raise error
+
+    (annotation,) = records.from_rows([(Place("f.jsonl", byte=3), row)], Expect(images), fail).to_pylist()
+    return annotation
+
+
+def by_columns(row: Any, images: str = "one") -> dict[str, Any] | None:
+    """The same by whole columns, or None where that way declines."""
+    table = records.from_arrow(pa.Table.from_pylist([row]), Expect(images))
+    return None if table is None else table.to_pylist()[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"id": "x-1"}, {"id": "x-1"}),
+        ({"id": ...}, {"id": None}),
+        ({"image": ..., "image_path": "a.jpg"}, {"images": ["a.jpg"]}),
+        ({"image": ..., "images": ["a.jpg"]}, {"images": ["a.jpg"]}),
+        ({"image": ..., "img": "a.jpg"}, {"images": ["a.jpg"]}),
+        ({"image": ["a.jpg"]}, {"images": ["a.jpg"]}),
+        ({"image": b"JPEG"}, {"images": [None], "bytes": [b"JPEG"]}),
+        ({"image": {"bytes": b"JPEG", "path": None}}, {"images": [None], "bytes": [b"JPEG"]}),
+        ({"image": {"bytes": b"JPEG", "path": "/srv/a.jpg"}}, {"images": ["/srv/a.jpg"], "bytes": [b"JPEG"]}),
+        ({"image": {"bytes": None, "path": "a.jpg"}}, {"images": ["a.jpg"], "bytes": [None]}),
+        ({"width": 3, "height": [4]}, {"width": [3], "height": [4]}),
+        ({"width_list": [3], "height": 4}, {"width": [3], "height": [4]}),
+        ({"type": "x"}, {"task": "x"}),
+        ({"task_type": "x"}, {"task": "x"}),
+        ({"conversations": ..., "conversation": TURNS}, {"conversations": TURNS}),
+        ({"conversations": [{"from": "human", "value": "q"}]}, {"conversations": [{"from": "human", "value": "q"}]}),
+        (
+            {"conversations": ..., "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
+            {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
+        ),
+        (
+            {"conversations": [{"from": "system", "value": "s"}, {"from": "gpt", "text": "a"}]},
+            {"conversations": [{"from": "system", "value": "s"}, {"from": "gpt", "value": "a"}]},
+        ),
+    ],
+)  # fmt: skip
+def test_every_alias_is_understood_by_whole_columns_as_by_single_rows(
+    change: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    annotation = checked(record(**change))
+    assert expected.items() <= annotation.items()
+    assert by_columns(record(**change)) == annotation
+
+
+@pytest.mark.parametrize(
+    ("conversations", "texts"),
+    [
+        ('[{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]', ["q", "a"]),
+        ({"from": ["human", "gpt"], "value": ["q", "a"]}, ["q", "a"]),
+        ({"role": ["user", "assistant"], "content": ["q", "a"]}, ["q", "a"]),
+        ([{"from": "human", "value": "<img>\nq"}, {"from": "gpt", "value": "a"}], ["<image>\nq", "a"]),
+        ([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "q"}]}], ["<image>q"]),
+    ],
+    ids=["JSON text", "struct of lists", "struct of lists by role", "<img>", "content parts"],
+)
+def test_unusual_turns_are_left_to_single_rows_and_understood_there(conversations: Any, texts: list[str]) -> None:
+    row = record(conversations=conversations)
+    assert [turn["value"] for turn in checked(row)["conversations"]] == texts
+    assert by_columns(row) is None
+
+
+def test_several_images_fit_a_config_of_many_and_as_many_marks() -> None:
+    turns = [{"from": "human", "value": "Image-1: <image>\nImage-2: <image>\n"}]
+    row = record(image=["a.jpg", "b.jpg"], width_list=[1, 2], height_list=[3, 4], conversations=turns)
+    annotation = checked(row, "many")
+    assert annotation["images"] == ["a.jpg", "b.jpg"]
+    assert annotation["width"] == [1, 2]
+    assert by_columns(row, "many") == annotation
+
+
+BAD = [
+    ({"image": ...}, "image", "the path of an image, or a list of paths", "nothing (the key is missing or null)"),
+    ({"image": None}, "image", "the path of an image, or a list of paths", "nothing"),
+    ({"image": 5}, "image", "the path of an image as text", "5"),
+    ({"image": ["a.jpg", "b.jpg"]}, "image", "one image", '2 images: ["a.jpg", "b.jpg"]'),
+    ({"image": []}, "image", "one image", "0 images"),
+    ({"image": [None]}, "image", "the path of an image as text", "null"),
+    ({"image": {"bytes": "base64?", "path": None}}, "image", "an image's bytes", "base64?"),
+    ({"image": "../a.jpg"}, "image", "below the image root", "../a.jpg"),
+    ({"image": "a/../../b.jpg"}, "image", "below the image root", "a/../../b.jpg"),
+    ({"image": "/etc/a.jpg"}, "image", "not absolute", "/etc/a.jpg"),
+    ({"image": "C:\\a.jpg"}, "image", "not absolute", "C:\\a.jpg"),
+    ({"image": "\\\\host\\a.jpg"}, "image", "not absolute", "host"),
+    ({"image": "http://h/a.jpg"}, "image", "no scheme", "http://h/a.jpg"),
+    ({"image": "a.jpg::/etc"}, "image", "below the image root", "a.jpg::/etc"),
+    ({"image": ""}, "image", "below the image root", ""),
+    ({"id": True}, "id", "text or an integer", "true"),
+    ({"id": 1.5}, "id", "text or an integer", "1.5"),
+    ({"width": "9"}, "width", "an integer or a list of integers, in pixels", "9"),
+    ({"width": 2.5}, "width", "an integer", "2.5"),
+    ({"width": float("nan")}, "width", "an integer", "NaN"),
+    ({"width": float("inf")}, "width", "an integer", "Infinity"),
+    ({"width": 2**63}, "width", "an integer", str(2**63)),
+    ({"height": [1, None]}, "height", "a list of integers", "[1, null]"),
+    ({"type": 3}, "type", "text", "3"),
+    ({"conversations": ...}, "conversations", "a list of at least one turn", "nothing (the key is missing or null)"),
+    ({"conversations": []}, "conversations", "a list of at least one turn", "[]"),
+    ({"conversations": 3}, "conversations", "a list of at least one turn", "3"),
+    ({"conversations": "oops"}, "conversations", "the same as JSON text", "oops"),
+    ({"conversations": '["\\ud800"]'}, "conversations", "the same as JSON text", "ud800"),
+    ({"conversations": {"from": ["human"], "value": ["a", "b"]}}, "conversations", "as many of each", '"value": 2'),
+    ({"conversations": ["hello"]}, "conversations[0]", "an object with 'from' and 'value'", "hello"),
+    ({"conversations": [TURNS[0], {"value": "x"}]}, "conversations[1].from", "one of human", "nothing"),
+    ({"conversations": [{"from": "robot", "value": "x"}]}, "conversations[0].from", "user, gpt, assistant", "robot"),
+    ({"conversations": [{"from": "gpt"}]}, "conversations[0].value", "text under 'value', 'text' or 'content'", "neither"),
+    ({"conversations": [{"from": "gpt", "value": 3}]}, "conversations[0].value", "text under", "3"),
+    ({"conversations": [{"from": "gpt", "value": "<image><image>"}]}, "conversations", "1 <image> mark for", "2 marks"),
+    ({"conversations": [{"from": "gpt", "content": [{"type": "video"}]}]}, "conversations[0].content", "image or text", "video"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "field", "expected", "found"), BAD, ids=[f"{b[1]}-{b[3][:20]}" for b in BAD])
+def test_a_bad_record_is_told_of_by_file_byte_field_expected_and_found(
+    change: dict[str, Any], field: str, expected: str, found: str
+) -> None:
+    with pytest.raises(BadRow) as caught:
+        checked(record(**change))
+    error = caught.value
+    assert (error.file, error.byte, error.field) == ("f.jsonl", 3, field)
+    assert expected in error.expected
+    assert found in error.found
+    assert str(error).startswith(f"f.jsonl, byte 3: {field}: expected {error.expected}, found {error.found}.")
+
+
+@pytest.mark.parametrize("change", [bad[0] for bad in BAD], ids=[f"{b[1]}-{b[3][:20]}" for b in BAD])
+def test_whole_columns_decline_every_bad_record(change: dict[str, Any]) -> None:
+    try:
+        table = pa.Table.from_pylist([record(**change)])
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        return  # such a record cannot even be a column
+    assert records.from_arrow(table, Expect("one")) is None
+
+
+def test_one_of_two_marks_for_two_images_is_bad() -> None:
+    with pytest.raises(BadRow, match="expected 2 <image> marks for as many images, or none, found 1 marks"):
+        checked(record(image=["a.jpg", "b.jpg"]), "many")
+
+
+def test_a_bad_row_survives_the_way_out_of_a_worker_process() -> None:
+    error = records.with_line(records.bad_row(Place("f", byte=1), "id", "text", 1.5, "Do so."), 4)
+    copy = pickle.loads(pickle.dumps(error))
+    assert str(copy) == str(error) == "f, line 4 (byte 1): id: expected text, found 1.5. Do so."
+    assert (copy.line, copy.byte, copy.field, copy.hint) == (4, 1, "id", "Do so.")
+
+
+def test_what_was_found_is_shortened() -> None:
+    error = records.bad_row(Place("f", row=9), "id", "text", "图" * 1000)
+    assert len(str(error)) < 200
+    assert str(error).startswith("f, row 9: ")
