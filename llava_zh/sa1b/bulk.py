@@ -93,7 +93,7 @@ def fingerprint(roots: list[Root]) -> str:
     return digest.hexdigest()
 
 
-def have(roots: list[Root], paths: Any) -> Bools:
+def have(roots: list[Root], paths: Any, build: bool = True) -> Bools:
     """Which of `paths` any of the `roots` holds; see `Sa1bFileSystem.have`."""
     parsed = _Paths(paths)
     found = np.zeros(len(parsed), bool)
@@ -102,15 +102,15 @@ def have(roots: list[Root], paths: Any) -> Bools:
         for folder, rows in parsed.groups():
             rows = rows[~found[rows]]
             if len(rows):
-                found[rows] = _Lookup(root, parsed, folder, rows).run()
+                found[rows] = _Lookup(root, parsed, folder, rows, build).run()
     return found
 
 
 class _Lookup:
     """The rows of one folder in one root. Each source is only asked for what those before it do not have."""
 
-    def __init__(self, root: Root, paths: _Paths, folder: str, rows: Bools) -> None:
-        self.root, self.paths, self.folder, self.rows = root, paths, folder, rows
+    def __init__(self, root: Root, paths: _Paths, folder: str, rows: Bools, build: bool) -> None:
+        self.root, self.paths, self.folder, self.rows, self.build = root, paths, folder, rows, build
         self.found = np.zeros(len(rows), bool)
 
     def run(self) -> Bools:
@@ -138,7 +138,7 @@ class _Lookup:
         if self.found.all():
             return None
         try:
-            return self.root.archive(path)
+            return self.root.archive(path) if self.build else self.root.load_index(path)
         except (BadArchive, BadIndex):
             return None
 

@@ -1,0 +1,86 @@
+"""The small text files around SA-1B: links to its archives, their MD5 sums, lists of images."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+
+from llava_zh.errors import BadFile, DataFileNotFound
+from llava_zh.sa1b.urls import archive_stem
+
+Path = str | os.PathLike[str]
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_MD5 = re.compile(r"[0-9a-fA-F]{32}")
+
+
+def read_links(path: Path) -> dict[str, str]:
+    """The URL of each archive file, from the list that SA-1B's download page gives.
+
+    A line is ``file_name<TAB>cdn_link``; spaces do as well as a tab, and the header line may be missing. No message
+    shows a URL, since the signature in it gives access.
+
+    Raises: DataFileNotFound; BadFile, which names the line.
+    """
+    links: dict[str, str] = {}
+    for number, line in _lines(path):
+        fields = line.split()
+        if not links and fields[:2] == ["file_name", "cdn_link"]:
+            continue
+        where = f"{os.fspath(path)}, line {number}"
+        if len(fields) != 2 or not fields[1].lower().startswith(("http://", "https://")):
+            raise BadFile(
+                f"{where}: expected a file name, a tab and a link that starts with https://, found {len(fields)} "
+                f"fields, the first {fields[0][:40]!r}. Get the list anew from SA-1B's download page."
+            )
+        name, url = fields
+        if not _FILE_NAME.fullmatch(name) or archive_stem(name) is None:
+            raise BadFile(f"{where}: {name[:80]!r} is no name of an archive file such as sa_000000.tar.")
+        if links.setdefault(name, url) != url:
+            raise BadFile(f"{where}: a second, different link for {name}. Keep the newer one.")
+    if not links:
+        raise BadFile(f"{os.fspath(path)} holds no link: expected lines of a file name, a tab and a link.")
+    return links
+
+
+def read_checklist(path: Path) -> dict[str, str]:
+    """The MD5 of each archive file, as 32 hex digits, from ``checklist.chk`` (lines as ``md5sum`` writes them).
+
+    Raises: DataFileNotFound; BadFile, which names the line.
+    """
+    sums: dict[str, str] = {}
+    for number, line in _lines(path):
+        fields = line.replace("=", " ").replace("(", " ").replace(")", " ").split()  # BSD: MD5 (name) = sum
+        digests = [field for field in fields if _MD5.fullmatch(field)]
+        names = [field.lstrip("*").rpartition("/")[2] for field in fields if field not in digests and field != "MD5"]
+        if len(digests) != 1 or len(names) != 1:
+            raise BadFile(
+                f"{os.fspath(path)}, line {number}: expected an MD5 sum of 32 hex digits and a file name, "
+                f"found {line[:80]!r}."
+            )
+        sums[names[0]] = digests[0].lower()
+    if not sums:
+        raise BadFile(f"{os.fspath(path)} holds no MD5 sum: expected lines such as '<32 hex digits>  sa_000000.tar'.")
+    return sums
+
+
+def read_image_list(path: Path) -> list[str]:
+    """The image paths in a text file, one a line; what follows a tab is a remark, and ``#`` starts a comment line.
+
+    Raises: DataFileNotFound; BadFile when it is no UTF-8 text.
+    """
+    return [line.split("\t")[0].rstrip() for _, line in _lines(path) if not line.startswith("#")]
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines that are not blank, without surrounding blanks, with their numbers from 1."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, line.strip()
+    except UnicodeDecodeError:
+        raise BadFile(f"{os.fspath(path)} is no text file in UTF-8.") from None
+    except OSError as error:
+        raise DataFileNotFound(f"{os.fspath(path)} cannot be read: {error.strerror}.") from None
