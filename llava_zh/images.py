@@ -67,9 +67,7 @@ class Sa1bImages:
         return np.asarray(self.filesystem().have(paths))
 
     def contents(self) -> str:
-        filesystem = self.filesystem()
-        filesystem.invalidate_cache()
-        return str(filesystem.fingerprint())
+        return str(self.filesystem().fingerprint())
 
     def filesystem(self) -> Any:
         """The ``sa1b://`` filesystem on these roots."""
@@ -100,9 +98,7 @@ class ArchivedImages:
         return np.array([path is not None and find(path) is not None for path in paths.to_pylist()], dtype=bool)
 
     def contents(self) -> str:
-        filesystem = self._filesystem()
-        filesystem.invalidate_cache()
-        return str(filesystem.fingerprint())
+        return str(self._filesystem().fingerprint())
 
     def _filesystem(self) -> Any:
         import fsspec

@@ -292,12 +292,9 @@ def _bad_images(bad_images: Any) -> frozenset[str]:
     if bad_images is None:
         return frozenset()
     if isinstance(bad_images, str | os.PathLike):
-        try:
-            with open(bad_images, encoding="utf-8") as handle:
-                lines = [line.strip() for line in handle]
-        except OSError as error:
-            raise BadArgument(f"bad_images: {os.fspath(bad_images)!r} cannot be read ({error.strerror}).") from error
-        return frozenset(line.split("\t")[0] for line in lines if line and not line.startswith("#"))
+        from .sa1b.lists import read_image_list
+
+        return frozenset(read_image_list(bad_images))
     return frozenset(map(str, bad_images))
 
 

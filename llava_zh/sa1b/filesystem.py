@@ -259,17 +259,18 @@ class Sa1bFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     # -- many at once ----------------------------------------------------------------------------------------
 
-    def have(self, paths: Any) -> np.ndarray[Any, Any]:
+    def have(self, paths: Any, *, build: bool = True) -> np.ndarray[Any, Any]:
         """Which of `paths` are there, as an array of bool, from indexes and listings alone.
 
         `paths` is a sequence of strings or an Arrow array. Each folder is listed once and each archive that a path
-        names is indexed if it is not yet (local ones); archives that cannot be used count as holding nothing.
+        names is indexed if it is not yet (local ones; none if `build` is false). Archives that have no index then, or
+        that cannot be used, count as holding nothing.
         """
-        return bulk.have(self._refreshed(everything=True), paths)
+        return bulk.have(self._refreshed(everything=True), paths, build)
 
     def fingerprint(self) -> str:
         """A digest of what `have` goes by: archive files with their sizes and times, and the names in image folders."""
-        return bulk.fingerprint(self.roots)
+        return bulk.fingerprint(self._refreshed(everything=True))
 
     def find_member(self, path: str) -> str | None:
         """The path in this filesystem of the member whose own path ends in `path`, in whatever archive of any root.
