@@ -2,7 +2,7 @@
 
 The first looks at each row by itself, spools its line to the output folder's disk and leaves fixed-size facts in
 columns. Quantiles and duplicates are found in the columns. The second copies each spooled line to where it belongs.
-Memory holds a window of rows, and at most some 40 bytes a row while a column is sorted.
+Memory holds a window of rows, and at most some 60 bytes a row while a column is sorted.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ from llava_zh.curation.duplicates import SLOTS, Array, Columns
 from llava_zh.curation.report import CurationReport
 from llava_zh.curation.source import Row
 from llava_zh.regenerate.lines import explained, write_lines
+from llava_zh.regenerate.prompts import TASK_ROWS
+
+#: Lowest and highest length; ``None`` is open.
+Bounds = tuple[int | None, int | None]
 
 # Rows are sketched in batches of at most so many rows and bytes of lines; windows take 60 times a text's memory.
 _BATCH_ROWS = 1024
@@ -70,7 +74,7 @@ class Facts:
     def _note(self, batch: list[Row], findings: list[Finding]) -> None:
         for row, finding in zip(batch, findings, strict=True):
             group, task = finding.language or "unknown", row.fields.get("task")
-            group = f"{group} {task}" if isinstance(task, str) else group
+            group = f"{group} {task}" if task in TASK_ROWS else group
             self._group.append(self.groups.setdefault(group, len(self.groups)))
             self._lengths.append(len(finding.text))
             self._sound.append(not finding.defects)
@@ -128,7 +132,7 @@ class Verdict:
     def __init__(
         self,
         facts: Facts,
-        length: tuple[int | None, int | None] | Mapping[str, tuple[int | None, int | None]] | None,
+        length: Bounds | Mapping[str, Bounds] | None,
         quantiles: tuple[float, float] | None,
         exact: bool,
     ) -> None:
@@ -181,7 +185,7 @@ class Verdict:
 def _bounds(
     group: str,
     lengths: Array,
-    length: tuple[int | None, int | None] | Mapping[str, tuple[int | None, int | None]] | None,
+    length: Bounds | Mapping[str, Bounds] | None,
     quantiles: tuple[float, float] | None,
 ) -> tuple[float, float]:
     """The lowest and highest length that is kept in a group, ``inf`` where it is open."""

@@ -12,13 +12,11 @@ from typing import Any
 import msgspec
 
 from llava_zh.curation.checks import LEAKS, Checks
-from llava_zh.curation.passes import Facts, Verdict, split_rows
+from llava_zh.curation.passes import Bounds, Facts, Verdict, split_rows
 from llava_zh.curation.report import CurationReport
 from llava_zh.curation.source import Source, open_rows
 from llava_zh.errors import BadArgument, RunConflict
 from llava_zh.regenerate.lines import explained, write_lines
-
-Bounds = tuple[int | None, int | None]
 
 
 def curate(
