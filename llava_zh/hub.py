@@ -21,7 +21,7 @@ from .http import read_range, refused
 logger = logging.getLogger(__name__)
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-PIECE = 1 << 20
+PIECE = 4 << 20
 # Deeper than any published layout; keeps a data_dir that holds an extracted SA-1B from being walked as a whole.
 MAX_DEPTH = 4
 

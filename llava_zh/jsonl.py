@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.json
 
@@ -21,13 +22,15 @@ from .records import Expect, Place
 BOM = b"\xef\xbb\xbf"
 # Blocks grow from the first to the second size: the first row of a stream comes early, later blocks parse fast.
 FIRST_BLOCK = 256 << 10
-BLOCK = 4 << 20
+BLOCK = 2 << 20
 # A range is asked for with this much more than its own bytes, which finishes its last line without a second
 # request unless the line is longer (a mean published line has 0.8 to 2 kB).
 SLACK = 16 << 10
 
 # (offset, length) -> those bytes of the file in pieces of any size; raises when it cannot give all of them.
 Read = Callable[[int, int], Iterator[bytes]]
+# Whole lines; a view of what was read where no two pieces had to be joined.
+Block = bytes | memoryview
 
 
 class Range(NamedTuple):
@@ -85,6 +88,15 @@ def split(whole: Range, count: int) -> list[Range]:
     return [Range(a, b) for a, b in zip(edges, edges[1:], strict=False)]
 
 
+def parts(whole: Range) -> Iterator[Range]:
+    """`whole` in ranges of growing size, for reading each in one go."""
+    start, size = whole.start, FIRST_BLOCK
+    while start < whole.end:
+        end = min(start + size, whole.end)
+        yield Range(start, end)
+        start, size = end, min(2 * size, BLOCK)
+
+
 def pieces(read: Read, whole: Range, size: int) -> Iterator[bytes]:
     """A file of `size` bytes from one byte before `whole` on: first what the range should need, then ever more.
 
@@ -100,7 +112,7 @@ def pieces(read: Read, whole: Range, size: int) -> Iterator[bytes]:
         length = min(step, size - at)
 
 
-def blocks(stream: Iterable[bytes], whole: Range) -> Iterator[tuple[int, bytes]]:
+def blocks(stream: Iterable[bytes], whole: Range) -> Iterator[tuple[int, Block]]:
     """The lines that `whole` owns, as ``(offset of the first byte, whole lines)`` blocks of growing size.
 
     Args:
@@ -111,52 +123,52 @@ def blocks(stream: Iterable[bytes], whole: Range) -> Iterator[tuple[int, bytes]]
     start, end = whole
     if start >= end:
         return
-    offset = max(start - 1, 0)
+    offset = at = max(start - 1, 0)
     dropping = start > 0  # the line that began before this range belongs to the one before
-    held: list[bytes] = []
-    length, wanted = 0, FIRST_BLOCK
+    held: list[memoryview] = []
+    wanted = FIRST_BLOCK
     for piece in stream:
+        view, base, begin = memoryview(piece), at, 0
+        at += len(piece)
         if dropping:
-            newline = piece.find(b"\n") + 1
-            offset += newline or len(piece)
-            if offset >= end:
-                return
-            if not newline:
+            begin = piece.find(b"\n") + 1
+            if not begin and at < end:
                 continue
-            dropping, piece = False, piece[newline:]
-        held.append(piece)
-        length += len(piece)
-        at_end = offset + length >= end
-        if length < wanted and not (at_end and wanted <= BLOCK):
-            continue
-        data = b"".join(held)
-        # The last line that starts before `end` is finished by the first newline at or after `end - 1`.
-        cut = (data.find(b"\n", end - 1 - offset) if at_end else data.rfind(b"\n")) + 1
-        if cut:
-            yield from _without_bom(offset, data[:cut])
-            if at_end:
+            if not begin:
                 return
-            wanted = min(2 * wanted, BLOCK)
-        else:
-            # One line longer than all of this: wait for twice as much, or its bytes are joined at every piece.
-            wanted = max(wanted, 2 * len(data))
-        offset, held, length = offset + cut, [data[cut:]], len(data) - cut
-    data = b"".join(held)
-    if data and offset < end:
-        cut = data.find(b"\n", end - 1 - offset) + 1
-        yield from _without_bom(offset, data[: cut or len(data)])
+            dropping, offset = False, base + begin
+        if offset >= end:
+            return
+        cut = 0
+        if at >= end:
+            # The last line that starts before `end` is finished by the first newline at or after `end - 1`.
+            cut = piece.find(b"\n", max(end - 1 - base, begin)) + 1
+        elif at - offset >= wanted:
+            cut = piece.rfind(b"\n", begin) + 1
+        if not cut:
+            held.append(view[begin:])
+            continue
+        yield from _without_bom(offset, [*held, view[begin:cut]])
+        if at >= end:
+            return
+        offset, held = base + cut, [view[cut:]]
+        wanted = min(2 * wanted, BLOCK)
+    if not dropping and offset < end:
+        yield from _without_bom(offset, held)
 
 
-def _without_bom(offset: int, block: bytes) -> Iterator[tuple[int, bytes]]:
-    if offset == 0 and block.startswith(BOM):
+def _without_bom(offset: int, parts: Sequence[memoryview]) -> Iterator[tuple[int, Block]]:
+    full = [part for part in parts if len(part)]
+    block: Block = full[0] if len(full) == 1 else b"".join(full)
+    if offset == 0 and block[: len(BOM)] == BOM:
         offset, block = len(BOM), block[len(BOM) :]
-    if block:
+    if len(block):
         yield offset, block
 
 
-def lines(offset: int, block: bytes) -> Iterator[tuple[int, bytes]]:
+def lines(offset: int, block: Block) -> Iterator[tuple[int, bytes]]:
     """The lines of a block with their offsets, without their line ends; blank lines are left out."""
-    for line in block.split(b"\n"):
+    for line in bytes(block).split(b"\n"):
         stripped = line.rstrip(b"\r")
         if stripped.strip():
             yield offset, stripped
@@ -173,7 +185,7 @@ _SCHEMA = pa.schema([("width", pa.int64()), ("height", pa.int64()), ("conversati
 def parse(
     file: str,
     offset: int,
-    block: bytes,
+    block: Block,
     expect: Expect,
     on_bad: Callable[[BadRow], None],
     on_columns: Callable[[Iterable[str]], None] = lambda names: None,
@@ -206,12 +218,13 @@ def parse(
     return records.from_rows(_decode(file, offset, block, on_columns), expect, on_bad)
 
 
-def _newlines(block: bytes) -> int:
-    return block.count(b"\n") + (not block.endswith(b"\n"))
+def _newlines(block: Block) -> int:
+    # numpy compares whole vectors at a time, which is twice as fast as bytes.count
+    return int(np.count_nonzero(np.frombuffer(block, np.uint8) == ord("\n"))) + (block[-1] != ord("\n"))
 
 
 def _decode(
-    file: str, offset: int, block: bytes, on_columns: Callable[[Iterable[str]], None]
+    file: str, offset: int, block: Block, on_columns: Callable[[Iterable[str]], None]
 ) -> Iterator[tuple[Place, Mapping[str, Any] | BadRow]]:
     for start, line in lines(offset, block):
         place = Place(file, byte=start)

@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import pyarrow as pa
@@ -38,6 +38,7 @@ from .records import Expect, Place
 TABLE_BYTES = 8 << 20
 # Blocks parsed ahead of the consumer. Two keep a consumer of Arrow tables waiting for the parser alone.
 PARSE_AHEAD = 2
+T = TypeVar("T")
 # Records looked at from a file's start for its keys, until one is good.
 SAMPLED = 100
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
@@ -197,29 +198,42 @@ def _read(file: DataFile, token: Any) -> jsonl.Read:
 
 
 def _jsonl(shard: Shard, reading: Reading) -> Iterator[pa.Table]:
-    whole = Range(shard.start, shard.end)
-    stream = jsonl.pieces(_read(shard.file, reading.token), whole, shard.file.size)
-    yield from _parsed(shard.file, jsonl.blocks(stream, whole), reading)
+    file, whole = shard.file, Range(shard.start, shard.end)
+    if file.path is None:
+        stream = jsonl.pieces(_read(file, reading.token), whole, file.size)
+        return _parsed(file, jsonl.blocks(stream, whole), reading)
+
+    def parse(part: Range) -> pa.Table:
+        # One read and one block: nothing is copied between the file and the parser.
+        stream = jsonl.pieces(_read(file, reading.token), part, file.size)
+        blocks = [_parse(file, block, reading) for block in jsonl.blocks(stream, part)]
+        return pa.concat_tables(blocks) if blocks else records.empty()
+
+    return _in_order(parse, jsonl.parts(whole))
 
 
 def _compressed_jsonl(shard: Shard, reading: Reading) -> Iterator[pa.Table]:
     stream = _decompressed(shard.file, reading.token)
-    yield from _parsed(shard.file, jsonl.blocks(stream, Range(0, 1 << 62)), reading)
+    return _parsed(shard.file, jsonl.blocks(stream, Range(0, 1 << 62)), reading)
 
 
-def _parsed(file: DataFile, blocks: Iterable[tuple[int, bytes]], reading: Reading) -> Iterator[pa.Table]:
-    """The blocks' annotations in order, parsed while the consumer is busy with the ones before."""
+def _parsed(file: DataFile, blocks: Iterable[tuple[int, jsonl.Block]], reading: Reading) -> Iterator[pa.Table]:
+    return _in_order(lambda block: _parse(file, block, reading), blocks)
 
-    def parse(block: tuple[int, bytes]) -> pa.Table:
-        return jsonl.parse(file.label, *block, reading.expect, reading.on_bad, reading.on_columns)
 
-    blocks = iter(blocks)
-    for first in itertools.islice(blocks, 1):
+def _parse(file: DataFile, block: tuple[int, jsonl.Block], reading: Reading) -> pa.Table:
+    return jsonl.parse(file.label, *block, reading.expect, reading.on_bad, reading.on_columns)
+
+
+def _in_order(parse: Callable[[T], pa.Table], items: Iterable[T]) -> Iterator[pa.Table]:
+    """`parse` of each item in order, worked out on threads while the consumer is busy with the tables before."""
+    items = iter(items)
+    for first in itertools.islice(items, 1):
         yield parse(first)
     ahead: deque[Future[pa.Table]] = deque()
     with ThreadPoolExecutor(PARSE_AHEAD, thread_name_prefix="llava-zh-parse") as pool:
-        for block in blocks:
-            ahead.append(pool.submit(parse, block))
+        for item in items:
+            ahead.append(pool.submit(parse, item))
             if len(ahead) > PARSE_AHEAD:
                 yield ahead.popleft().result()
         while ahead:

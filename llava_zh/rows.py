@@ -348,6 +348,8 @@ def _without_opening_newlines(pieces: pa.Array, starts: Ints) -> pa.Array:
 
 def _first(lists: pa.Array) -> pa.Array:
     """The first element of each list; null where the list is null or empty."""
+    if not lists.null_count and pc.all(pc.equal(pc.list_value_length(lists), 1)).as_py():
+        return lists.flatten()  # one element each, the usual case
     full = pc.fill_null(pc.greater(pc.list_value_length(lists), 0), False)
     return pc.list_element(pc.if_else(full, lists, pa.scalar([None], lists.type)), 0)
 

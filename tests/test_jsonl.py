@@ -95,7 +95,7 @@ def test_every_block_but_the_last_of_a_file_ends_with_a_newline(data: bytes, cou
         for whole in jsonl.split(Range(0, len(data)), count):
             stream = jsonl.pieces(Source(data).read, whole, len(data))
             for offset, block in jsonl.blocks(stream, whole):
-                assert block.endswith(b"\n") or offset + len(block) == len(data)
+                assert bytes(block).endswith(b"\n") or offset + len(block) == len(data)
 
 
 def test_a_range_inside_one_line_reads_no_further_than_its_own_end() -> None:
