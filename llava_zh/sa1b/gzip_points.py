@@ -284,14 +284,14 @@ def _thin(
     out: np.ndarray[Any, Any], bit: np.ndarray[Any, Any], windows: list[bytes], *, scan: Scan, budget: int
 ) -> dict[str, Any]:
     """The index arrays for these points: windows where reads may start, the costliest dropped beyond `budget` bytes."""
-    starts = np.array(sorted(member.offset for member in scan.members), "u8")
+    starts = scan.offsets()
     wanted = set((np.searchsorted(out, starts, "right") - 1).tolist())
     last = 0
     for row, offset in enumerate(out.tolist()):
         if row in wanted or offset - last >= _WINDOW_SPACING:
             wanted.add(row)
             last = offset
-    left = budget - 20 * len(out) - _BYTES_A_MEMBER * len(scan.members) - 2048  # the header is small, but not nothing
+    left = budget - 20 * len(out) - _BYTES_A_MEMBER * len(starts) - 2048  # the header is small, but not nothing
     for row in sorted(wanted, key=lambda row: len(windows[row])):
         left -= len(windows[row])
         if left < 0:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import zlib
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -29,9 +30,10 @@ from llava_zh.sa1b.urls import SA_NAME, key_name, member_key
 MAGIC = b"SA1BIDX1"
 DEFLATED = 1 << 63
 _PROBLEMS_KEPT = 200
-_MAX_KEYED_SIZE = 2**32 - 1
+MAX_KEYED_SIZE = 2**32 - 1
 
 Buffer = bytes | memoryview
+Array = np.ndarray[Any, Any]
 
 
 class Member(NamedTuple):
@@ -53,55 +55,108 @@ class Problem(NamedTuple):
     detail: str
 
 
+class Numbered(NamedTuple):
+    """Members called `prefix` + sa_<id>, as arrays in the order of the archive."""
+
+    prefix: str
+    keys: Array
+    offsets: Array
+    sizes: Array
+
+    def members(self) -> Iterator[Member]:
+        """The same members one by one."""
+        for key, offset, size in zip(self.keys.tolist(), self.offsets.tolist(), self.sizes.tolist(), strict=True):
+            yield Member(f"{self.prefix}{key_name(key)}", offset, size, size)
+
+
 @dataclass
 class Scan:
-    """What one pass over an archive found: its members in order, what is wrong, and where the whole part ends."""
+    """What one pass over an archive found: its members, what is wrong, and where the whole part ends."""
 
-    members: list[Member] = field(default_factory=list)
+    listed: list[Member] = field(default_factory=list)
+    numbered: list[Numbered] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     end: int = 0
     points: dict[str, Any] = field(default_factory=dict)
 
+    def members(self) -> list[Member]:
+        """All members in the order of the archive."""
+        if not self.numbered:
+            return list(self.listed)
+        every = [*self.listed, *(member for batch in self.numbered for member in batch.members())]
+        return sorted(every, key=lambda member: member.offset)
+
+    def offsets(self) -> Array:
+        """Where the data of each member starts, ascending."""
+        listed = np.array([member.offset for member in self.listed], "u8")
+        return np.sort(np.concatenate([listed, *(batch.offsets.astype("u8") for batch in self.numbered)]))
+
 
 def assemble(kind: str, scan: Scan, archive: dict[str, Any]) -> bytes:
     """The index file for a `scan` of an archive of this `kind` ("tar", "gzip", "zip") and state `archive`."""
-    keyed, named, prefixes, problems = _sort_members(scan)
-    arrays: dict[str, np.ndarray[Any, Any]] = {
-        "keys": np.array([key for key, _ in keyed], "<u4"),
-        "offsets": np.array([m.offset | (DEFLATED if m.deflated else 0) for _, m in keyed], "<u8"),
-        "sizes": np.array([m.size for _, m in keyed], "<u4"),
-    }
-    if named:
-        blobs = [name.encode("utf-8", "surrogateescape") for name, _ in named]
-        bases = [name.rpartition("/")[2] for name, _ in named]
-        arrays |= {
-            "names": np.frombuffer(b"".join(blobs), "u1"),
-            "name_starts": np.cumsum([0, *map(len, blobs)], dtype="<u8"),
-            "by_base": np.array(sorted(range(len(bases)), key=bases.__getitem__), "<u4"),
-            "named_offsets": np.array([m.offset | (DEFLATED if m.deflated else 0) for _, m in named], "<u8"),
-            "named_sizes": np.array([m.size for _, m in named], "<u8"),
+    problems = list(scan.problems)
+    uniform = _uniform(scan)
+    prefixes: list[str | None]
+    if uniform is not None:
+        arrays, prefixes = _from_arrays(uniform, problems), [uniform.prefix] * 2
+        named = _first(scan.listed, problems)
+    else:
+        keyed, named, prefixes = _by_number(_first(scan.members(), problems))
+        arrays = {
+            "keys": np.array(list(keyed), "<u4"),
+            "offsets": np.array([_marked(member) for member in keyed.values()], "<u8"),
+            "sizes": np.array([member.size for member in keyed.values()], "<u4"),
         }
-    if kind == "zip":
-        arrays["packed"] = np.array([m.packed for _, m in keyed], "<u4")
-        arrays["named_packed"] = np.array([m.packed for _, m in named], "<u8")
-    counts: dict[str, int] = {}
-    for problem in problems:
-        counts[problem.kind] = counts.get(problem.kind, 0) + 1
+        if kind == "zip":
+            arrays["packed"] = np.array([member.packed for member in keyed.values()], "<u4")
+    if named:
+        arrays |= _named_arrays(named, kind)
     header = {
         "kind": kind,
         "archive": archive,
         "prefixes": prefixes,
         "end": scan.end,
-        "problem_counts": counts,
+        "problem_counts": dict(Counter(problem.kind for problem in problems)),
         "problems": problems[:_PROBLEMS_KEPT],
     }
     return _pack(header, arrays | scan.points)
 
 
-def _sort_members(
-    scan: Scan,
-) -> tuple[list[tuple[int, Member]], list[tuple[str, Member]], list[str | None], list[Problem]]:
-    """Members by number and by name; the first of several with one name wins, the others become problems.
+def _uniform(scan: Scan) -> Numbered | None:
+    """All numbered members as one batch, if they share a folder and no listed member has such a name too."""
+    if len({batch.prefix for batch in scan.numbered}) != 1:
+        return None
+    if any(SA_NAME.fullmatch(member.name.rpartition("/")[2]) for member in scan.listed):
+        return None
+    columns = zip(*(batch[1:] for batch in scan.numbered), strict=True)
+    return Numbered(scan.numbered[0].prefix, *(np.concatenate(column) for column in columns))
+
+
+def _from_arrays(batch: Numbered, problems: list[Problem]) -> dict[str, Array]:
+    keys, rows = np.unique(batch.keys, return_index=True)
+    if len(keys) < len(batch.keys):
+        again = np.setdiff1d(np.arange(len(batch.keys)), rows)
+        problems += [_duplicate(member) for member in Numbered(batch.prefix, *(a[again] for a in batch[1:])).members()]
+    return {
+        "keys": keys.astype("<u4"),
+        "offsets": batch.offsets[rows].astype("<u8"),
+        "sizes": batch.sizes[rows].astype("<u4"),
+    }
+
+
+def _first(members: list[Member], problems: list[Problem]) -> dict[str, Member]:
+    """Members by name; of several with one name the first, and the others become `problems`."""
+    first: dict[str, Member] = {}
+    problems += [_duplicate(member) for member in members if first.setdefault(member.name, member) is not member]
+    return first
+
+
+def _duplicate(member: Member) -> Problem:
+    return Problem("duplicate", member.name, member.offset, "the first member of this name is used")
+
+
+def _by_number(members: dict[str, Member]) -> tuple[dict[int, Member], dict[str, Member], list[str | None]]:
+    """Members by number, sorted, the others by name, and the folders that the numbers leave out.
 
     Numbers stand for the names in one folder of the archive, the first that is met, for images and for masks each;
     members of that form in any other folder keep their names, so that no two members share a key.
@@ -109,30 +164,36 @@ def _sort_members(
     keyed: dict[int, Member] = {}
     named: dict[str, Member] = {}
     prefixes: list[str | None] = [None, None]
-    problems = list(scan.problems)
-    seen: set[str] = set()
-    for member in scan.members:
-        if member.name in seen:
-            problems.append(Problem("duplicate", member.name, member.offset, "the first member of this name is used"))
-            continue
-        seen.add(member.name)
-        folder, slash, base = member.name.rpartition("/")
-        match = SA_NAME.fullmatch(base)
-        if match is not None and member.size <= _MAX_KEYED_SIZE and member.packed <= _MAX_KEYED_SIZE:
-            masks = match[2] == "json"
-            if prefixes[masks] is None:
-                prefixes[masks] = folder + slash
-            if prefixes[masks] == folder + slash:
-                keyed[int(match[1]) * 2 + masks] = member
+    for name, member in members.items():
+        folder, slash, base = name.rpartition("/")
+        key = member_key(base)
+        if key is not None and member.size <= MAX_KEYED_SIZE and member.packed <= MAX_KEYED_SIZE:
+            if prefixes[key & 1] is None:
+                prefixes[key & 1] = folder + slash
+            if prefixes[key & 1] == folder + slash:
+                keyed[key] = member
                 continue
-        named[member.name] = member
-    # Codec order of UTF-8 is code point order, so sorting the strings sorts the bytes.
-    return (
-        sorted(keyed.items()),
-        sorted(named.items(), key=lambda item: item[0].encode("utf-8", "surrogateescape")),
-        (prefixes),
-        problems,
-    )
+        named[name] = member
+    return dict(sorted(keyed.items())), named, prefixes
+
+
+def _named_arrays(members: dict[str, Member], kind: str) -> dict[str, Array]:
+    blobs = sorted((name.encode("utf-8", "surrogateescape"), member) for name, member in members.items())
+    bases = [name.rpartition(b"/")[2].decode("utf-8", "surrogateescape") for name, _ in blobs]
+    arrays: dict[str, Array] = {
+        "names": np.frombuffer(b"".join(name for name, _ in blobs), "u1"),
+        "name_starts": np.cumsum([0, *(len(name) for name, _ in blobs)], dtype="<u8"),
+        "by_base": np.array(sorted(range(len(bases)), key=bases.__getitem__), "<u4"),
+        "named_offsets": np.array([_marked(member) for _, member in blobs], "<u8"),
+        "named_sizes": np.array([member.size for _, member in blobs], "<u8"),
+    }
+    if kind == "zip":
+        arrays["named_packed"] = np.array([member.packed for _, member in blobs], "<u8")
+    return arrays
+
+
+def _marked(member: Member) -> int:
+    return member.offset | (DEFLATED if member.deflated else 0)
 
 
 def _pack(header: dict[str, Any], arrays: dict[str, np.ndarray[Any, Any]]) -> bytes:

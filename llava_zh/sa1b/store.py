@@ -85,7 +85,7 @@ def scan(source: Source, threads: int = 0, progress: Callable[[int], object] | N
                 return file.read(size)
 
             return kind, scan_tar(read_at)
-    return kind, scan_tar(source.pread)
+    return kind, scan_tar(source.read_at)
 
 
 def first_id(source: Source) -> int | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from llava_zh.sa1b.index import Member, Problem, Scan
+from llava_zh.sa1b.index import MAX_KEYED_SIZE, Member, Numbered, Problem, Scan
 
 BLOCK = 512
 _BATCH = 4096
@@ -25,6 +25,7 @@ _REFUSED = {
     54: ("device", "a FIFO"),
     83: ("sparse", "a sparse file"),
 }
+_NUMBERED = re.compile(rb"((?:[^/\0]+/)*)sa_[0-9]")
 _PAX_RECORD = re.compile(rb"([0-9]{1,20}) ([^=]+)=")
 
 ReadAt = Callable[[int, int], bytes]
@@ -46,35 +47,37 @@ class _Walk:
     def __init__(self, read_at: ReadAt, scan: Scan) -> None:
         self.read_at = read_at
         self.scan = scan
-        self.blocks: list[bytes] = []  # headers of regular files not yet looked at, and
-        self.positions: list[int] = []  # where they lie
-        self.sizes: list[int] = []
-        self.overrides: dict[int, str] = {}  # names from GNU or PAX headers, by row
+        self.blocks: list[bytes] = []  # headers of regular files not yet looked at,
+        self.positions: list[int] = []  # where their data lies, and
+        self.sizes: list[int] = []  # how much of it there is
+        self.overrides: dict[int, str] = {}  # names from GNU or PAX headers, by that position
         self.pax: dict[str, str] = {}
 
     def run(self, position: int) -> None:
         read_at, blocks, positions, sizes = self.read_at, self.blocks, self.positions, self.sizes
         while True:
             block = read_at(position, BLOCK)
-            try:
-                plain = len(block) == BLOCK and block[156] in _REGULAR and block[135] in b"\0 " and not self.pax
-                size = int(block[124:135], 8) if plain else -1
-            except ValueError:
-                size = -1
+            size = -1
+            if len(block) == BLOCK and block[156] in _REGULAR and block[135] in b"\0 " and not self.pax:
+                try:  # not suppress(): this runs for every member
+                    size = int(block[124:135], 8)
+                except ValueError:
+                    size = -1
             if size < 0:
                 step = self.special(block, position)
                 if step is None:
                     break
                 position = step
-            else:
-                blocks.append(block)
-                positions.append(position + BLOCK)
-                sizes.append(size)
-                position += BLOCK + (size + 511) // BLOCK * BLOCK
-            if len(blocks) >= _BATCH and not self.flush():
+                continue
+            blocks.append(block)
+            position += BLOCK
+            positions.append(position)
+            sizes.append(size)
+            position += (size + 511) & ~511
+            if len(blocks) > _BATCH and not self.flush(len(blocks) - 1):
                 return
-        if self.flush():
-            self.check_last(position)
+        self.drop_cut_member()
+        self.flush(len(blocks))
 
     def special(self, block: bytes, position: int) -> int | None:
         """Deal with any header that is not a plain file's; the offset of the next one, or None at the end."""
@@ -113,7 +116,7 @@ class _Walk:
         if kind in _REGULAR:
             if name.endswith("/"):  # old tar wrote folders this way
                 return after
-            self.overrides[len(self.blocks)] = name
+            self.overrides[data] = name
             self.blocks.append(block)
             self.positions.append(data)
             self.sizes.append(size)
@@ -137,47 +140,56 @@ class _Walk:
             extended = len(more) == BLOCK and more[504]
         return length
 
-    def flush(self) -> bool:
-        """Check and take over the collected headers; False when one is no header, which ends the walk there."""
-        good = len(self.blocks)
+    def flush(self, count: int) -> bool:
+        """Check and take over the first `count` headers; False when one is no header, which ends the walk there."""
+        if count == 0:
+            return True
+        headers = np.frombuffer(b"".join(self.blocks[:count]), "u1").reshape(-1, BLOCK)
+        odd = np.flatnonzero(~_checksums_fit(headers)).tolist()
+        good = min((row for row in odd if not _checksum_fits(self.blocks[row])), default=count)
         if good:
-            headers = np.frombuffer(b"".join(self.blocks), "u1").reshape(-1, BLOCK)
-            bad = np.flatnonzero(~_checksums_fit(headers))
-            rows = [int(row) for row in bad if not _checksum_fits(self.blocks[row])]
-            good = min(rows, default=good)
-        damaged_at = self.positions[good] - BLOCK if good < len(self.blocks) else None
-        members, overrides = self.scan.members, self.overrides
-        for row, (block, offset, size) in enumerate(zip(self.blocks[:good], self.positions, self.sizes, strict=False)):
-            name = overrides[row] if row in overrides else _header_name(block)
-            if name[:2] == "./" and name[2:3] not in "./":
-                name = name[2:]
-            elif name[:1] in "./" or "//" in name or "/." in name:
-                safe = safe_name(name)
-                if safe is None:
-                    self.problem("unsafe", name, offset - BLOCK, "its name leaves the archive or is empty")
-                    continue
-                name = safe
-            members.append(Member(name, offset, size, size))
-        if good:
+            self.take(headers[:good])
             self.scan.end = self.positions[good - 1] + (self.sizes[good - 1] + 511) // BLOCK * BLOCK
-        for kept in (self.blocks, self.positions, self.sizes, self.overrides):
-            kept.clear()
-        if damaged_at is not None:
+        if good < count:
+            damaged_at = self.positions[good] - BLOCK
+            self.scan.problems = [problem for problem in self.scan.problems if problem.offset < damaged_at]
             self.problem("damaged", "", damaged_at, "no tar header where one is due; nothing after it can be read")
-        return damaged_at is None
+        for kept in (self.blocks, self.positions, self.sizes):
+            del kept[:count]
+        return good == count
 
-    def check_last(self, position: int) -> None:
-        """A member whose data the stream does not hold in full is no member: name it, and end the whole part there."""
-        members = self.scan.members
-        if not self.scan.problems or self.scan.problems[-1].kind != "truncated" or not members:
+    def take(self, headers: np.ndarray[Any, Any]) -> None:
+        """Add the members of these good `headers` to the scan: numbered ones as arrays, the others one by one."""
+        offsets = np.array(self.positions[: len(headers)], "u8")
+        sizes = np.array(self.sizes[: len(headers)], "u8")
+        prefix, keys, fits = _numbers(headers)
+        fits &= sizes <= MAX_KEYED_SIZE
+        if self.overrides:
+            fits &= ~np.isin(offsets, np.array(list(self.overrides), "u8"))
+        if fits.any():
+            self.scan.numbered.append(Numbered(prefix, keys[fits], offsets[fits], sizes[fits]))
+        for row in np.flatnonzero(~fits).tolist():
+            offset, size = self.positions[row], self.sizes[row]
+            name = self.overrides.pop(offset, None) or _header_name(self.blocks[row])
+            safe = safe_name(name)
+            if safe is None:
+                self.problem("unsafe", name, offset - BLOCK, "its name leaves the archive or is empty")
+            else:
+                self.scan.listed.append(Member(safe, offset, size, size))
+
+    def drop_cut_member(self) -> None:
+        """A member whose data the stream does not hold in full is no member: name it in the problem, and forget it."""
+        problems = self.scan.problems
+        if not self.blocks or not problems or problems[-1].kind != "truncated" or not _checksum_fits(self.blocks[-1]):
             return
-        last = max(members, key=lambda member: member.offset)
-        if last.size and len(self.read_at(last.offset + last.size - 1, 1)) < 1:
-            members.remove(last)
-            self.scan.end = last.offset - BLOCK
-            self.scan.problems[-1] = Problem(
-                "truncated", last.name, last.offset - BLOCK, f"its {last.size} bytes run past the archive's end"
-            )
+        offset, size = self.positions[-1], self.sizes[-1]
+        if size and len(self.read_at(offset + size - 1, 1)) < 1:
+            name = self.overrides.pop(offset, None) or _header_name(self.blocks[-1])
+            detail = f"its {size} bytes run past the archive's end"
+            problems[-1] = Problem("truncated", safe_name(name) or name, offset - BLOCK, detail)
+            self.scan.end = offset - BLOCK
+            for kept in (self.blocks, self.positions, self.sizes):
+                del kept[-1]
 
     def problem(self, kind: str, member: str, offset: int, detail: str) -> None:
         self.scan.problems.append(Problem(kind, member, offset, detail))
@@ -234,3 +246,29 @@ def _checksums_fit(headers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     stored = digits @ (8 ** np.arange(5, -1, -1))
     fits: np.ndarray[Any, Any] = (stored == sums) & ((digits >= 0) & (digits < 8)).all(axis=1)
     return fits
+
+
+def _numbers(headers: np.ndarray[Any, Any]) -> tuple[str, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """The folder of the first header's name, the keys of all members sa_<id> in it, and which rows those are."""
+    none = "", np.zeros(len(headers), "u4"), np.zeros(len(headers), bool)
+    match = _NUMBERED.match(headers[0, :100].tobytes())
+    if match is None or match.end(1) > 80:
+        return none
+    folder, start = safe_name(match[1].decode("utf-8", "surrogateescape")), match.end(1) + 3
+    if folder is None and match[1] not in (b"", b"./"):
+        return none
+    fits = (headers[:, :start] == headers[0, :start]).all(axis=1)
+    # A ustar name may be continued in the prefix field.
+    fits &= (headers[:, 345] == 0) | (headers[:, 257:263] != np.frombuffer(b"ustar\0", "u1")).any(axis=1)
+    tail = headers[:, start : start + 16].astype("i4") - 48
+    length = ((tail < 0) | (tail > 9)).argmax(axis=1)  # of the number
+    fits &= (length >= 1) & (length <= 9) & ((tail[:, 0] != 0) | (length == 1))
+    ids = np.zeros(len(headers), "i8")
+    for digit in range(9):
+        ids = np.where(digit < length, ids * 10 + tail[:, digit], ids)
+    suffix = np.take_along_axis(tail, length[:, None].clip(max=10) + np.arange(6), axis=1) + 48
+    images = (suffix[:, :5] == np.frombuffer(b".jpg\0", "u1")).all(axis=1)
+    masks = (suffix == np.frombuffer(b".json\0", "u1")).all(axis=1)
+    fits &= images | masks
+    keys = np.where(fits, ids * 2 + masks, 0).astype("u4")
+    return f"{folder}/" if folder else "", keys, fits

@@ -130,7 +130,7 @@ def test_windows_beyond_the_budget_are_dropped_and_everything_still_reads(gzip_t
     windows = [bytes(points["windows"][a:b]) for a, b in itertools.pairwise(starts)]
     for budget in (0, 10**4, 10**9):
         kept = gzip_points._thin(points["points_out"], points["points_bit"], windows, scan=scan, budget=budget)
-        archive = Archive(source, index_of(gzip_tar, Scan(scan.members, points=kept)))
+        archive = Archive(source, index_of(gzip_tar, Scan(scan.members(), points=kept)))
         member = max(archive.index.members(), key=lambda m: m.offset)
         assert archive.read(member) == files[member.name]
 

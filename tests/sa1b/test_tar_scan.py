@@ -25,7 +25,7 @@ def by_tarfile(data: bytes) -> list[tuple[str, int, int]]:
 
 
 def found(scan: Scan) -> list[tuple[str, int, int]]:
-    return sorted(((m.name, m.offset, m.size) for m in scan.members), key=lambda m: m[1])
+    return sorted(((m.name, m.offset, m.size) for m in scan.members()), key=lambda m: m[1])
 
 
 names = st.one_of(
@@ -63,7 +63,7 @@ def test_members_offsets_and_sizes_are_those_of_tarfile(data: st.DataObject) -> 
 def test_a_batch_of_headers_is_no_limit() -> None:
     raw = tar_bytes({f"sa_{i}.jpg": b"x" for i in range(9000)})
     scan = scan_bytes(raw)
-    assert len(scan.members) == 9000 and not scan.problems and scan.end == 9000 * 1024
+    assert len(scan.members()) == 9000 and not scan.problems and scan.end == 9000 * 1024
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -81,14 +81,14 @@ def test_sizes_beyond_octal_digits_are_read(format: int) -> None:
         )
 
     scan = scan_tar(read_at)
-    assert [(m.name, m.offset, m.size) for m in scan.members] == [("huge.bin", len(header), member.size)]
+    assert [(m.name, m.offset, m.size) for m in scan.members()] == [("huge.bin", len(header), member.size)]
     assert not scan.problems
 
 
 def test_an_archive_cut_inside_a_member_keeps_those_before_and_says_where() -> None:
     raw = tar_bytes({"sa_1.jpg": bytes(1000), "sa_2.jpg": bytes(1000), "sa_3.jpg": bytes(1000)})
     scan = scan_bytes(raw[: 1536 * 2 + 900])
-    assert [m.name for m in scan.members] == ["sa_1.jpg", "sa_2.jpg"]
+    assert [m.name for m in scan.members()] == ["sa_1.jpg", "sa_2.jpg"]
     [problem] = scan.problems
     assert (problem.kind, problem.member, problem.offset) == ("truncated", "sa_3.jpg", 1536 * 2)
     assert scan.end == 1536 * 2
@@ -98,7 +98,7 @@ def test_an_archive_cut_inside_a_member_keeps_those_before_and_says_where() -> N
 def test_any_cut_keeps_exactly_the_members_that_are_whole(cut: int) -> None:
     raw = tar_bytes({f"sa_{i}.jpg": bytes(1000) for i in (1, 2, 3)})[:cut]
     scan = scan_bytes(raw)
-    assert [m.name for m in scan.members] == [f"sa_{i}.jpg" for i in (1, 2, 3) if 1536 * (i - 1) + 512 + 1000 <= cut]
+    assert [m.name for m in scan.members()] == [f"sa_{i}.jpg" for i in (1, 2, 3) if 1536 * (i - 1) + 512 + 1000 <= cut]
     assert [problem.kind for problem in scan.problems] == ["truncated"]
 
 
@@ -106,7 +106,7 @@ def test_a_damaged_header_ends_the_walk_there() -> None:
     raw = bytearray(tar_bytes({"sa_1.jpg": bytes(1000), "sa_2.jpg": bytes(1000), "sa_3.jpg": bytes(1000)}))
     raw[1536 + 20] ^= 0xFF
     scan = scan_bytes(bytes(raw))
-    assert [m.name for m in scan.members] == ["sa_1.jpg"]
+    assert [m.name for m in scan.members()] == ["sa_1.jpg"]
     assert [(p.kind, p.offset) for p in scan.problems] == [("damaged", 1536)]
 
 
@@ -128,7 +128,7 @@ def test_links_devices_and_climbing_names_are_refused_and_reported() -> None:
             member.linkname = "/etc/passwd" if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE) else ""
             tar.addfile(member)
     scan = scan_bytes(out.getvalue())
-    assert [m.name for m in scan.members] == ["sa_8.jpg"]
+    assert [m.name for m in scan.members()] == ["sa_8.jpg"]
     kinds = sorted((p.kind, p.member) for p in scan.problems)
     assert kinds == sorted(
         [
@@ -152,5 +152,5 @@ def test_a_sparse_member_is_refused_and_what_follows_it_is_found() -> None:
     header[148:156] = b"%06o\0 " % sum(header)
     raw = bytes(header) + bytes(512) + bytes(512) + tar_bytes({"sa_2.jpg": b"x"})
     scan = scan_bytes(raw)
-    assert [(m.name, m.offset) for m in scan.members] == [("sa_2.jpg", 1536 + 512)]
+    assert [(m.name, m.offset) for m in scan.members()] == [("sa_2.jpg", 1536 + 512)]
     assert [(p.kind, p.member) for p in scan.problems] == [("sparse", "sa_1.jpg")]
