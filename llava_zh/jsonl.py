@@ -249,7 +249,8 @@ def decode_line(place: Place, line: bytes) -> Mapping[str, Any] | BadRow:
     except (msgspec.DecodeError, RecursionError) as error:
         shown = line.decode("utf-8")
         hint = "" if shown.rstrip().endswith("}") else "The line is cut short; is the file complete?"
-        return records.bad_row(place, "line", "one JSON object", f"{error}: {shown[:60]} … {shown[-40:]}", hint)
+        shown = shown if len(shown) <= 100 else f"{shown[:60]} … {shown[-40:]}"
+        return records.bad_row(place, "line", "one JSON object", f"{error}: {shown}", hint)
     if not isinstance(row, dict):
         return records.bad_row(place, "line", "one JSON object", f"{type(row).__name__}: {row!r}")
     return row

@@ -119,6 +119,7 @@ def load_dataset(
 
     if streaming and num_proc is not None:
         raise BadArgument("num_proc prepares a dataset; a stream is read in parallel by a DataLoader's num_workers.")
+    _check_split(split, streaming)
     download_mode = datasets.DownloadMode(download_mode or datasets.DownloadMode.REUSE_DATASET_IF_EXISTS)
     builder = load_dataset_builder(
         path,
@@ -220,6 +221,16 @@ def _builder_class(path: str) -> tuple[type[PublishedBuilder], str | None]:
             return builder, hubs[0] if len(hubs) == 1 else None
         sources.update({repo: [] for repo in builder.FACTS.repos.values()})
     raise UnknownName.of("dataset", path, [*BUILDERS, *sources])
+
+
+def _check_split(split: Any, streaming: bool) -> None:
+    """Refuse what `datasets` would refuse only after a hub was asked, and less clearly."""
+    for part in split.split("+") if isinstance(split, str) else ():
+        name, _, selected = part.strip().partition("[")
+        if name not in ("train", "all"):
+            raise UnknownName.of("split", name, ["train"])
+        if selected and streaming:
+            raise BadArgument(f"split: {split!r} is a slice, which a stream does not have. Use skip(n) and take(n) on it.")
 
 
 def _config_name(facts: DatasetFacts, name: str | None) -> str:
