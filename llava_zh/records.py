@@ -56,6 +56,8 @@ KNOWN_COLUMNS = frozenset(name for names in ALIASES.values() for name in names) 
 _UNSAFE_PATH = r"^[/\\]|^[A-Za-z]:|:[/:]|(^|[/\\])\.\.([/\\]|$)|^$"
 _unsafe_path = re.compile(_UNSAFE_PATH)
 MARK = "<image>"
+# What our exports put before the published path of an image of SA-1B.
+URL = "sa1b://"
 
 OnBadRow = Literal["raise", "skip"]
 
@@ -175,6 +177,8 @@ def _images(column: pa.Array) -> tuple[pa.Array, pa.Array] | None:
         paths, data = values, pa.nulls(len(values))
     else:
         return None
+    if len(paths) and str(paths[0].as_py()).startswith(URL):
+        paths = pc.replace_substring_regex(paths, f"^{URL}", "")
     offsets = pc.subtract(lists.offsets, lists.offsets[0])
     return (
         pa.ListArray.from_arrays(offsets, paths.cast(pa.string())),
@@ -374,6 +378,7 @@ class _Checked:
             return path, data  # the path is only a name
         if data is not None or not isinstance(path, str):
             raise self._bad(field, "the path of an image as text, or an image's bytes", value)
+        path = path.removeprefix(URL)
         if _unsafe_path.search(path):
             raise self._bad(field, "a path below the image root (not absolute, no '..', no scheme)", path)
         return path, data

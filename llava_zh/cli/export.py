@@ -1,0 +1,112 @@
+"""``llava-zh export``: a dataset, or the wanted rows of it, in the form a trainer reads."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from typing import Any
+
+from ..exporters import IMAGE_MODES, TARGET_NAMES
+from .options import add_dataset, add_load_options, load_keywords
+
+_EXAMPLE = """\
+Example:
+  llava-zh export internvl-sa-1b-caption single_zh --to parquet ./captions
+  llava-zh export internvl-sa-1b-caption single_en --to internvl ./internvl --sample 100000 --max-side 1344 \\
+      --image-root /data/sa1b --archives available --num-proc 8
+  llava-zh export llava-instruct-zh-600k --to llama-factory --task detail --data-dir ./llava-instruct-zh-600k ./detail
+"""
+
+
+class _PositionalsAnywhere(argparse.ArgumentParser):
+    """Takes NAME CONFIG before the options and DIR after them, which argparse by itself refuses."""
+
+    _collecting = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self._collecting:
+            return super().parse_known_args(args, namespace)
+        self._collecting = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._collecting = False
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the command line."""
+    parser = subparsers.add_parser(
+        "export",
+        help="write a dataset in the form that a trainer or a tool reads",
+        description=(
+            "Writes the rows of a configuration as Parquet, JSON Lines, WebDataset, or what LLaMA-Factory, ms-swift, "
+            "InternVL or Qwen-VL's fine-tuning code reads, with the trainer's registration file and a dataset card. "
+            "A run that was stopped is finished by the same command."
+        ),
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.__class__ = _PositionalsAnywhere
+    add_dataset(parser)
+    parser.add_argument(
+        "output_dir", metavar="DIR", help="folder to write: new, empty, or with the same export unfinished"
+    )
+    parser.add_argument("--to", required=True, choices=TARGET_NAMES, help="what to write")
+    parser.add_argument(
+        "--images",
+        choices=IMAGE_MODES,
+        help="name images by URL (or, for trainers, where they lie), write them as files, or embed them in the rows",
+    )
+    parser.add_argument("--max-side", type=int, metavar="PIXELS", help="shrink images that are written to this side")
+    parser.add_argument("--num-proc", type=int, metavar="N", help="processes (default: 1)")
+    parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+    rows = parser.add_argument_group("selection of rows")
+    rows.add_argument("--task", metavar="TASK", help="only this task: conversation, complex_reasoning, detail")
+    rows.add_argument(
+        "--language", choices=("en", "zh"), help="only this language; without CONFIG, all its configurations"
+    )
+    rows.add_argument("--min-length", type=int, metavar="N", help="characters of the answers, at least")
+    rows.add_argument("--max-length", type=int, metavar="N", help="characters of the answers, at most")
+    some = rows.add_mutually_exclusive_group()
+    some.add_argument("--sample", type=int, metavar="N", help="so many rows at random, each equally likely")
+    some.add_argument("--limit", type=int, metavar="N", help="the first so many rows")
+    rows.add_argument("--seed", type=int, default=0, metavar="N", help="which sample (default: 0)")
+    rows.add_argument("--system", metavar="TEXT", help="a system prompt for rows that have none")
+    rows.add_argument(
+        "--image-place", choices=("front", "end"), help="where the image marks go (default: as published)"
+    )
+    add_load_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
+    from ..exporters import export
+
+    keywords = load_keywords(args)
+    keywords.pop("chunk_size", None)
+    options = {name: getattr(args, name) for name in ("system", "image_place") if getattr(args, name) is not None}
+    summary = export(
+        args.path,
+        args.name,
+        to=args.to,
+        output_dir=args.output_dir,
+        images=args.images,
+        max_side=args.max_side,
+        num_proc=args.num_proc,
+        task=args.task,
+        language=args.language,
+        min_length=args.min_length,
+        max_length=args.max_length,
+        sample=args.sample,
+        limit=args.limit,
+        seed=args.seed,
+        options=options or None,
+        **keywords,
+    )
+    if args.json:
+        print(json.dumps(asdict(summary), ensure_ascii=False))
+    else:
+        print(summary)
+    return 0

@@ -1,0 +1,222 @@
+"""Writing a dataset in the form that a trainer or a tool reads: :func:`export`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..errors import BadArgument, UnknownName
+
+if TYPE_CHECKING:
+    from ..builder import PublishedBuilder
+    from ..rows import RowOptions
+    from .run import ExportSummary
+
+logger = logging.getLogger(__name__)
+
+TARGET_NAMES = ("parquet", "jsonl", "webdataset", "llama-factory", "ms-swift", "internvl", "qwen-vl")
+IMAGE_MODES = ("url", "files", "embed")
+
+
+def export(
+    path: str,
+    name: str | None = None,
+    *,
+    to: str,
+    output_dir: str | os.PathLike[str],
+    images: str | None = None,
+    max_side: int | None = None,
+    row_format: str | None = None,
+    options: RowOptions | Mapping[str, Any] | None = None,
+    num_shards: int | None = None,
+    num_proc: int | None = None,
+    archives: Any = None,
+    task: str | None = None,
+    language: str | None = None,
+    min_length: int | None = None,
+    max_length: int | None = None,
+    sample: int | None = None,
+    seed: int = 0,
+    limit: int | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    data_files: Any = None,
+    source: str | None = None,
+    revision: str | None = None,
+    token: bool | str | None = None,
+    image_root: str | os.PathLike[str] | Sequence[str] | None = None,
+    bad_images: Any = None,
+    on_bad_row: Literal["raise", "skip"] = "raise",
+    on_missing_image: Literal["raise", "skip"] = "raise",
+) -> ExportSummary:
+    """Write a dataset, or the rows of it that are wanted, to files of another form.
+
+    The shards appear in ``data/`` one by one, each whole; a run that was stopped is finished by asking for the same
+    again. Beside them come the registration file of the trainer and a dataset card.
+
+    Args:
+        path, name: The dataset and its configuration, as for :func:`llava_zh.load_dataset`. Without a name and with
+            a `language`, all configurations in it.
+        to: ``"parquet"``, ``"jsonl"``, ``"webdataset"``, ``"llama-factory"``, ``"ms-swift"``, ``"internvl"`` or
+            ``"qwen-vl"``.
+        output_dir: A folder that is new, empty, or holds an unfinished export of the same.
+        images: ``"url"`` names images (``sa1b://…``; for the trainers, which open files only, the files where they
+            lie), ``"files"`` writes them to ``images/``, ``"embed"`` puts them into the rows. Default: ``"url"`` for
+            Parquet and JSON Lines (``"embed"`` where the published rows hold the pictures), ``"embed"`` for WebDataset,
+            ``"files"`` for trainers.
+        max_side: Shrinks written images to this many pixels on their longer side.
+        row_format, options: The rows of Parquet, JSON Lines and WebDataset, as for :func:`llava_zh.load_dataset`;
+            trainers have a row format of their own.
+        num_shards: Files a configuration; by default of some hundred megabytes each.
+        num_proc: Processes, by default 1. The same files come out for any number.
+        archives, bad_images, on_bad_row, on_missing_image: As for :func:`llava_zh.load_dataset`.
+        task: Only rows of this llava-instruct task.
+        language: Only configurations in this language, ``"en"`` or ``"zh"``.
+        min_length, max_length: Characters of a row's answers together, at least and at most.
+        sample: So many rows, drawn without replacement from all that fit, each equally likely; `seed` decides which.
+        limit: The first so many rows that fit.
+        data_dir, data_files, source, revision, token, image_root: As for :func:`llava_zh.load_dataset`.
+
+    Returns:
+        Rows, images, bytes, files and time; printed, it says so in three lines.
+
+    Raises:
+        UnknownName, BadArgument: An argument that does not exist or cannot work.
+        RunConflict: `output_dir` holds something else.
+        OutputError: It cannot be written to.
+        ImageNotFound, BadImage: A picture that is to be written is missing or damaged.
+        BadRow, HubError and the others of :func:`llava_zh.load_dataset`.
+    """
+    from .. import rows
+    from . import run, shards
+    from .selection import Selection
+    from .targets import TARGETS
+
+    _known("target", to, TARGET_NAMES)
+    target = TARGETS[to]
+    if row_format is not None and target.row_format is not None and row_format != target.row_format:
+        raise BadArgument(
+            f"row_format={row_format!r}: {to} reads {target.row_format!r} rows, which it gets by default."
+        )
+    _known("on_missing_image", on_missing_image, ("raise", "skip"))
+    for argument, value in (("max_side", max_side), ("num_shards", num_shards), ("num_proc", num_proc)):
+        if value is not None and value < 1:
+            raise BadArgument(f"{argument}={value}: expected at least 1.")
+    chosen = rows.RowOptions.of(options)
+    if to == "internvl" and chosen.sizes is None:
+        chosen = rows.RowOptions(chosen.system, chosen.image_place, sizes=True)
+    if to == "qwen-vl" and chosen.system is not None:
+        raise BadArgument(
+            "options: Qwen-VL's fine-tuning code knows no system turn; set the prompt in the chat template."
+        )
+    from ..load import load_dataset_builder
+
+    builders = tuple(
+        load_dataset_builder(
+            path,
+            config,
+            revision=revision,
+            token=token,
+            data_dir=data_dir,
+            data_files=data_files,
+            source=source,
+            image_root=image_root,
+            row_format=row_format or target.row_format or "llava",
+            options=chosen,
+            archives=archives,
+            bad_images=bad_images,
+            on_bad_row=on_bad_row,
+            on_missing_image=on_missing_image,
+        )
+        for config in _configs(path, name, language)
+    )
+    if len({str(builder.shape.features()) for builder in builders}) > 1:
+        raise BadArgument(
+            "Rows with one image and with several have different columns in row_format='llava'; "
+            "choose 'sharegpt', 'messages' or 'parts'."
+        )
+    if task is not None:
+        _known("task", task, sorted({c.task for c in builders[0].FACTS.configs if c.task is not None}))
+    job = shards.Job(
+        builders=builders,
+        to=to,
+        images=_image_mode(to, target.images, images, builders[0]),
+        max_side=max_side,
+        selection=Selection(task, min_length, max_length, sample, seed if sample is not None else 0, limit),
+        taken=None,
+        folder=Path(output_dir).expanduser().absolute(),
+    )
+    if job.images != "url" and builders[0].FACTS.images_in_sa1b:
+        logger.warning(
+            "SA-1B's pictures are under the SA-1B research licence, which the captions' licence does not cover: "
+            "do not pass this export on."
+        )
+    return run.run(job, _request(job), num_shards, run.about_rows(job), run.processes(num_proc))
+
+
+def _known(kind: str, value: object, known: Sequence[str]) -> None:
+    if value not in known:
+        raise UnknownName.of(kind, value, known)
+
+
+def _configs(path: str, name: str | None, language: str | None) -> list[str | None]:
+    """The configurations that are exported."""
+    from ..load import dataset_facts
+
+    facts = dataset_facts(path)
+    if language is None:
+        return [name]
+    languages = sorted({config.language for config in facts.configs})
+    _known(f"language of {facts.name}", language, languages)
+    if name is not None:
+        if any(config.name == name and config.language != language for config in facts.configs):
+            raise BadArgument(f"language={language!r}: {name} is in {facts.config(name).language!r}.")
+        return [name]
+    if facts.default_config is not None:  # the other configurations are parts of it
+        return [None]
+    return [config.name for config in facts.configs if config.language == language]
+
+
+def _image_mode(to: str, possible: Sequence[str], images: str | None, builder: PublishedBuilder) -> str:
+    from ..images import EmbeddedImages
+
+    if images is None:
+        embedded = isinstance(builder.config.images, EmbeddedImages) and possible[0] == "url"
+        return "embed" if embedded else possible[0]
+    _known("images", images, IMAGE_MODES)
+    if images not in possible:
+        raise BadArgument(f"images={images!r}: {to} takes {' or '.join(map(repr, possible))}.")
+    return images
+
+
+def _request(job: Any) -> dict[str, Any]:
+    """All that decides what the export holds, for its manifest and its card. No credentials, no place of SA-1B."""
+    from dataclasses import asdict
+
+    first = job.builders[0]
+    config = first.config
+    selection = {name: value for name, value in asdict(job.selection).items() if value is not None}
+    if job.selection.sample is None:
+        selection.pop("seed")
+    return {
+        "to": job.to,
+        "dataset": first.FACTS.name,
+        "configs": [builder.config.name for builder in job.builders],
+        "version": str(first.VERSION),
+        "files": [file.identity for builder in job.builders for file in builder.config.files],
+        "row_format": config.row_format,
+        "options": {name: value for name, value in asdict(config.options).items() if value is not None},
+        "images": job.images,
+        "max_side": job.max_side,
+        "selection": selection,
+        "archives": None if config.archives is None else _names(config.archives),
+        "bad_images": sorted(config.bad_images) or None,
+        "on_bad_row": config.on_bad_row,
+        "on_missing_image": config.on_missing_image,
+    }
+
+
+def _names(archives: Any) -> Any:
+    return archives if isinstance(archives, str) else sorted(archives)

@@ -1,0 +1,123 @@
+"""The dataset card of an export: a README.md whose head `datasets` and the hubs read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..facts import DatasetFacts
+from .targets import TARGETS, DataFile
+
+_PIXELS = {
+    "url": "Rows name the pictures by URL or path; none are in this folder.",
+    "files": "The pictures are files in `images/`.",
+    "embed": "The pictures are in the data files themselves.",
+}
+_SA1B_LICENCE = "https://ai.meta.com/datasets/segment-anything/"
+_SA1B = (
+    f"Meta's SA-1B, under the SA-1B research licence ({_SA1B_LICENCE}), which the licence of the text does not cover"
+)
+
+
+def card(
+    facts: DatasetFacts,
+    request: Mapping[str, Any],
+    files: Sequence[DataFile],
+    features: Any | None,
+    usage: str,
+    version: str,
+) -> str:
+    """The text of README.md.
+
+    Args:
+        request: What was asked for, as it is in the export's manifest.
+        features: The columns of rows that `datasets` reads, or None where it infers them.
+    """
+    configs = list(dict.fromkeys(file.config for file in files))
+    pictures = request["images"]
+    rows = sum(file.rows for file in files)
+    copied = facts.images_in_sa1b and pictures != "url"
+    licences = [f"- Text: {facts.licence}.", f"- Pictures: {facts.image_licence}."]
+    if facts.images_in_sa1b:
+        licences[1] = (
+            f"- Pictures: {_SA1B}{': do not pass this folder on.' if copied else '; none are in this folder.'}"
+        )
+    settings = [
+        f"- {name}: {value}" for name, value in request.items() if value not in (None, {}, "") and name != "files"
+    ]
+    lines = [
+        "---",
+        _head(facts, configs, files, features, copied),
+        "---",
+        "",
+        f"# {facts.title}, exported for {request['to']}",
+        "",
+        f"{facts.description}",
+        "",
+        f"{rows:,} rows in {len(files)} file{'s' * (len(files) != 1)}. {_PIXELS[pictures]}",
+        "",
+        "## Use",
+        "",
+        "```",
+        usage,
+        "```",
+        *_lazy_note(facts, request),
+        "",
+        "## Licence",
+        "",
+        *licences,
+        "",
+        "## How it was made",
+        "",
+        f"Written by llava-zh {version} from [{facts.title}]({facts.homepage}):",
+        "",
+        *settings,
+    ]
+    if facts.citation:
+        lines += ["", "## Citation", "", "```bibtex", facts.citation.strip(), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def _lazy_note(facts: DatasetFacts, request: Mapping[str, Any]) -> list[str]:
+    if request["images"] != "url" or not facts.images_in_sa1b or TARGETS[request["to"]].trainer:
+        return []
+    return [
+        "",
+        "Images are `sa1b://` URLs: with llava-zh installed and `SA1B_ROOT` set to where SA-1B is, `datasets`, fsspec "
+        "and what builds on them open them straight out of the archives.",
+    ]
+
+
+def _head(
+    facts: DatasetFacts, configs: Sequence[str], files: Sequence[DataFile], features: Any | None, copied: bool
+) -> str:
+    from huggingface_hub import DatasetCardData
+
+    suffix = files[0].path.rpartition(".")[2]
+    head: dict[str, Any] = {
+        "pretty_name": facts.title,
+        "language": sorted({facts.config(config).language for config in configs}),
+        "license": "other" if copied or " " in facts.licence else facts.licence,
+        "task_categories": ["image-text-to-text", "image-to-text"],
+        "configs": [
+            {
+                "config_name": config,
+                "data_files": [{"split": "train", "path": f"data/{config}-*.{suffix}"}],
+                **({"default": True} if config == configs[0] else {}),
+            }
+            for config in configs
+        ],
+    }
+    if copied:
+        head["license_name"] = "sa-1b-research"
+        head["license_link"] = _SA1B_LICENCE
+    if features is not None:
+        head["dataset_info"] = [{"config_name": config, "features": _yaml(features)} for config in configs]
+    return DatasetCardData(**head).to_yaml().strip()
+
+
+def _yaml(features: Any) -> Any:
+    import datasets
+
+    # The form that cards have features in; `datasets` has no public function for it.
+    return datasets.DatasetInfo(features=features)._to_yaml_dict()["features"]

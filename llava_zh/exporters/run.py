@@ -1,0 +1,301 @@
+"""An export from beginning to end: what was asked, what is done already, what is left, and the summary."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from ..errors import OutputError, RunConflict
+from . import shards
+from .card import card
+from .files import sync_folder, write_bytes
+from .selection import Taken
+from .shards import Job, OutputShard, Piece, Written
+from .targets import TARGETS, DataFile, labels
+
+logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+REQUEST = "request.json"
+SELECTION = "selection.json"
+
+
+@dataclass(frozen=True)
+class ExportSummary:
+    """What an export has come to.
+
+    Args:
+        folder: Where it is.
+        files: The data files, in order.
+        rows: Rows in them; `fitting` is how many there were to draw a sample from.
+        images: Images of these rows; `image_files` of them were written as files by this run.
+        size: Bytes of the data files.
+        written, found: Data files that this run wrote, and those that an earlier one had finished.
+        seconds: What this run took.
+        usage: How the export is read.
+    """
+
+    folder: str
+    files: tuple[str, ...]
+    rows: int
+    fitting: int | None
+    images: int
+    image_files: int
+    size: int
+    written: int
+    found: int
+    seconds: float
+    usage: str
+
+    def __str__(self) -> str:
+        drawn = f" of {self.fitting:,}" if self.fitting is not None else ""
+        earlier = f" ({self.found} finished earlier)" if self.found else ""
+        pictures = f", {self.image_files:,} image files" if self.image_files else ""
+        return (
+            f"{self.rows:,} rows{drawn} with {self.images:,} images in {len(self.files)} files{earlier}, "
+            f"{_bytes(self.size)}{pictures}, {self.seconds:.1f} s\n{self.folder}\n{self.usage}"
+        )
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.1f} GB"
+
+
+def run(job: Job, request: dict[str, Any], num_shards: int | None, rows: int, num_proc: int) -> ExportSummary:
+    """Write what is not there yet.
+
+    Args:
+        request: All that decides what the export holds, as JSON.
+        rows: About how many rows there will be.
+
+    Raises:
+        RunConflict: The folder holds something else, or another process is writing to it.
+    """
+    start = time.perf_counter()
+    for config in range(len(job.builders)):
+        job.image_export(config).check()
+    try:
+        job.hidden.mkdir(parents=True, exist_ok=True) if _usable(job.folder) else None
+        lock = FileLock(job.hidden / "lock")
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunConflict(f"{job.folder}: another process is exporting to this folder. Wait for it to end.") from None
+    except OSError as error:
+        raise OutputError(f"{job.folder}: cannot be written to ({error.strerror}).") from error
+    with lock:
+        pieces = shards.plan(job.builders, _chunk_size(job, num_shards))
+        outputs = shards.arrange(job, pieces, num_shards, rows)
+        _agree(job, request | {"num_shards": len(outputs) // len(job.builders)})
+        with _Workers(num_proc) as workers:
+            job = replace(job, taken=_taken(job, pieces, workers))
+            written, found = _write(job, outputs, workers)
+        summary = _summary(job, outputs, written, found, time.perf_counter() - start)
+        _beside(job, request, [record.file for record in written], summary.usage)
+        sync_folder(job.folder / "data")
+    return summary
+
+
+def _chunk_size(job: Job, num_shards: int | None) -> int:
+    """Bytes a piece: always the same, unless more shards are wanted than there would be pieces."""
+    smallest = min(sum(file.size for file in builder.config.files) for builder in job.builders)
+    return shards.PIECE_BYTES if num_shards is None else max(min(shards.PIECE_BYTES, smallest // num_shards), 1)
+
+
+# -- what was asked, and what is there ---------------------------------------------------------------------
+
+
+def _usable(folder: Path) -> bool:
+    """Whether the folder can hold an export; raises RunConflict when it holds anything else."""
+    if folder.exists() and not folder.is_dir():
+        raise RunConflict(f"{folder} is a file. Give a folder, which may be new.")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / shards.HIDDEN).is_dir():
+        raise RunConflict(f"{folder} holds files that are not of an export. Give another folder, or an empty one.")
+    return True
+
+
+def _agree(job: Job, request: dict[str, Any]) -> None:
+    """Note the request, or hold it to the one that the folder was begun with."""
+    request = json.loads(json.dumps(request))
+    path = job.hidden / REQUEST
+    try:
+        before: dict[str, Any] = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        before = request
+    except ValueError as error:
+        raise RunConflict(f"{path} cannot be read ({error}). Delete {job.folder} and export again.") from error
+    if before != request:
+        names = [name for name in {**before, **request} if before.get(name) != request.get(name)]
+        differences = "; ".join(
+            f"{n}: {_shown(before.get(n))} there, {_shown(request.get(n))} asked for" for n in names
+        )
+        raise RunConflict(
+            f"{job.folder} holds an export of another request. {differences}. "
+            "Ask for the same to finish it, give another folder, or delete this one."
+        )
+    unfinished = job.hidden / "unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+    unfinished.mkdir(parents=True)
+    write_bytes(path, json.dumps(request, indent=1, ensure_ascii=False).encode(), unfinished)
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def _taken(job: Job, pieces: Sequence[Piece], workers: _Workers) -> Taken | None:
+    """Which rows are taken, found out by a first pass where that is needed, once for the folder."""
+    if not job.selection.counts_first:
+        return None
+    path = job.hidden / SELECTION
+    try:
+        return Taken(**json.loads(path.read_bytes()))
+    except (FileNotFoundError, ValueError, TypeError):
+        pass
+    counts = workers.in_order(shards.count_piece, job, pieces, "Choosing rows")
+    taken = Taken.decide(job.selection, counts)
+    write_bytes(path, json.dumps(asdict(taken)).encode(), job.hidden / "unfinished")
+    return taken
+
+
+# -- writing -----------------------------------------------------------------------------------------------
+
+
+def _write(job: Job, outputs: Sequence[OutputShard], workers: _Workers) -> tuple[list[Written], int]:
+    """Write the shards that are not there; the records of all, and how many were there."""
+    records = {shard.name: record for shard in outputs if (record := shards.finished(job, shard)) is not None}
+    found = len(records)
+    left = [shard for shard in outputs if shard.name not in records]
+    for shard, record in zip(left, workers.in_order(shards.write_shard, job, left, "Exporting"), strict=True):
+        records[shard.name] = record
+    return [records[shard.name] for shard in outputs], found
+
+
+class _Workers:
+    """Processes that work through a list; with one, the work is done in this process."""
+
+    def __init__(self, num_proc: int) -> None:
+        self._count = num_proc
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> _Workers:
+        if self._count > 1:
+            # Forking spares the caller's script a main guard, as in `datasets`; elsewhere it is unsafe or missing.
+            method = "fork" if sys.platform == "linux" else "spawn"
+            self._pool = ProcessPoolExecutor(self._count, multiprocessing.get_context(method))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=kind is not None)
+
+    def in_order(
+        self, work: Callable[[Job, Item], Result], job: Job, items: Sequence[Item], what: str
+    ) -> Iterator[Result]:
+        """The results for `items`, in order. Few are begun ahead, so that leaving off early wastes little.
+
+        Raises:
+            OutputError: A process died.
+        """
+        from huggingface_hub.utils.tqdm import tqdm
+
+        with tqdm(total=len(items), desc=what, unit="file") as bar:  # type: ignore[no-untyped-call]
+            if self._pool is None:
+                for item in items:
+                    result = work(job, item)
+                    bar.update()
+                    yield result
+                return
+            futures: dict[int, Future[Result]] = {}
+            begun = 0
+            try:
+                for number in range(len(items)):
+                    while begun < len(items) and begun < number + 2 * self._count:
+                        futures[begun] = self._pool.submit(work, job, items[begun])
+                        begun += 1
+                    wait([futures[number]], return_when=FIRST_COMPLETED)
+                    result = futures.pop(number).result()
+                    bar.update()
+                    yield result
+            except BrokenProcessPool as error:
+                raise OutputError(
+                    "A process of the export died, perhaps for want of memory. What is finished stays; run it again, "
+                    "with a smaller num_proc or more num_shards."
+                ) from error
+            finally:
+                for future in futures.values():
+                    future.cancel()
+
+
+# -- what goes beside the data -----------------------------------------------------------------------------
+
+
+def _summary(
+    job: Job, outputs: Sequence[OutputShard], written: Sequence[Written], found: int, seconds: float
+) -> ExportSummary:
+    names = labels(label(job), [record.file for record in written])
+    shown = " ".join(names[:4]) + " …" * (len(names) > 4)
+    return ExportSummary(
+        folder=str(job.folder),
+        files=tuple(record.file.path for record in written),
+        rows=sum(record.file.rows for record in written),
+        fitting=None if job.taken is None else job.taken.fitting,
+        images=sum(record.images for record in written),
+        image_files=sum(record.image_files for record in written),
+        size=sum(record.size for record in written),
+        written=len(outputs) - found,
+        found=found,
+        seconds=seconds,
+        usage=TARGETS[job.to].usage.format(folder=str(job.folder), name=label(job), names=shown),
+    )
+
+
+def label(job: Job) -> str:
+    """What a trainer's registration calls the dataset."""
+    configs = "_".join(builder.config.name for builder in job.builders)
+    return f"{job.builders[0].FACTS.name.replace('-', '_')}_{configs}"
+
+
+def _beside(job: Job, request: dict[str, Any], files: Sequence[DataFile], usage: str) -> None:
+    """The registration file and the card. Written last: where they are, the export is whole."""
+    from .. import __version__
+
+    typed = job.to == "parquet" or (job.to == "jsonl" and job.images == "url")
+    features = job.shape(0).features() if typed else None
+    texts = dict(TARGETS[job.to].register(label(job), job.folder, files))
+    texts["README.md"] = card(job.builders[0].FACTS, request, files, features, usage, __version__)
+    for name, text in texts.items():
+        write_bytes(job.folder / name, text.encode(), job.hidden / "unfinished")
+
+
+def processes(num_proc: int | None) -> int:
+    """The number of processes that was asked for; 1 by default."""
+    return 1 if num_proc is None else max(min(num_proc, 4 * (os.cpu_count() or 1)), 1)
+
+
+def about_rows(job: Job) -> int:
+    """About how many rows a configuration of this export will have."""
+    wanted = job.selection.sample if job.selection.sample is not None else job.selection.limit
+    if wanted is not None:
+        return wanted
+    return int(np.mean([sum(file.size for file in b.config.files) for b in job.builders])) // shards.ROW_BYTES

@@ -1,0 +1,206 @@
+"""The shards of an export, and how a process writes one of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from .. import hub, jsonl, readers
+from ..builder import PublishedBuilder, Tally
+from ..errors import BadArgument
+from ..readers import Shard
+from ..rows import RowShape, to_rows
+from .files import appearing, write_bytes
+from .images import ImageExport
+from .selection import Count, Draw, Selection, Taken, count
+from .targets import TARGETS, DataFile
+from .writers import PICTURE_ROWS
+
+# Published files are read in pieces of this many bytes; which rows a sample takes depends on them, so it is fixed.
+PIECE_BYTES = 32_000_000
+# About how large a shard of the export is to be, and the bytes of an SA-1B image (mean of the published archives).
+TEXT_SHARD, PICTURE_SHARD, TRAINER_SHARD = 256 << 20, 1 << 30, 2 << 30
+IMAGE_BYTES, ROW_BYTES = 1_000_000, 1_000
+
+HIDDEN = ".export"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of the published files of the `config`-th configuration; `name` is the same for every export."""
+
+    config: int
+    number: int
+    shard: Shard
+
+    @property
+    def name(self) -> str:
+        return f"{self.config}-{self.number}"
+
+
+@dataclass(frozen=True)
+class OutputShard:
+    """A file to write: its name within ``data/`` and the pieces whose rows go into it."""
+
+    name: str
+    config: str
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a process needs to write a shard. It travels by pickle."""
+
+    builders: tuple[PublishedBuilder, ...]
+    to: str
+    images: str
+    max_side: int | None
+    selection: Selection
+    taken: Taken | None
+    folder: Path
+
+    @property
+    def hidden(self) -> Path:
+        """The folder for what is not data: the request, records of finished shards, unfinished files."""
+        return self.folder / HIDDEN
+
+    def image_export(self, config: int) -> ImageExport:
+        """The way of one configuration's images into this export."""
+        target = TARGETS[self.to]
+        return ImageExport(
+            images=self.builders[config].config.images,
+            mode=self.images,
+            max_side=self.max_side,
+            folder=self.folder,
+            temporary=self.hidden / "unfinished",
+            absolute=target.absolute,
+            local=target.trainer,
+        )
+
+    def shape(self, config: int) -> RowShape:
+        """The shape of the rows that are written; whoever reads the export decodes its images."""
+        return replace(self.builders[config].shape, decode=True)
+
+
+def plan(builders: tuple[PublishedBuilder, ...], chunk_size: int) -> list[Piece]:
+    """The pieces of all published files, in order."""
+    pieces = []
+    for config, builder in enumerate(builders):
+        for file in builder.config.files:
+            hub.check_is_data(file, builder.token)
+        shards = readers.plan(builder.config.files, chunk_size=chunk_size, num_shards=None, token=builder.token)
+        pieces += [Piece(config, number, shard) for number, shard in enumerate(shards)]
+    return pieces
+
+
+def arrange(job: Job, pieces: list[Piece], num_shards: int | None, rows: int) -> list[OutputShard]:
+    """The files to write: `num_shards` a configuration, or as many as make `rows` rows shards of a usual size."""
+    target = TARGETS[job.to]
+    shards = []
+    for config, builder in enumerate(job.builders):
+        mine = [piece for piece in pieces if piece.config == config]
+        wanted = num_shards
+        if wanted is None:
+            size = rows * (ROW_BYTES + (IMAGE_BYTES if job.images == "embed" else 0))
+            usual = PICTURE_SHARD if job.images == "embed" else TRAINER_SHARD if target.trainer else TEXT_SHARD
+            wanted = min(max(-(-size // usual), 1), len(mine))
+        if wanted > len(mine):
+            raise BadArgument(
+                f"num_shards={wanted}: the files of {builder.config.name} can be cut into {len(mine)} pieces only."
+            )
+        name = builder.config.name
+        shards += [
+            OutputShard(f"{name}-{i:05d}-of-{wanted:05d}{target.suffix}", name, tuple(mine[run.start : run.end]))
+            for i, run in enumerate(jsonl.split(jsonl.Range(0, len(mine)), wanted))
+        ]
+    return shards
+
+
+def published(job: Job, piece: Piece) -> Iterator[pa.Table]:
+    """What the published files say of the rows of a piece, those left out by the loader gone."""
+    builder = job.builders[piece.config]
+    tally = Tally(builder.FACTS.name, builder.config.on_bad_row)
+    for _, table in builder._annotations([piece.shard], tally):
+        yield table
+    tally.report()
+
+
+def count_piece(job: Job, piece: Piece) -> tuple[str, Count]:
+    """The first pass over a piece; see :func:`llava_zh.exporters.selection.count`."""
+    draw = Draw(job.selection.seed, piece.config, piece.number)
+    return piece.name, count(published(job, piece), job.selection, draw)
+
+
+def _taken(job: Job, piece: Piece) -> Iterator[pa.Table]:
+    tables = published(job, piece)
+    if job.taken is not None:
+        yield from job.taken.rows(
+            tables, piece.name, job.selection, Draw(job.selection.seed, piece.config, piece.number)
+        )
+    else:
+        yield from (fitting for table in tables if len(fitting := job.selection.fitting(table)))
+
+
+@dataclass(frozen=True)
+class Written:
+    """The record of a finished shard: its file, bytes, rows, images (those of its rows) and image files new with it."""
+
+    file: DataFile
+    size: int
+    images: int
+    image_files: int
+
+
+def write_shard(job: Job, shard: OutputShard) -> Written:
+    """Write one shard and the record that it is finished."""
+    target, hidden = TARGETS[job.to], job.hidden
+    path = job.folder / "data" / shard.name
+    config = shard.pieces[0].config
+    builder, shape, export = job.builders[config], job.shape(config), job.image_export(config)
+    schema = shape.features().arrow_schema
+    constants = {"config": shard.config, "language": builder.config_facts.language}
+    rows = images = 0
+    with appearing(path, hidden / "unfinished") as part:
+        writer = target.writer(part, schema, Path(shard.name).stem)
+        try:
+            for table in (table for piece in shard.pieces for table in _taken(job, piece)):
+                for batch in _batches(table, None if job.images == "url" else PICTURE_ROWS):
+                    ready, paths = export.convert(batch)
+                    writer.write(to_rows(ready, shape, schema, lambda _, paths=paths: paths, constants))  # type: ignore[misc]
+                    rows += len(ready)
+                    images += len(paths)
+        finally:
+            writer.close()
+    written = Written(DataFile(f"data/{shard.name}", shard.config, rows), path.stat().st_size, images, export.written)
+    record = json.dumps(asdict(written), ensure_ascii=False).encode()
+    write_bytes(record_path(hidden, shard), record, hidden / "unfinished")
+    return written
+
+
+def _batches(table: pa.Table, rows: int | None) -> Iterator[pa.Table]:
+    if rows is None:
+        yield table
+        return
+    for start in range(0, len(table), rows):
+        yield table.slice(start, rows)
+
+
+def record_path(hidden: Path, shard: OutputShard) -> Path:
+    """Where it is noted that a shard is finished."""
+    return hidden / "finished" / f"{shard.name}.json"
+
+
+def finished(job: Job, shard: OutputShard) -> Written | None:
+    """The record of a shard that an earlier run finished and whose file is still there, whole."""
+    try:
+        record: dict[str, Any] = json.loads(record_path(job.hidden, shard).read_bytes())
+        written = Written(DataFile(**record.pop("file")), **record)
+        whole = (job.folder / written.file.path).stat().st_size == written.size
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return written if whole else None

@@ -1,0 +1,184 @@
+"""What can be exported to: the rows and files of each target, and the registration file that its trainer reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from . import writers
+from .writers import Row, Writer
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A finished shard: its path relative to the export's folder, the config it is of, and its rows."""
+
+    path: str
+    config: str
+    rows: int
+
+
+Register = Callable[[str, Path, Sequence[DataFile]], Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One kind of export.
+
+    Args:
+        writer: Makes the writer of a shard, from its path, the rows' schema and the shard's name.
+        suffix: The ending of a shard's name.
+        images: The ways it has with images, the default first.
+        row_format: The row format it needs, or None where it takes any.
+        register: Makes the files beside the shards, by name, from the dataset's name, the folder and the shards.
+        usage: One line that says how it is read.
+        absolute: Whether rows name image files by absolute paths.
+        trainer: Whether the images must be files on this machine, for only these it opens.
+    """
+
+    writer: Callable[[Path, pa.Schema, str], Writer]
+    suffix: str
+    images: tuple[str, ...]
+    usage: str
+    row_format: str | None = None
+    register: Register = lambda name, folder, files: {}
+    absolute: bool = False
+    trainer: bool = False
+
+
+def _json_lines(record: Callable[[Row], Row]) -> Callable[[Path, pa.Schema, str], Writer]:
+    return lambda path, schema, name: writers.JsonLinesWriter(path, record)
+
+
+def _llama_factory(name: str, folder: Path, files: Sequence[DataFile]) -> Mapping[str, str]:
+    """``dataset_info.json``, for ``dataset_dir: FOLDER`` (which is then where image paths start, too)."""
+    info = {
+        name: {
+            "file_name": "data",
+            "formatting": "sharegpt",
+            "columns": {"messages": "conversations", "images": "images"},
+            "tags": {
+                "role_tag": "from",
+                "content_tag": "value",
+                "user_tag": "human",
+                "assistant_tag": "gpt",
+                "system_tag": "system",
+            },
+        }
+    }
+    return {"dataset_info.json": _text(info)}
+
+
+def _ms_swift(name: str, folder: Path, files: Sequence[DataFile]) -> Mapping[str, str]:
+    """``custom_dataset_info.json``, for ``--custom_dataset_info``; its paths start at the file's own folder."""
+    info = [
+        {"dataset_path": file.path, "dataset_name": label}
+        for label, file in zip(labels(name, files), files, strict=True)
+    ]
+    return {"custom_dataset_info.json": _text(info)}
+
+
+def _internvl(name: str, folder: Path, files: Sequence[DataFile]) -> Mapping[str, str]:
+    """``meta.json``, for ``--meta_path``: one entry a shard, as an entry has one annotation file."""
+    meta = {
+        label: {
+            "root": f"{folder}/",
+            "annotation": str(folder / file.path),
+            "data_augment": False,
+            "repeat_time": 1,
+            "length": file.rows,
+        }
+        for label, file in zip(labels(name, files), files, strict=True)
+    }
+    return {"meta.json": _text(meta)}
+
+
+def _qwen_vl(name: str, folder: Path, files: Sequence[DataFile]) -> Mapping[str, str]:
+    """``qwen_vl_data.py``, to be copied into ``qwenvl/data/__init__.py``, whose `data_dict` it adds to."""
+    names = labels(name, files)
+    entries = {
+        label: {"annotation_path": str(folder / file.path), "data_path": str(folder)}
+        for label, file in zip(names, files, strict=True)
+    }
+    text = (
+        "# For qwen-vl-finetune: append this to qwenvl/data/__init__.py after its data_dict, then pass\n"
+        f"#   --dataset_use {','.join(names)}\n"
+        f"data_dict.update({json.dumps(entries, indent=4, ensure_ascii=False)})\n"
+    )
+    return {"qwen_vl_data.py": text}
+
+
+def labels(name: str, files: Sequence[DataFile]) -> list[str]:
+    """A name for each shard; the dataset's own when there is one shard."""
+    if len(files) == 1:
+        return [name]
+    return [f"{name}_{i:05d}" for i in range(len(files))]
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+TARGETS: Mapping[str, Target] = {
+    "parquet": Target(
+        writer=writers.ParquetWriter,
+        suffix=".parquet",
+        images=("url", "embed", "files"),
+        usage="datasets.load_dataset({folder!r})",
+        absolute=True,
+    ),
+    "jsonl": Target(
+        writer=_json_lines(writers.plain_record),
+        suffix=".jsonl",
+        images=("url", "files", "embed"),
+        usage="datasets.load_dataset({folder!r})",
+    ),
+    "webdataset": Target(
+        writer=writers.WebDatasetWriter,
+        suffix=".tar",
+        images=("embed", "url"),
+        usage="webdataset.WebDataset(sorted(glob.glob({folder!r} + '/data/*.tar')))",
+    ),
+    "llama-factory": Target(
+        writer=_json_lines(writers.sharegpt_record),
+        suffix=".jsonl",
+        images=("files", "url"),
+        usage="llamafactory-cli train … --dataset_dir {folder} --dataset {name}",
+        row_format="sharegpt",
+        register=_llama_factory,
+        trainer=True,
+    ),
+    "ms-swift": Target(
+        writer=_json_lines(writers.messages_record),
+        suffix=".jsonl",
+        images=("files", "url", "embed"),
+        usage="swift sft … --custom_dataset_info {folder}/custom_dataset_info.json --dataset {names}",
+        row_format="messages",
+        register=_ms_swift,
+        absolute=True,
+        trainer=True,
+    ),
+    "internvl": Target(
+        writer=_json_lines(writers.internvl_record),
+        suffix=".jsonl",
+        images=("files", "url"),
+        usage="internvl_chat_finetune.py … --meta_path {folder}/meta.json",
+        row_format="sharegpt",
+        register=_internvl,
+        trainer=True,
+    ),
+    "qwen-vl": Target(
+        writer=_json_lines(writers.qwen_record),
+        suffix=".jsonl",
+        images=("files", "url"),
+        usage="append {folder}/qwen_vl_data.py to qwenvl/data/__init__.py",
+        row_format="sharegpt",
+        register=_qwen_vl,
+        trainer=True,
+    ),
+}

@@ -1,0 +1,156 @@
+"""One shard of an export as a file: Parquet, JSON Lines or a WebDataset tar."""
+
+from __future__ import annotations
+
+import base64
+import io
+import tarfile
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import BadArgument
+
+Row = dict[str, Any]
+
+# Rows of a row group: many where they are text, few where they hold pictures, so that a reader needs little memory.
+TEXT_ROWS = 20_000
+PICTURE_ROWS = 100
+
+
+class Writer(Protocol):
+    """A file being written; tables come in order."""
+
+    def write(self, table: pa.Table) -> None:
+        """Add the rows of `table`."""
+        ...
+
+    def close(self) -> None:
+        """Finish the file."""
+        ...
+
+
+class ParquetWriter:
+    """Parquet whose schema carries the features, which `datasets` and others give their types back from."""
+
+    def __init__(self, path: Path, schema: pa.Schema, name: str) -> None:
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd", write_page_index=True)
+
+    def write(self, table: pa.Table) -> None:
+        self._writer.write_table(table, row_group_size=TEXT_ROWS)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class JsonLinesWriter:
+    """JSON Lines; `record` turns a row into the object of its line."""
+
+    def __init__(self, path: Path, record: Callable[[Row], Row]) -> None:
+        self._file = open(path, "wb", buffering=1 << 20)  # noqa: SIM115 (closed by close)
+        self._record = record
+        self._encode = msgspec.json.Encoder().encode_lines
+
+    def write(self, table: pa.Table) -> None:
+        record = self._record
+        self._file.write(self._encode([record(row) for row in table.to_pylist()]))
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class WebDatasetWriter:
+    """A tar of samples: ``KEY.json`` with the row, its pictures as ``KEY.jpg``, or ``KEY.0.jpg``, ``KEY.1.jpg`` …"""
+
+    def __init__(self, path: Path, schema: pa.Schema, name: str) -> None:
+        self._tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 (closed by close)
+        self._name, self._rows = name, 0
+
+    def write(self, table: pa.Table) -> None:
+        for row in table.to_pylist():
+            key = f"{self._name}-{self._rows:08d}"
+            self._rows += 1
+            column, images = images_of(row)
+            row[column] = _paths(row[column])
+            self._add(f"{key}.json", msgspec.json.encode(row))
+            for i, image in enumerate(images):
+                if image["bytes"] is not None:
+                    suffix = PurePosixPath(image["path"]).suffix or ".jpg"
+                    self._add(f"{key}{f'.{i}' if len(images) > 1 else ''}{suffix}", image["bytes"])
+
+    def _add(self, name: str, data: bytes) -> None:
+        member = tarfile.TarInfo(name)
+        member.size, member.mode = len(data), 0o644
+        self._tar.addfile(member, io.BytesIO(data))
+
+    def close(self) -> None:
+        self._tar.close()
+
+
+def images_of(row: Mapping[str, Any]) -> tuple[str, list[Any]]:
+    """The name of the image column, and its images as a list."""
+    column = "images" if "images" in row else "image"
+    images = row[column]
+    return column, images if isinstance(images, list) else [] if images is None else [images]
+
+
+def _paths(images: Any) -> Any:
+    """A stored image as its path or URL; a picture in the row itself as a data URI is :func:`_inline`."""
+    if isinstance(images, list):
+        return [None if image is None else image["path"] for image in images]
+    return None if images is None else images["path"]
+
+
+def _inline(image: Mapping[str, Any] | None) -> Any:
+    """An image as its path or URL, or as a data URI when it has bytes."""
+    if image is None or image["bytes"] is None:
+        return None if image is None else image["path"]
+    kind = {".png": "png", ".webp": "webp", ".gif": "gif", ".bmp": "bmp"}.get(
+        PurePosixPath(image["path"]).suffix, "jpeg"
+    )
+    return f"data:image/{kind};base64,{base64.b64encode(image['bytes']).decode()}"
+
+
+# -- records of JSON Lines ---------------------------------------------------------------------------------
+
+
+def plain_record(row: Row) -> Row:
+    """A row with all its columns; images as URLs, paths or data URIs."""
+    column = "images" if "images" in row else "image"
+    images = row[column]
+    row[column] = [_inline(image) for image in images] if isinstance(images, list) else _inline(images)
+    return row
+
+
+def sharegpt_record(row: Row) -> Row:
+    """`id`, `conversations`, `images` (paths): LLaMA-Factory."""
+    return {"id": row["id"], "conversations": row["conversations"], "images": _paths(row["images"])}
+
+
+def messages_record(row: Row) -> Row:
+    """`id`, `messages`, `images` (paths or data URIs): ms-swift."""
+    return {"id": row["id"], "messages": row["messages"], "images": [_inline(image) for image in row["images"]]}
+
+
+def internvl_record(row: Row) -> Row:
+    """`id`, `image` (a path, or a list of several) with widths and heights, `conversations`: InternVL."""
+    paths, width, height = _paths(row["images"]), row.get("width"), row.get("height")
+    record: Row = {"id": row["id"], "image": paths[0] if len(paths) == 1 else paths}
+    if width and height:
+        many = len(paths) > 1
+        record |= {"width_list": width, "height_list": height} if many else {"width": width[0], "height": height[0]}
+    return record | {"conversations": row["conversations"]}
+
+
+def qwen_record(row: Row) -> Row:
+    """`id`, `image` (a path, or a list of several), `conversations` of human and gpt: Qwen-VL's fine-tuning code."""
+    if any(turn["from"] == "system" for turn in row["conversations"]):
+        # Its reader takes every turn that is not human for the assistant's.
+        raise BadArgument(f"Row {row['id']!r} has a system turn, which Qwen-VL's fine-tuning code takes for an answer.")
+    paths = _paths(row["images"])
+    image = paths[0] if len(paths) == 1 else paths
+    return {"id": row["id"], "image": image, "conversations": row["conversations"]}
