@@ -48,7 +48,8 @@ def wrap(text: str, at_most: int) -> Iterator[str]:
         current, used = "", 0
         for piece in _pieces(line, at_most):
             taken = width(piece)
-            if used + taken > at_most and current.strip() and piece[0] not in _NOT_FIRST:
+            hangs = used <= at_most and _NOT_FIRST.issuperset(piece)
+            if used + taken > at_most and current.strip() and not hangs:
                 yield current.rstrip()
                 piece = piece.lstrip(" ")
                 current, used = piece, width(piece)

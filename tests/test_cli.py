@@ -1,0 +1,141 @@
+"""The command line as a whole, and `llava-zh list`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from hub_server import HubServer
+
+import llava_zh
+from llava_zh.cli import COMMANDS, build_parser, main
+from llava_zh.demo import DemoPaths
+from llava_zh.load import dataset_facts
+
+HEAVY = {"datasets", "torch", "pyarrow", "numpy", "huggingface_hub", "modelscope", "modelscope_hub", "requests", "PIL"}
+INTERNVL, LLAVA = "internvl-sa-1b-caption", "llava-instruct-zh-600k"
+EXAMPLES_HERE = ("list", "show", "download", "doctor")
+
+
+def llava(*args: str, **kwargs: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "llava_zh", *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **kwargs)  # type: ignore[call-overload,no-any-return]
+
+
+def commands() -> dict[str, object]:
+    return dict(build_parser()._subparsers._group_actions[0].choices)  # type: ignore[union-attr,arg-type]
+
+
+def example_lines(command: str) -> list[str]:
+    lines = re.sub(r"\\\n\s*", "", commands()[command].epilog).splitlines()  # type: ignore[attr-defined]
+    return [line.strip() for line in lines if line.strip().startswith("llava-zh ")]
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys\nfrom llava_zh.cli import main\ntry: main(['--help'])\nfinally: "
+    code += f"print({HEAVY!r} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_help_lists_every_command() -> None:
+    shown = llava("--help").stdout
+    assert [name for name in COMMANDS if f"\n    {name} " not in shown] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_description_and_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    shown = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert commands()[command].description  # type: ignore[attr-defined]
+    assert re.search(rf"[Ee]xamples?:\n(.*\n)*  llava-zh {command}", shown)
+
+
+def test_version_is_the_packages() -> None:
+    assert llava("--version").stdout == f"llava-zh {llava_zh.__version__}\n"
+
+
+@pytest.mark.parametrize("args", [[], ["nonsense"], ["show"], ["show", INTERNVL, "single_zh", "-n", "0"]])
+def test_wrong_usage_exits_with_2(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(args)
+    assert stop.value.code == 2
+    assert "usage: llava-zh" in capsys.readouterr().err
+
+
+def test_an_explained_failure_is_one_message_on_stderr_and_exits_with_1() -> None:
+    done = llava("show", "internvl-sa1b", "single_zh")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("llava-zh: Unknown dataset 'internvl-sa1b'. Did you mean 'internvl-sa-1b-caption'?")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_stops_early_ends_the_command_quietly(demo: DemoPaths, tmp_path: Path) -> None:
+    published = (demo.internvl / "internvl_sa1b_caption_11m_single_image_en.jsonl").read_bytes()
+    (tmp_path / "rows.jsonl").write_bytes(published * 20)  # more than a pipe holds: it is written to when nobody reads
+    command = [sys.executable, "-m", "llava_zh", "show", INTERNVL, "single_en", "-n", "1600", "--json"]
+    command += ["--data-files", str(tmp_path / "rows.jsonl")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert json.loads(process.stdout.readline())["id"] == "0"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(60) == 0
+
+
+def test_a_terminal_without_chinese_still_gets_the_list() -> None:
+    done = llava("list", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0
+    assert "\\u65e5\\u5e38\\u5bf9\\u8bdd: daily dialogue." in done.stdout
+
+
+def test_list_names_every_config_with_rows_size_language_task_and_licence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"single_en +11,000,000 +11\.4 GB +en +caption", shown)
+    assert re.search(r"detail +199,791 +– +zh +detail", shown)
+    assert re.search(r"licence +mit\n", shown)
+    for dataset in llava_zh.list_datasets():
+        for config in llava_zh.get_dataset_config_names(dataset):
+            assert f"\n  {config} " in shown
+
+
+def test_list_as_json_is_the_facts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--json"]) == 0
+    facts = [asdict(dataset_facts(name)) for name in llava_zh.list_datasets()]
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(facts))
+
+
+def test_the_examples_of_the_help_run_as_they_stand(demo: DemoPaths, tmp_path: Path) -> None:
+    lines = [line for command in EXAMPLES_HERE for line in example_lines(command)]
+    assert len(lines) >= 2 + 3 + 3 + 3
+    code = "import sys\nfrom llava_zh.cli import main\n"
+    code += "for line in sys.argv[1:]: print('$', line, main(line.split()[1:]), flush=True)"
+    (tmp_path / "llava-zh-demo").symlink_to(demo.root)
+    internvl, instruct = (
+        demo.internvl,
+        {p.relative_to(demo.llava).as_posix(): p for p in demo.llava.rglob("*.*")},
+    )
+    with (
+        HubServer({"OpenGVLab/InternVL-SA-1B-Caption": internvl, "opencsg/llava-instruct-zh-600k": instruct}) as hf,
+        HubServer(
+            {"thomas/InternVL-SA-1B-Caption": internvl, "opencsg/llava-instruct-zh-600k": instruct}, "modelscope"
+        ) as ms,
+    ):
+        caches = {"HF_HOME": "hf", "MODELSCOPE_CACHE": "ms", "MODELSCOPE_HOME": "ms-home", "LLAVA_ZH_CACHE": "cache"}
+        env = os.environ | {name: str(tmp_path / folder) for name, folder in caches.items()} | hf.env | ms.env
+        command = [sys.executable, "-c", code, *(" ".join(shlex.split(line, comments=True)) for line in lines)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=env)
+    results = [line for line in done.stdout.splitlines() if line.startswith("$ ")]
+    assert results == [f"$ {line} 0" for line in lines], done.stderr
