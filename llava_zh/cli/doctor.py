@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
         for finding in _guarded(check):
             print(f"  {finding.state or '–':7}  {finding.what}: {finding.detail}")
             if finding.advice:
-                print(f"  {'':7}    → {finding.advice}")
+                print(f"  {'':7}  → {finding.advice}")
             if asked and finding.state in ("missing", "failed"):
                 status = 1
         sys.stdout.flush()
