@@ -146,7 +146,7 @@ class _Connection(asyncio.Protocol):
             self.control(body)
         elif self.refused():
             self.reply(401, {"error": {"message": "Incorrect API key provided: " + self.key(), "code": 401}})
-        elif target == "/v1/models":
+        elif target in ("/v1/models", "/health"):
             self.models()
         elif target == "/v1/chat/completions" and method == b"POST":
             self.chat(body)
@@ -286,24 +286,27 @@ def control(url: str, **changes: object) -> dict[str, Any]:
     return result
 
 
-def _arguments() -> tuple[dict[str, Any], bool, int]:
+def _arguments() -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny-vlm")
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--forever", action="store_true", help="do not end with standard input")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds before every answer")
     parser.add_argument("--faults", type=json.loads, default={}, help='shares of faults, as {"503": 0.01}')
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count-images", action="store_true", help="count the requests of every image")
-    chosen = vars(parser.parse_args())
-    return chosen, chosen.pop("count_images"), chosen.pop("port")
+    return vars(parser.parse_args())
 
 
 async def _main() -> None:
-    arguments, count_images, port = _arguments()
+    arguments = _arguments()
+    port, forever, count_images = (arguments.pop(name) for name in ("port", "forever", "count_images"))
     behaviour = Behaviour(**arguments)
     behaviour.count_images = count_images
     server = await asyncio.get_running_loop().create_server(lambda: _Connection(behaviour), "127.0.0.1", port)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", flush=True)
+    if forever:
+        await asyncio.Event().wait()
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)  # ends when whoever started it goes
 
 

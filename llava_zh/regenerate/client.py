@@ -53,6 +53,7 @@ class Client:
         api_key: Sent as a bearer token; by default ``LLAVA_ZH_API_KEY``, else none.
         timeout: Seconds a request may take.
         patience: Seconds without any usable server after which :meth:`ask` gives up.
+        health_url: Answers 200 when the server is well; by default its list of models is asked for, and read.
         on_event: Called with a line about a server that falls ill, recovers or is lost.
     """
 
@@ -64,6 +65,7 @@ class Client:
         api_key: str | None = None,
         timeout: float = 600.0,
         patience: float = 1800.0,
+        health_url: str | None = None,
         on_event: Callable[[str], None] = lambda line: None,
     ) -> None:
         urls = [base_urls] if isinstance(base_urls, str) else list(base_urls)
@@ -74,6 +76,7 @@ class Client:
         self._api_key = api_key or os.environ.get("LLAVA_ZH_API_KEY") or ""
         self._timeout = timeout
         self._patience = patience
+        self._health_url = health_url
         self._on_event = on_event
         self._scopes: dict[asyncio.Timeout, float] = {}
         self._probes: set[asyncio.Task[None]] = set()
@@ -112,10 +115,10 @@ class Client:
         await asyncio.gather(*(self._check(endpoint) for endpoint in self.endpoints))
 
     async def _check(self, endpoint: Endpoint) -> None:
-        where = f"{endpoint.shown}/models"
+        where = self._health_url or f"{endpoint.shown}/models"
         try:
             async with asyncio.timeout(min(self._timeout, 30.0)):
-                status, body, content_type = await self._get(endpoint, "/models")
+                status, body, content_type = await self._get(endpoint, self._health_url or f"{endpoint.url}/models")
         except TimeoutError:
             raise ServerError(f"{where} did not answer within 30 s. Is the server still loading the model?") from None
         except self._errors as error:
@@ -125,6 +128,10 @@ class Client:
         if status in (401, 403):
             given = "was refused" if self._api_key else "is missing"
             raise ServerError(f"{where} answered {status}: the API key {given}. Set api_key or LLAVA_ZH_API_KEY.")
+        if self._health_url is not None:
+            if status != 200:
+                raise ServerError(f"{where} answered {status}: {self._safe(excerpt(body))}")
+            return
         models = _model_names(body) if status == 200 else None
         if models is None:
             raise ServerError(
@@ -135,8 +142,8 @@ class Client:
         if models and self.model not in models:
             raise ServerError(f"{endpoint.shown} does not serve the model {self.model!r}; it serves {_listed(models)}.")
 
-    async def _get(self, endpoint: Endpoint, path: str) -> tuple[int, bytes, str]:
-        async with self._session.get(endpoint.url + path, proxy=endpoint.proxy) as response:
+    async def _get(self, endpoint: Endpoint, url: str) -> tuple[int, bytes, str]:
+        async with self._session.get(url, proxy=endpoint.proxy) as response:
             return response.status, await _read(response), response.content_type
 
     # -- one request ---------------------------------------------------------------------------------------

@@ -150,17 +150,24 @@ async def _session(
     bar: _Bar,
 ) -> None:
     if servers.serve is None:
-        served = None
+        served = health_url = None
         base_url = servers.base_url or ()
     else:
         log = ledger.folder / "journal" / "server.log"
         served = Served(servers.serve, settings.model, servers.serve_args, log, session, bar.say)
-        base_url = served.url
+        base_url, health_url = served.url, served.health_url
     async with AsyncExitStack() as stack:
         if served is not None:
             await stack.enter_async_context(served)
         client = await stack.enter_async_context(
-            Client(base_url, settings.model, api_key=servers.api_key, timeout=servers.timeout, on_event=bar.say)
+            Client(
+                base_url,
+                settings.model,
+                api_key=servers.api_key,
+                timeout=servers.timeout,
+                health_url=health_url,
+                on_event=bar.say,
+            )
         )
         await client.check()
         run = Run(rows, choice, ledger, client, settings, session, bar.say, bar.update)

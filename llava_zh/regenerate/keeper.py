@@ -27,23 +27,26 @@ def _signal(child: subprocess.Popen[bytes], number: int) -> None:
 
 def _end(child: subprocess.Popen[bytes]) -> None:
     _signal(child, signal.SIGTERM)
+    if hasattr(signal, "SIGCONT"):
+        _signal(child, signal.SIGCONT)  # what was stopped cannot end before it goes on
     with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(GRACE)
     _signal(child, getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
 def _end_with_input(child: subprocess.Popen[bytes]) -> None:
-    sys.stdin.buffer.read()
+    while os.read(0, 1024):
+        pass
     _end(child)
 
 
-def main() -> int:
+def main() -> None:
     child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, start_new_session=True)
     threading.Thread(target=_end_with_input, args=(child,), daemon=True).start()
     code = child.wait()
     _end(child)  # processes that it started and left behind
-    return code
+    os._exit(code & 0xFF)  # the thread still waits for input, which an ordinary exit would wait for in turn
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -77,6 +77,8 @@ class Served:
         port = _free_port()
         self._command = _command(engine, model, port) + list(arguments)
         self.url = f"http://127.0.0.1:{port}/v1"
+        #: Answers 200 when the server is well; all four engines have it, while `transformers serve` lists no models.
+        self.health_url = f"http://127.0.0.1:{port}/health"
         self._keeper: subprocess.Popen[bytes] | None = None
         self._restart_for = ""  # why a restart was asked for
 
@@ -181,7 +183,7 @@ class Served:
 
     async def _answers(self) -> bool:
         try:
-            async with self._session_http.get(f"{self.url}/models") as response:
+            async with self._session_http.get(self.health_url) as response:
                 return response.status == 200
         except self._errors:
             return False
@@ -189,16 +191,11 @@ class Served:
 
 def _command(engine: str, model: str, port: int) -> list[str]:
     words = [word.format(python=sys.executable, model=model, port=port) for word in ENGINES[engine]]
-    if words[0] == sys.executable:
-        installed = find_spec(engine) is not None
-    else:
-        beside = Path(sys.executable).with_name(words[0])
-        found = str(beside) if beside.exists() else shutil.which(words[0])
-        installed = found is not None
-        words[0] = found or words[0]
-    if not installed:
+    beside = Path(sys.executable).parent / words[0]
+    program = str(beside) if beside.exists() else shutil.which(words[0])
+    if program is None or (words[1] == "-m" and find_spec(words[2].partition(".")[0]) is None):
         raise MissingExtra.of(engine, engine, f"serve={engine!r}")
-    return words
+    return [program, *words[1:]]
 
 
 def _free_port() -> int:
