@@ -20,6 +20,7 @@ from fsspec.spec import AbstractFileSystem
 from llava_zh.errors import BadArchive, BadIndex, ImageNotFound, ReadOnlyFileSystemError, nearest
 from llava_zh.sa1b import bulk, tree
 from llava_zh.sa1b.archive import Archive
+from llava_zh.sa1b.image_cache import ImageCache, parse_limit
 from llava_zh.sa1b.layout import FileHit, MemberHit, Root
 from llava_zh.sa1b.tree import ArchiveInfo
 from llava_zh.sa1b.urls import ROOT_VARIABLE, member_key, normalize, search_path
@@ -67,6 +68,7 @@ class Sa1bFileSystem(AbstractFileSystem):  # type: ignore[misc]
         fo: str | Sequence[str] | None = None,
         target_protocol: str | None = None,
         target_options: dict[str, Any] | None = None,
+        cache_images: int | str | None = None,
         **options: Any,
     ) -> None:
         """
@@ -75,9 +77,13 @@ class Sa1bFileSystem(AbstractFileSystem):  # type: ignore[misc]
                 environment variable ``SA1B_ROOT``.
             target_protocol, target_options: filled in by fsspec for a chained URL; `target_options` then also holds the
                 next root of the search path.
+            cache_images: keep images of remote roots on the local disk, up to this size (``"10GB"``); by default what
+                the environment variable ``LLAVA_ZH_IMAGE_CACHE`` says, else none are kept.
             **options: storage options by protocol, as in ``fsspec.open``: ``s3={"anon": True}``.
         """
         super().__init__(fo=fo, target_protocol=target_protocol, target_options=target_options, **options)
+        limit = parse_limit(cache_images)
+        self._cache = ImageCache(limit) if limit else None
         self._explicit = None if fo is None else _roots_of(fo, target_protocol, target_options or {}, options)
         self._storage_options = options
         self._from_environment: tuple[str | None, list[Root]] = (None, [])
@@ -173,6 +179,11 @@ class Sa1bFileSystem(AbstractFileSystem):  # type: ignore[misc]
         """The bytes of the image at `path`, or those from `start` to `end`."""
         hit = self.locate(path)
         first, last, _ = slice(start, end).indices(_size(hit))
+        if self._cache is not None and hit.remote:
+            return self._through(self._cache, hit)[first:last]
+        return self._read(hit, first, last)
+
+    def _read(self, hit: FileHit | MemberHit, first: int, last: int) -> bytes:
         if isinstance(hit, FileHit):
             return hit.read(first, last)
         try:
@@ -180,6 +191,13 @@ class Sa1bFileSystem(AbstractFileSystem):  # type: ignore[misc]
         except BadArchive:
             self._forget(hit.archive)
             raise
+
+    def _through(self, cache: ImageCache, hit: FileHit | MemberHit) -> bytes:
+        data = cache.get(hit.version)
+        if data is None:
+            data = self._read(hit, 0, _size(hit))
+            cache.put(hit.version, data)
+        return data
 
     def cat(self, path: Any, recursive: bool = False, on_error: str = "raise", **kwargs: Any) -> Any:
         """As in fsspec; one path without wildcards goes straight to `cat_file`."""

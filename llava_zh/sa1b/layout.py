@@ -55,6 +55,16 @@ class FileHit(NamedTuple):
     path: str
     size: int
 
+    @property
+    def remote(self) -> bool:
+        """Whether the bytes come over the network."""
+        return not self.root.local
+
+    @property
+    def version(self) -> str:
+        """A name for these bytes, for a cache."""
+        return f"{self.root.name}|{self.path}|{self.size}"
+
     def read(self, start: int, stop: int) -> bytes:
         """Bytes `start` to `stop` of the file."""
         if not self.root.local:
@@ -70,6 +80,17 @@ class MemberHit(NamedTuple):
 
     archive: Archive
     member: Member
+
+    @property
+    def remote(self) -> bool:
+        """Whether the bytes come over the network."""
+        return self.archive.source.remote
+
+    @property
+    def version(self) -> str:
+        """A name for these bytes, for a cache."""
+        source = self.archive.source
+        return f"{source.path}|{source.size}|{source.stamp}|{self.member.offset}"
 
 
 class Root:

@@ -11,6 +11,7 @@ import numpy as np
 from llava_zh.errors import ImageNotFound
 from llava_zh.sa1b.contents import ARCHIVE_FILES, chosen
 from llava_zh.sa1b.layout import MemberHit
+from llava_zh.sa1b.urls import archive_stem
 
 if TYPE_CHECKING:
     from llava_zh.sa1b.filesystem import Sa1bFileSystem
@@ -97,5 +98,7 @@ def locate(fs: Sa1bFileSystem, image: int | str) -> Located:
         path, hit = found, fs.locate(found)
     if isinstance(hit, MemberHit):
         source, member = hit.archive.source, hit.member
+        if "/" not in path:
+            path = f"{archive_stem(source.path.rpartition('/')[2])}/{path}"
         return Located(path, source.path, hit.archive.kind, member.size, member.name, member.offset)
     return Located(path, hit.path, "file", hit.size)

@@ -1,0 +1,72 @@
+"""Images of remote roots kept on the local disk, up to a limit; the least recently used go first."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+from pathlib import Path
+
+from llava_zh.errors import BadArgument
+from llava_zh.sa1b import store
+
+VARIABLE = "LLAVA_ZH_IMAGE_CACHE"
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)B?\s*", re.IGNORECASE)
+_FACTORS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def parse_limit(limit: int | str | None) -> int:
+    """The limit in bytes: a number, or text like ``"10GB"``; None reads ``LLAVA_ZH_IMAGE_CACHE``; 0 is no cache."""
+    if limit is None:
+        limit = os.environ.get(VARIABLE, "0")
+    match = _SIZE.fullmatch(str(limit))
+    if match is None:
+        raise BadArgument(f"The limit of the image cache is a size such as '10GB', not {limit!r}.")
+    return int(float(match[1]) * _FACTORS[match[2].upper()])
+
+
+class ImageCache:
+    """A folder of images shared by all processes. Each may exceed the limit by a twentieth before it clears up."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._folder = store.cache_dir() / "images"
+        self._written = limit  # so that the first image written looks at what earlier processes left
+
+    def _path(self, key: str) -> Path:
+        digest = hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+        return self._folder / digest[:2] / digest
+
+    def get(self, key: str) -> bytes | None:
+        """The image stored under `key`, which counts as used now."""
+        path = self._path(key)
+        try:
+            data = path.read_bytes()
+            os.utime(path)
+        except OSError:
+            return None
+        return data
+
+    def put(self, key: str, data: bytes) -> None:
+        """Store an image. A cache that cannot be written does no harm."""
+        with contextlib.suppress(OSError):
+            store.write_atomically(self._path(key), data)
+            self._written += len(data)
+            if self._written > self._limit // 20:
+                self._written = 0
+                self._clear_up()
+
+    def _clear_up(self) -> None:
+        files: list[tuple[float, int, Path]] = []
+        for path in self._folder.glob("??/*"):
+            with contextlib.suppress(OSError):  # another process may have removed it
+                status = path.stat()
+                files.append((status.st_mtime, status.st_size, path))
+        excess = sum(size for _, size, _ in files) - self._limit
+        for _, size, path in sorted(files):
+            if excess <= 0:
+                break
+            with contextlib.suppress(OSError):
+                path.unlink()
+            excess -= size

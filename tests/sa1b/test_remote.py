@@ -1,0 +1,158 @@
+"""Remote roots against a real HTTP server with byte ranges, on the loopback."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from llava_zh.errors import BadArchive, BadArgument, BadIndex, ImageNotFound
+from llava_zh.sa1b.filesystem import Sa1bFileSystem
+from llava_zh.sa1b.image_cache import ImageCache, parse_limit
+
+from .conftest import Files, write_archive, write_files
+
+pytest.importorskip("aiohttp")
+
+
+class Server(ThreadingHTTPServer):
+    listed = True  # give folder listings
+    ranges = True  # honour byte ranges
+    sent = 0  # bytes of bodies
+    root: Path
+
+
+class Handler(SimpleHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, *args: object) -> None: ...
+
+    def list_directory(self, path: object) -> None:  # type: ignore[override]
+        if self.server.listed:
+            return super().list_directory(path)  # type: ignore[arg-type, return-value]
+        return self.send_error(404)
+
+    def translate_path(self, path: str) -> str:
+        return str(self.server.root / path.partition("?")[0].lstrip("/"))
+
+    def do_GET(self) -> None:
+        path = Path(self.translate_path(self.path))
+        wanted = re.fullmatch(r"bytes=([0-9]+)-([0-9]*)", self.headers.get("Range", ""))
+        if not path.is_file():
+            return super().do_GET()
+        data, status = path.read_bytes(), 200
+        if wanted and self.server.ranges:
+            last = int(wanted[2] or len(data) - 1)
+            data, status, size = data[int(wanted[1]) : last + 1], 206, len(data)
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("ETag", f'"{path.stat().st_mtime_ns}"')
+        if status == 206 and wanted:
+            self.send_header("Content-Range", f"bytes {wanted[1]}-{int(wanted[1]) + len(data) - 1}/{size}")
+        self.end_headers()
+        self.wfile.write(data)
+        self.server.sent += len(data)
+        return None
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(("127.0.0.1", 0), Handler)
+    server.root = tmp_path / "served"
+    server.root.mkdir()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+MakeFs = Callable[..., Sa1bFileSystem]
+
+
+def url(server: Server) -> str:
+    return f"http://127.0.0.1:{server.server_address[1]}"
+
+
+def test_archives_are_read_by_ranges_through_their_sidecars(
+    server: Server, make_fs: MakeFs, files: Files, index_cache: Path
+) -> None:
+    write_archive(server.root / "sa_000000.tar", files, "gzip")
+    write_archive(server.root / "sa_000001.tar", files, "tar")
+    write_files(server.root / "sa_000002", {"sa_1.jpg": files["sa_1.jpg"]})
+    make_fs(server.root).build_index(sidecar=True)
+    fs = make_fs(url(server))
+    for stem in ("sa_000000", "sa_000001"):
+        assert fs.cat(f"{stem}/sa_7.jpg") == files["sa_7.jpg"]
+    assert fs.cat("sa_000002/sa_1.jpg") == files["sa_1.jpg"]
+    with pytest.raises(ImageNotFound):
+        fs.cat("sa_000002/sa_2.jpg")
+    server.sent = 0
+    assert fs.cat("sa_000001/sa_8.jpg") == files["sa_8.jpg"]
+    assert server.sent == len(files["sa_8.jpg"])
+    assert not list(index_cache.rglob("*.sa1bx"))
+
+
+def test_a_server_that_lists_nothing_is_asked_for_the_usual_names(
+    server: Server, make_fs: MakeFs, files: Files
+) -> None:
+    server.listed = False
+    write_archive(server.root / "data" / "sa_000000.tar", files, "gzip")
+    write_files(server.root / "sa_000001" / "images", {"sa_1.jpg": files["sa_1.jpg"]})
+    fs = make_fs(url(server))
+    with pytest.raises(BadIndex, match="llava-zh sa1b index"):
+        fs.cat("sa_000000/sa_1.jpg")
+    make_fs(server.root).build_index(sidecar=True)
+    assert fs.cat("sa_000000/sa_1.jpg") == files["sa_1.jpg"]
+    assert fs.cat("sa_000001/sa_1.jpg") == files["sa_1.jpg"]
+
+
+def test_a_server_without_ranges_is_named(server: Server, make_fs: MakeFs, files: Files) -> None:
+    write_archive(server.root / "sa_000000.tar", files, "tar")
+    make_fs(server.root).build_index(sidecar=True)
+    server.ranges = False
+    with pytest.raises((BadArchive, BadIndex), match=r"byte ranges|no index"):
+        make_fs(url(server)).cat("sa_000000/sa_1.jpg")
+
+
+def test_an_index_is_built_by_streaming_the_archive_once(server: Server, make_fs: MakeFs, files: Files) -> None:
+    path = write_archive(server.root / "sa_000000.tar", files, "gzip")
+    fs = make_fs(url(server))
+    server.sent = 0
+    [info] = fs.build_index()
+    assert (info.kind, info.members) == ("gzip", 80)
+    assert server.sent < 2 * path.stat().st_size
+    assert fs.cat("sa_000000/sa_7.jpg") == files["sa_7.jpg"]
+
+
+def test_images_are_kept_on_the_local_disk_when_asked(
+    server: Server, make_fs: MakeFs, files: Files, index_cache: Path
+) -> None:
+    write_archive(server.root / "sa_000000.tar", files, "tar")
+    make_fs(server.root).build_index(sidecar=True)
+    fs = make_fs(url(server), cache_images="1MB")
+    assert fs.cat("sa_000000/sa_7.jpg") == files["sa_7.jpg"]
+    server.sent = 0
+    assert fs.cat("sa_000000/sa_7.jpg") == files["sa_7.jpg"]
+    assert fs.cat_file("sa_000000/sa_7.jpg", 3, 9) == files["sa_7.jpg"][3:9]
+    assert server.sent == 0
+    assert [path.read_bytes() for path in (index_cache / "images").glob("??/*")] == [files["sa_7.jpg"]]
+
+
+def test_the_image_cache_stays_near_its_limit_and_drops_the_oldest(index_cache: Path) -> None:
+    cache = ImageCache(100_000)
+    for n in range(60):
+        cache.put(str(n), bytes([n]) * 5000)
+    kept = [n for n in range(60) if cache.get(str(n)) is not None]
+    assert kept and kept[-1] == 59 and kept == list(range(kept[0], 60))
+    assert 50_000 <= 5000 * len(kept) <= 110_000
+
+
+def test_a_limit_is_a_size() -> None:
+    assert parse_limit("10GB") == 10**10 and parse_limit("1.5 mb") == 1_500_000 and parse_limit(7) == 7
+    assert parse_limit(None) == 0
+    with pytest.raises(BadArgument, match="10GB"):
+        parse_limit("much")
