@@ -28,14 +28,14 @@ from pathlib import Path
 from typing import Any
 
 PROMPT = (
-    "<image>\nGenerate an accurate, single-paragraph description based on the given image. Do not use multiple paragraphs or "
-    "line breaks. Avoid generating speculative content. Ensure that the description is based on clearly visible "
-    "information in the image and avoid any over-speculation."
+    "<image>\nGenerate an accurate, single-paragraph description based on the given image. Do not use multiple "
+    "paragraphs or line breaks. Avoid generating speculative content. Ensure that the description is based on clearly "
+    "visible information in the image and avoid any over-speculation."
 )
-WORDS = (
-    "the a image shows man woman street building car tree sky blue red green large small left right front behind several "
-    "people standing walking near water light window door sign wooden white black"
-).split()
+WORDS = """
+    the a image shows man woman street building car tree sky blue red green large small left right front behind several
+    people standing walking near water light window door sign wooden white black
+""".split()
 
 
 def generate(path: Path, size: int) -> None:
@@ -238,10 +238,15 @@ def limits(path: Path) -> None:
     seconds = {}
     for threads in (True, False):
         start = time.perf_counter()
-        with pyarrow.json.open_json(str(path), pyarrow.json.ReadOptions(use_threads=threads, block_size=4 << 20)) as reader:
+        with pyarrow.json.open_json(
+            str(path), pyarrow.json.ReadOptions(use_threads=threads, block_size=4 << 20)
+        ) as reader:
             _exhaust(reader)
         seconds[threads] = time.perf_counter() - start
-    print(f"limits: wc -l {counted:.2f} s; pyarrow.json {seconds[True]:.2f} s threaded, {seconds[False]:.2f} s on one thread")
+    print(
+        f"limits: wc -l {counted:.2f} s; pyarrow.json {seconds[True]:.2f} s threaded, "
+        f"{seconds[False]:.2f} s on one thread"
+    )
 
 
 def main() -> None:
@@ -274,7 +279,11 @@ def main() -> None:
                     values.append(run_one(what, side, path))
             stock, ours = (statistics.median(seen[side]) for side in ("stock", "ours"))
             shown = {side: " ".join(f"{v:.2f}" for v in values) for side, values in seen.items()}
-            print(f"{MEASURED[what][1]}\n    stock {stock:.2f} ({shown['stock']})  ours {ours:.2f} ({shown['ours']})  ratio {stock / ours:.2f}", flush=True)
+            print(
+                f"{MEASURED[what][1]}\n    stock {stock:.2f} ({shown['stock']})  "
+                f"ours {ours:.2f} ({shown['ours']})  ratio {stock / ours:.2f}",
+                flush=True,
+            )
     finally:
         if not args.keep:
             shutil.rmtree(folder)

@@ -4,17 +4,35 @@ from llava_zh.builder import PublishedBuilder
 from llava_zh.facts import ConfigFacts, DatasetFacts
 
 TASKS = {
-    "conversation": ("日常对话", "对话", "daily dialogue", "daily conversation", "conversation", "dialogue", "dialog", "chat"),
+    "conversation": (
+        "日常对话",
+        "对话",
+        "daily dialogue",
+        "daily conversation",
+        "conversation",
+        "dialogue",
+        "dialog",
+        "chat",
+    ),
     "complex_reasoning": ("复杂推理", "推理", "complex reasoning", "complex_reasoning", "reasoning"),
-    "detail": ("描述图片", "图片描述", "描述", "image captioning", "detailed description", "detail_23k", "detail", "caption"),
+    "detail": (
+        "描述图片",
+        "图片描述",
+        "描述",
+        "image captioning",
+        "detailed description",
+        "detail_23k",
+        "detail",
+        "caption",
+    ),
 }
 
 FACTS = DatasetFacts(
     name="llava-instruct-zh-600k",
     title="llava-instruct-zh-600k",
     description=(
-        "Chinese instruction data after LLaVA-Instruct-150K, synthesised by Qwen2.5-VL-32B-Instruct: daily dialogue (usually "
-        "5 rounds), complex reasoning and image description (1 round), each row on an image of its own."
+        "Chinese instruction data after LLaVA-Instruct-150K, synthesised by Qwen2.5-VL-32B-Instruct: daily dialogue "
+        "(usually 5 rounds), complex reasoning and image description (1 round), each row on an image of its own."
     ),
     homepage="https://modelscope.cn/datasets/opencsg/llava-instruct-zh-600k",
     repos={"huggingface": "opencsg/llava-instruct-zh-600k", "modelscope": "opencsg/llava-instruct-zh-600k"},
@@ -25,7 +43,11 @@ FACTS = DatasetFacts(
     configs=(
         ConfigFacts(name="default", rows=641_868, language="zh", description="All three tasks."),
         ConfigFacts(
-            name="conversation", rows=247_431, language="zh", task="conversation", description="日常对话: daily dialogue."
+            name="conversation",
+            rows=247_431,
+            language="zh",
+            task="conversation",
+            description="日常对话: daily dialogue.",
         ),
         ConfigFacts(
             name="complex_reasoning",
@@ -34,7 +56,9 @@ FACTS = DatasetFacts(
             task="complex_reasoning",
             description="复杂推理: complex reasoning.",
         ),
-        ConfigFacts(name="detail", rows=199_791, language="zh", task="detail", description="描述图片: image description."),
+        ConfigFacts(
+            name="detail", rows=199_791, language="zh", task="detail", description="描述图片: image description."
+        ),
     ),
     default_config="default",
 )
@@ -51,4 +75,6 @@ class LlavaInstructZh600k(PublishedBuilder):
     def task_of(published: str) -> str | None:
         """From the Chinese, English or LLaVA name of a task; a name not known stays as it is."""
         key = published.strip().lower().replace("-", " ")
-        return _TASK_OF.get(key) or _TASK_OF.get(key.replace(" ", "_")) or _TASK_OF.get(key.replace("_", " ")) or published
+        return (
+            _TASK_OF.get(key) or _TASK_OF.get(key.replace(" ", "_")) or _TASK_OF.get(key.replace("_", " ")) or published
+        )

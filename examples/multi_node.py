@@ -2,8 +2,8 @@
 
     python examples/multi_node.py                       # two nodes with two workers each, one after the other
 
-On a cluster, take `rank` and `world_size` from torch.distributed. The number of shards is a power of two that depends on
-the file's size alone, so it divides among 2, 4, 8 … nodes, and a later run finds the same shards.
+On a cluster, take `rank` and `world_size` from torch.distributed. The number of shards is a power of two that depends
+on the file's size alone, so it divides among 2, 4, 8 … nodes, and a later run finds the same shards.
 Needs torch: pip install "llava-zh[torch]"
 """
 
@@ -26,7 +26,9 @@ def rows_of_node(data_dir: str, rank: int, world_size: int, workers: int, shards
     stream = stream.shuffle(seed=7, buffer_size=100)  # the same order of shards on every node
     stream = split_dataset_by_node(stream, rank=rank, world_size=world_size)
     stream.set_epoch(0)
-    return [row["id"] for batch in DataLoader(stream, num_workers=workers, batch_size=16, collate_fn=list) for row in batch]
+    return [
+        row["id"] for batch in DataLoader(stream, num_workers=workers, batch_size=16, collate_fn=list) for row in batch
+    ]
 
 
 def main() -> None:
@@ -43,7 +45,7 @@ def main() -> None:
     read = [rows_of_node(data_dir, rank, args.nodes, args.workers, shards) for rank in range(args.nodes)]
     for rank, ids in enumerate(read):
         print(f"node {rank}: {len(ids)} rows, the first {', '.join(ids[:5])}")
-    together = sum(read, [])
+    together = [row for ids in read for row in ids]
     assert len(together) == len(set(together)), "no row was read twice"
     print(f"all nodes together: {len(together)} rows, each once")
 

@@ -1,7 +1,7 @@
 """Load a configuration both ways and look at a row, on the miniature that `llava-zh demo` writes.
 
-    python examples/quickstart.py                       # on a miniature made in ./llava-zh-demo; needs no network
-    python examples/quickstart.py --data-dir /data/internvl --image-root /data/sa1b
+python examples/quickstart.py                       # on a miniature made in ./llava-zh-demo; needs no network
+python examples/quickstart.py --data-dir /data/internvl --image-root /data/sa1b
 """
 
 from __future__ import annotations

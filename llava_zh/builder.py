@@ -78,6 +78,8 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
 
     FACTS: ClassVar[DatasetFacts]
     VERSION = datasets.Version("1.0.0")
+    # Rows a record batch at most; tables come bounded by their bytes, and every batch costs some hundred small writes.
+    DEFAULT_WRITER_BATCH_SIZE = 10_000
     BUILDER_CONFIG_CLASS = PublishedConfig
     config: PublishedConfig
 
@@ -125,7 +127,9 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         files = self.config.files
         if not files:
-            raise BadArgument(f"No files. Load it with: llava_zh.load_dataset({self.FACTS.name!r}, {self.config.name!r})")
+            raise BadArgument(
+                f"No files. Load it with: llava_zh.load_dataset({self.FACTS.name!r}, {self.config.name!r})"
+            )
         if not dl_manager.is_streaming:
             force = bool(dl_manager.download_config.force_download)
             files = tuple(self._on_disk(file, force) for file in files)
@@ -153,50 +157,50 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
     def _tables(self, shards: list[Shard], tally: Tally) -> Iterator[tuple[tuple[int, int], pa.Table]]:
         schema = self.info.features.arrow_schema
         constants = {"config": self.config.name, "language": self.config_facts.language}
-        for key, annotations in self._annotations(shards, tally):
-            yield key, to_rows(annotations, self.shape, schema, self._urls(tally), constants)
+        for key, table in self._annotations(shards, tally):
+            yield key, to_rows(table, self.shape, schema, self._urls(tally), constants)
 
     def _annotations(self, shards: list[Shard], tally: Tally) -> Iterator[tuple[tuple[int, int], pa.Table]]:
         """What the files say of the rows that are kept, a block of them at a time."""
         expect = Expect(images=self.config_facts.images, task_of=self.task_of)
         reading = Reading(expect, tally.bad_row, tally.columns, self.token)
         for i, shard in enumerate(shards):
-            for j, annotations in enumerate(readers.tables(shard, reading)):
-                kept = self._kept(annotations, tally)
+            for j, table in enumerate(readers.tables(shard, reading)):
+                kept = self._kept(table, tally)
                 if len(kept):
                     yield (i, j), kept
 
     def image_paths(self) -> Iterator[pa.ListArray]:
         """The published paths of the images of each row, a list a row, some thousands of rows at a time."""
         tally = Tally(self.FACTS.name, self.config.on_bad_row)
-        for _, annotations in self._annotations(self._shards(self.config.files), tally):
-            yield _combined(annotations["images"])
+        for _, table in self._annotations(self._shards(self.config.files), tally):
+            yield _combined(table["images"])
         tally.report()
 
-    def _kept(self, annotations: pa.Table, tally: Tally) -> pa.Table:
+    def _kept(self, table: pa.Table, tally: Tally) -> pa.Table:
         """The rows of this task, these archives, and images that are neither bad nor (on request) missing."""
         config = self.config
         if self.config_facts.task is not None:
-            annotations = annotations.filter(pc.fill_null(pc.equal(annotations["task"], self.config_facts.task), False))
+            table = table.filter(pc.fill_null(pc.equal(table["task"], self.config_facts.task), False))
         if config.archives == "available":
-            before = len(annotations)
-            annotations = _rows_where(annotations, self._present)
-            tally.count("rows whose images are not available left out", before - len(annotations))
+            before = len(table)
+            table = _rows_where(table, self._present)
+            tally.count("rows whose images are not available left out", before - len(table))
         elif config.archives is not None:
             names = pa.array(sorted(config.archives), pa.string())
-            annotations = _rows_where(
-                annotations, lambda paths: pc.is_in(pc.replace_substring_regex(paths, "/.*", ""), value_set=names)
+            table = _rows_where(
+                table, lambda paths: pc.is_in(pc.replace_substring_regex(paths, "/.*", ""), value_set=names)
             )
         if config.bad_images:
             bad = pa.array(sorted(config.bad_images), pa.string())
-            before = len(annotations)
-            annotations = _rows_where(annotations, lambda paths: pc.invert(_named(paths, bad)))
-            tally.count("rows with a bad image left out", before - len(annotations))
+            before = len(table)
+            table = _rows_where(table, lambda paths: pc.invert(_named(paths, bad)))
+            tally.count("rows with a bad image left out", before - len(table))
         if config.on_missing_image == "skip":
-            before = len(annotations)
-            annotations = _rows_where(annotations, self._present)
-            tally.count("rows with a missing image left out", before - len(annotations))
-        return annotations
+            before = len(table)
+            table = _rows_where(table, self._present)
+            tally.count("rows with a missing image left out", before - len(table))
+        return table
 
     def _present(self, paths: pa.Array) -> pa.Array:
         return pa.array(self.config.images.present(paths))
@@ -240,7 +244,7 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
 
 
 class Tally:
-    """What a process has left out or come across while reading, for the log. Blocks are parsed on threads of their own."""
+    """What a process has left out or come across while reading, for the log; told from several threads at once."""
 
     def __init__(self, name: str, on_bad_row: str) -> None:
         self._name, self._raise = name, on_bad_row == "raise"
@@ -292,14 +296,14 @@ def _numbered(error: BadRow) -> BadRow:
     return records.with_line(error, lines + 1)
 
 
-def _rows_where(annotations: pa.Table, keep: Callable[[pa.Array], pa.Array]) -> pa.Table:
+def _rows_where(table: pa.Table, keep: Callable[[pa.Array], pa.Array]) -> pa.Table:
     """The rows all of whose images `keep` is true for."""
-    images = _combined(annotations["images"])
+    images = _combined(table["images"])
     if not len(images):
-        return annotations
+        return table
     good = pc.fill_null(keep(images.flatten()), False).to_numpy(zero_copy_only=False)
     starts = images.offsets.to_numpy()[:-1] - images.offsets[0].as_py()
-    return annotations.filter(pa.array(np.logical_and.reduceat(good, starts)))
+    return table.filter(pa.array(np.logical_and.reduceat(good, starts)))
 
 
 def _combined(column: pa.ChunkedArray) -> pa.Array:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import requests
+import urllib3
 
 from .errors import HubError, RangeNotSupported
 
@@ -27,6 +28,7 @@ _BROKEN = (
     requests.exceptions.Timeout,
     requests.exceptions.ChunkedEncodingError,
     requests.exceptions.ContentDecodingError,
+    urllib3.exceptions.HTTPError,  # what breaks off inside a body
 )
 
 Headers = Callable[[], Mapping[str, str]]
@@ -80,8 +82,8 @@ def _body(response: requests.Response, at: int, end: int, what: str, hint: str) 
         size = int(response.headers.get("Content-Length") or 0)
         if at > 0 and not 0 < size <= WHOLE_FILE:
             raise RangeNotSupported(
-                f"{what}: the server ignores Range and sends all {size or 'unknown'} bytes, so a shard cannot be read on "
-                "its own. Fetch the file once with `llava-zh download` and load it with data_dir=."
+                f"{what}: the server ignores Range and sends all {size or 'unknown'} bytes, so a shard cannot be read "
+                "on its own. Fetch the file once with `llava-zh download` and load it with data_dir=."
             )
         skip = at
     elif response.status_code == 206:
@@ -92,7 +94,7 @@ def _body(response: requests.Response, at: int, end: int, what: str, hint: str) 
     else:
         raise refused(response.status_code, what, hint)
     left = end - at
-    for piece in response.iter_content(PIECE):
+    for piece in _arriving(response):
         if skip >= len(piece):
             skip -= len(piece)
             continue
@@ -101,6 +103,13 @@ def _body(response: requests.Response, at: int, end: int, what: str, hint: str) 
         yield wanted
         if not left:
             return
+
+
+def _arriving(response: requests.Response) -> Iterator[bytes]:
+    """The body as it arrives. `iter_content` waits for whole pieces and drops what it holds when the connection breaks."""
+    read = getattr(response.raw, "read1", response.raw.read)  # urllib3 1 has no read1, and needs none
+    while piece := read(PIECE, decode_content=True):
+        yield piece
 
 
 def refused(status: int, what: str, hint: str) -> HubError:

@@ -76,7 +76,7 @@ def source_name(source: str | None) -> str:
 
 
 def offline() -> bool:
-    """Whether no hub may be asked: ``HF_HUB_OFFLINE``, which we keep for ModelScope too, whose client has no such switch."""
+    """Whether no hub may be asked: ``HF_HUB_OFFLINE``, kept for ModelScope too, whose client has no such switch."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
@@ -99,7 +99,10 @@ def read(file: DataFile, offset: int, length: int, token: Any = None) -> Iterato
         while length > 0:
             piece = handle.read(min(length, PIECE))
             if not piece:
-                raise BadFile(f"{file.label}: ends at byte {handle.tell()}, {file.size} were expected. It was cut short while being read.")
+                raise BadFile(
+                    f"{file.label}: ends at byte {handle.tell()}, {file.size} were expected. "
+                    "It was cut short while being read."
+                )
             length -= len(piece)
             yield piece
 
@@ -137,9 +140,15 @@ def local_files(data_dir: str | None, data_files: Any) -> list[DataFile]:
         if path.is_file():
             found.append(_local(path, path.name))
             continue
-        matches = [f for f in _walk(path.parent, MAX_DEPTH) if fnmatch.fnmatch(f.name, path.name)] if path.parent.is_dir() else []
+        matches = (
+            [f for f in _walk(path.parent, MAX_DEPTH) if fnmatch.fnmatch(f.name, path.name)]
+            if path.parent.is_dir()
+            else []
+        )
         if not matches:
-            raise DataFileNotFound(f"data_files: no file {str(path)!r}. Relative paths start at data_dir, or the current folder.")
+            raise DataFileNotFound(
+                f"data_files: no file {str(path)!r}. Relative paths start at data_dir, or the current folder."
+            )
         found += [_local(match, match.name) for match in matches]
     return list(dict.fromkeys(found))
 
@@ -200,6 +209,7 @@ class HuggingFace:
     def list_files(self, repo: str, revision: str, token: Any, names: Sequence[str] | None) -> list[DataFile]:
         """The files of a dataset repository: those in `names` (whichever exist), or all."""
         from huggingface_hub import HfApi
+        from huggingface_hub.hf_api import RepoFile
 
         if names and (cached := self._cached_all(repo, revision, names)):
             return cached
@@ -226,7 +236,7 @@ class HuggingFace:
                 )
             )
             for entry in entries
-            if hasattr(entry, "size")
+            if isinstance(entry, RepoFile)
         ]
 
     def url(self, file: DataFile) -> str:
@@ -237,7 +247,7 @@ class HuggingFace:
         return hf_hub_url(file.repo, file.name, repo_type="dataset", revision=file.revision)
 
     def headers(self, token: Any) -> Mapping[str, str]:
-        from huggingface_hub.utils import build_hf_headers
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined] # public by its docs
 
         return dict(build_hf_headers(token=token))
 
@@ -419,7 +429,9 @@ class ModelScope:
 
 
 def _offline(what: str) -> HubError:
-    return HubError(f"{what} is not in the cache and HF_HUB_OFFLINE is set. Unset it, or load files on disk with data_dir=.")
+    return HubError(
+        f"{what} is not in the cache and HF_HUB_OFFLINE is set. Unset it, or load files on disk with data_dir=."
+    )
 
 
 def _explained(error: Exception, what: str, hint: str, endpoint: str) -> HubError:
@@ -432,7 +444,9 @@ def _explained(error: Exception, what: str, hint: str, endpoint: str) -> HubErro
         cause = cause.__cause__
     if isinstance(error, OSError) and error.strerror and not isinstance(error, ConnectionError | TimeoutError):
         return HubError(f"{what}: cannot be stored in the cache: {error.strerror}: {error.filename}")
-    return HubError(f"{what}: the hub is unreachable ({type(error).__name__}). Check the network and {endpoint}; {hint}")
+    return HubError(
+        f"{what}: the hub is unreachable ({type(error).__name__}). Check the network and {endpoint}; {hint}"
+    )
 
 
 HUBS: Mapping[str, HuggingFace | ModelScope] = {"huggingface": HuggingFace(), "modelscope": ModelScope()}
@@ -451,5 +465,8 @@ def hub_files(
     files = hub.list_files(repo, revision, token, names)
     missing = [name for name in names or () if name not in {file.name for file in files}]
     if missing:
-        raise HubError(f"{source}:{repo}@{revision} has no file {', '.join(missing)}. Was it renamed? Pass revision= or data_files=.")
+        raise HubError(
+            f"{source}:{repo}@{revision} has no file {', '.join(missing)}. "
+            "Was it renamed? Pass revision= or data_files=."
+        )
     return files

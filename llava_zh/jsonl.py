@@ -8,6 +8,7 @@ every line exactly once, in order, whatever the line lengths, with ``\\r\\n``, a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import msgspec
@@ -85,7 +86,7 @@ def split(whole: Range, count: int) -> list[Range]:
     """Cut `whole` into `count` consecutive ranges whose lengths differ by at most one byte."""
     length = whole.end - whole.start
     edges = [whole.start + length * i // count for i in range(count + 1)]
-    return [Range(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    return [Range(a, b) for a, b in pairwise(edges)]
 
 
 def parts(whole: Range) -> Iterator[Range]:
@@ -238,11 +239,14 @@ def decode_line(place: Place, line: bytes) -> Mapping[str, Any] | BadRow:
     """The record on `line`, or the error that says why it is none."""
     if b"\0" in line:
         where = f"{line.count(0)} NUL bytes, the first at byte {place.byte_at(line.index(0))}"
-        return records.bad_row(place, "line", "JSON text", where, "The file was not written to its end; fetch it again.")
+        return records.bad_row(
+            place, "line", "JSON text", where, "The file was not written to its end; fetch it again."
+        )
     try:
         line.decode("utf-8")
     except UnicodeDecodeError as error:
-        found = f"byte 0x{line[error.start]:02x} at {place.byte_at(error.start)}: {line[max(error.start - 20, 0) : error.start + 8]!r}"
+        around = line[max(error.start - 20, 0) : error.start + 8]
+        found = f"byte 0x{line[error.start]:02x} at {place.byte_at(error.start)}: {around!r}"
         return records.bad_row(place, "line", "UTF-8 text", found)
     try:
         row = msgspec.json.decode(line)

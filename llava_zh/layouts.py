@@ -92,7 +92,9 @@ def detect(files: Sequence[DataFile], where: str, image_root: str | None, token:
         raise problem or _unknown(files, where, "no Parquet, JSON, JSON Lines or tar file", {})
     kinds = sorted({readers.kind_of(file.name) or "" for file in rows})
     images, described = _images(files, rows, first, where, image_root)
-    found = f"{len(rows)} {'/'.join(kinds)} file{'s' * (len(rows) > 1)} with columns {', '.join(first)}; images {described}"
+    found = (
+        f"{len(rows)} {'/'.join(kinds)} file{'s' * (len(rows) > 1)} with columns {', '.join(first)}; images {described}"
+    )
     logger.info("%s: found %s", where, found)
     return Layout(tuple(rows), images, found)
 
@@ -103,7 +105,9 @@ def _row_files(files: Sequence[DataFile]) -> list[DataFile]:
 
 
 def _of_kind(files: Sequence[DataFile], kind: str) -> list[DataFile]:
-    return [file for file in files if readers.kind_of(file.name) == kind and PurePosixPath(file.name).name not in _NOT_ROWS]
+    return [
+        file for file in files if readers.kind_of(file.name) == kind and PurePosixPath(file.name).name not in _NOT_ROWS
+    ]
 
 
 def _images(
@@ -128,8 +132,8 @@ def _images(
             return FolderImages(posixpath.join(root, base) if base else root), "as files in the repository"
     if archives := _archives(files, rows):
         logger.warning(
-            "%s: the images are in %d archives (%s …) that cannot be read at random over the network; they are given as "
-            "paths. Fetch all with `llava-zh download` and pass data_dir= to see pixels.",
+            "%s: the images are in %d archives (%s …) that cannot be read at random over the network; they are given "
+            "as paths. Fetch all with `llava-zh download` and pass data_dir= to see pixels.",
             where, len(archives), archives[0].name,
         )  # fmt: skip
         return UnresolvedImages(), f"in {len(archives)} remote archives"
@@ -164,11 +168,12 @@ def _unknown(files: Sequence[DataFile], where: str, problem: str, first: Mapping
     pictures = sum(PurePosixPath(file.name).suffix.lower() in _IMAGE_SUFFIXES for file in files)
     others = [file.name for file in files if PurePosixPath(file.name).suffix.lower() not in _IMAGE_SUFFIXES]
     seen = ", ".join(others[:20]) + (f" and {len(others) - 20} more" if len(others) > 20 else "") or "no data file"
-    looked = "; ".join(f"{field} under {', '.join(records.ALIASES[field])}" for field in ("image", "conversations", "task"))
+    looked = "; ".join(
+        f"{field} under {', '.join(records.ALIASES[field])}" for field in ("image", "conversations", "task")
+    )
     columns = ", ".join(f"{name} ({type(value).__name__})" for name, value in first.items()) or "none"
     return UnknownLayout(
-        f"{where}: {problem}. Files seen: {seen}, {pictures} images. Columns seen: {columns}. Looked for rows in Parquet, "
-        f"JSON Lines, JSON and WebDataset tars, with {looked}. Name the files with data_files=, or convert them to one of these."
+        f"{where}: {problem}. Files seen: {seen}, {pictures} images. Columns seen: {columns}. Looked for rows in "
+        f"Parquet, JSON Lines, JSON and WebDataset tars, with {looked}. "
+        "Name the files with data_files=, or convert them to one of these."
     )
-
-

@@ -96,10 +96,12 @@ def load_dataset(
         data_dir: Folder with the published files, or a regeneration's output; no hub is asked.
         data_files: Files or patterns (plain, ``.gz`` or ``.zst`` JSON Lines, Parquet); relative to `data_dir`.
         source: ``"huggingface"`` or ``"modelscope"``; ``LLAVA_ZH_SOURCE`` sets it too.
-        image_root: Where SA-1B is (a folder, an fsspec URL, or several); ``SA1B_ROOT`` sets it too. With neither, images
-            come undecoded as ``{"path": "sa1b://…", "bytes": None}``. For llava-instruct: where image paths start.
+        image_root: Where SA-1B is (a folder, an fsspec URL, or several); ``SA1B_ROOT`` sets it too. With neither,
+            images come undecoded as ``{"path": "sa1b://…", "bytes": None}``. For llava-instruct: where image paths
+            start.
         row_format: ``"llava"`` (as published), ``"sharegpt"``, ``"messages"`` or ``"parts"``, see :mod:`llava_zh.rows`.
-        options: A system prompt, the place of image marks, widths and heights: a dict, or :class:`llava_zh.rows.RowOptions`.
+        options: A system prompt, the place of image marks, widths and heights: a dict, or a
+            :class:`llava_zh.rows.RowOptions`.
         archives: Only rows whose images are in these SA-1B archives, by numbers or names; or ``"available"``, only rows
             whose images are there, by the indexes of archives (built now if need be) and listings of folders.
         bad_images: Image paths whose rows are left out: a list, or the file that ``llava-zh sa1b verify`` wrote.
@@ -172,7 +174,7 @@ def load_dataset_builder(
     chunk_size: int | str = "32MB",
     num_shards: int | None = None,
 ) -> PublishedBuilder:
-    """The builder behind :func:`load_dataset`, with the same arguments: its `info` and `config` say what would be loaded."""
+    """The builder behind :func:`load_dataset`: its `info` and `config` say what the same arguments would load."""
     from .images import UnresolvedImages
     from .rows import ROW_FORMATS, RowOptions
 
@@ -189,7 +191,9 @@ def load_dataset_builder(
     source = source_of(path, source)
     layout = _layout(facts, name, source, revision, token, data_dir, data_files, image_root)
     if on_missing_image != "raise" and isinstance(layout.images, UnresolvedImages):
-        raise BadArgument(f"on_missing_image={on_missing_image!r}: no image could be found at all; {layout.found}. Pass image_root=.")
+        raise BadArgument(
+            f"on_missing_image={on_missing_image!r}: no image could be found at all; {layout.found}. Pass image_root=."
+        )
     return builder(
         cache_dir=None if cache_dir is None else os.fspath(cache_dir),
         dataset_name=facts.name,
@@ -230,7 +234,9 @@ def _check_split(split: Any, streaming: bool) -> None:
         if name not in ("train", "all"):
             raise UnknownName.of("split", name, ["train"])
         if selected and streaming:
-            raise BadArgument(f"split: {split!r} is a slice, which a stream does not have. Use skip(n) and take(n) on it.")
+            raise BadArgument(
+                f"split: {split!r} is a slice, which a stream does not have. Use skip(n) and take(n) on it."
+            )
 
 
 def _config_name(facts: DatasetFacts, name: str | None) -> str:
@@ -315,7 +321,8 @@ def _bytes(size: int | str) -> int:
         return size
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", str(size), re.IGNORECASE)
     if match is None or float(match[1]) == 0:
-        raise BadArgument(f"chunk_size: {size!r} is no number of bytes; expected for example 32000000, '32MB' or '16MiB'.")
+        raise BadArgument(
+            f"chunk_size: {size!r} is no number of bytes; expected for example 32000000, '32MB' or '16MiB'."
+        )
     base = 1024 if match[3] else 1000
-    return math.ceil(float(match[1]) * base ** " kmgt".index(match[2].lower() or " "))
-
+    return math.ceil(float(match[1]) * float(base) ** " kmgt".index(match[2].lower() or " "))

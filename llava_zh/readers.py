@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from . import jsonl, records
-from .errors import BadFile, BadRow, LlavaZhError, UnknownLayout
+from .errors import BadArgument, BadFile, BadRow, LlavaZhError, UnknownLayout
 from .hub import DataFile, read
 from .jsonl import Range
 from .records import Expect, Place
@@ -64,7 +64,7 @@ class Reading:
 
 
 def kind_of(name: str) -> str | None:
-    """``jsonl``, ``jsonl.gz``, ``jsonl.zst``, ``json``, ``parquet``, ``tar`` or ``zip`` by the name's ending, or None."""
+    """``jsonl``, ``jsonl.gz``, ``jsonl.zst``, ``json``, ``parquet``, ``tar`` or ``zip`` by the ending, or None."""
     lowered = name.lower()
     for ending, kind in _ENDINGS.items():
         if lowered.endswith(ending):
@@ -122,12 +122,15 @@ def _row_groups(file: DataFile, chunk_size: int, token: Any) -> list[Range]:
 
 def _merge_to(shards: list[Shard], num_shards: int) -> list[Shard]:
     """Exactly `num_shards` out of files that are cut between row groups, or an error that says what can be had."""
-    units = [Shard(s.file, i, i + 1) for s in shards if kind_of(s.file.name) == "parquet" for i in range(s.start, s.end)]
+    units = [
+        Shard(s.file, i, i + 1) for s in shards if kind_of(s.file.name) == "parquet" for i in range(s.start, s.end)
+    ]
     if len(units) < num_shards or len({unit.file for unit in units}) > num_shards or len(units) < len(shards):
         if len(shards) == num_shards:
             return shards
-        raise jsonl.BadArgument(
-            f"num_shards={num_shards} cannot be had: the files are cut between row groups and have {max(len(units), len(shards))}."
+        raise BadArgument(
+            f"num_shards={num_shards} cannot be had: the files are cut between row groups and have "
+            f"{max(len(units), len(shards))}."
         )
     files = list(dict.fromkeys(unit.file for unit in units))
     groups = [sum(unit.file == file for unit in units) for file in files]
@@ -169,7 +172,9 @@ def sample(file: DataFile, token: Any = None) -> Mapping[str, Any]:
     rows: Iterable[Any]
     if kind == "parquet":
         with _parquet(file, token) as parquet:
-            rows = [row for batch in itertools.islice(parquet.iter_batches(batch_size=1), 1) for row in batch.to_pylist()]
+            rows = [
+                row for batch in itertools.islice(parquet.iter_batches(batch_size=1), 1) for row in batch.to_pylist()
+            ]
     elif kind == "tar":
         rows = _samples(file, token)
     elif kind == "json":
@@ -252,7 +257,8 @@ def _decompressed(file: DataFile, token: Any) -> Iterator[bytes]:
         raise
     except OSError as error:
         raise BadFile(
-            f"{file.label}: {codec} data is damaged or cut short after {done} decompressed bytes ({error}). Fetch the file again."
+            f"{file.label}: {codec} data is damaged or cut short after {done} decompressed bytes "
+            f"({error}). Fetch the file again."
         ) from error
 
 
@@ -284,7 +290,8 @@ def _parquet_tables(shard: Shard, reading: Reading) -> Iterator[pa.Table]:
             if not set(names) & set(records.ALIASES[field]):
                 raise UnknownLayout(
                     f"{file.label}: no column for {field}. Columns seen: {', '.join(parquet.schema_arrow.names)}. "
-                    f"Looked for {', '.join(records.ALIASES[field])}. Rename the column, or name other files with data_files=."
+                    f"Looked for {', '.join(records.ALIASES[field])}. "
+                    "Rename the column, or name other files with data_files=."
                 )
         reading.on_columns(parquet.schema_arrow.names)
         groups = [meta.row_group(i) for i in range(shard.start, shard.end)]
@@ -343,7 +350,9 @@ def _samples(file: DataFile, token: Any) -> Iterator[Mapping[str, Any] | BadRow]
     except LlavaZhError:
         raise
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise BadFile(f"{file.label}: the tar archive is damaged or cut short ({error}). Fetch the file again.") from error
+        raise BadFile(
+            f"{file.label}: the tar archive is damaged or cut short ({error}). Fetch the file again."
+        ) from error
     if sample:
         yield sample.get(_BAD, sample)
 
@@ -377,7 +386,11 @@ def _row_tables(rows: Iterable[tuple[Place, Any]], reading: Reading) -> Iterator
             row = records.bad_row(place, "row", "one JSON object", row)
         batch.append((place, row))
         image = row.get("image") if isinstance(row, Mapping) else None
-        size += sum(len(i.get("bytes") or b"") for i in (image if isinstance(image, list) else [image]) if isinstance(i, Mapping))
+        size += sum(
+            len(i.get("bytes") or b"")
+            for i in (image if isinstance(image, list) else [image])
+            if isinstance(i, Mapping)
+        )
         if len(batch) >= 512 or size >= TABLE_BYTES:
             yield records.from_rows(batch, reading.expect, reading.on_bad)
             batch, size = [], 0
@@ -386,7 +399,9 @@ def _row_tables(rows: Iterable[tuple[Place, Any]], reading: Reading) -> Iterator
 
 
 def _zip(shard: Shard, reading: Reading) -> Iterator[pa.Table]:
-    raise BadFile(f"{shard.file.label}: a zip archive holds images here, not rows. Pass the files with rows as data_files=.")
+    raise BadFile(
+        f"{shard.file.label}: a zip archive holds images here, not rows. Pass the files with rows as data_files=."
+    )
 
 
 _READERS = {

@@ -98,8 +98,8 @@ def empty() -> pa.Table:
 
 def from_arrow(table: pa.Table, expect: Expect) -> pa.Table | None:
     """The annotations of `table`, or None when a row needs a closer look (bad, or merely unusual)."""
-    columns = {name: _column(table, names) for name, names in ALIASES.items()}
-    if None in columns.values():
+    columns = {name: column for name, names in ALIASES.items() if (column := _column(table, names)) is not None}
+    if len(columns) < len(ALIASES):
         return None
     rows = len(table)
     ids = _ids(columns["id"])
@@ -187,11 +187,11 @@ def _images(column: pa.Array) -> tuple[pa.Array, pa.Array] | None:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
 
 
 def _is_binary(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_null(kind)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_null(kind))
 
 
 def _turns(column: pa.Array) -> pa.Array | None:
@@ -241,7 +241,9 @@ def _images_fit(paths: pa.Array, embedded: pa.Array, turns: pa.Array, expect: Ex
     return marks is not None and bool(np.all((marks == 0) | (marks == counts)))
 
 
-def _marks(values: pa.Array, offsets: np.ndarray[Any, np.dtype[np.int32]]) -> np.ndarray[Any, np.dtype[np.int64]] | None:
+def _marks(
+    values: pa.Array, offsets: np.ndarray[Any, np.dtype[np.int32]]
+) -> np.ndarray[Any, np.dtype[np.int64]] | None:
     """Image marks a row; None when ``<img>`` may be one, which needs a look at the row.
 
     Counting a substring in every text would cost more than parsing it. A mark nearly always opens the first
@@ -293,7 +295,9 @@ def from_rows(
 
 def bad_row(place: Place, field: str, expected: str, found: object, hint: str = "") -> BadRow:
     """The error for `field` of the record at `place`."""
-    shown = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False, default=lambda v: type(v).__name__)
+    shown = (
+        found if isinstance(found, str) else json.dumps(found, ensure_ascii=False, default=lambda v: type(v).__name__)
+    )
     if len(shown) > 120:
         shown = shown[:117] + "…"
     message = f"{place}: {field}: expected {expected}, found {shown}.{hint and ' ' + hint}"
@@ -364,7 +368,9 @@ class _Checked:
         values = value if isinstance(value, list) else [value]
         if not values or (self.expect.images == "one" and len(values) > 1):
             wanted = "one image" if self.expect.images == "one" else "at least one image"
-            raise self._bad(name, wanted, f"{len(values)} images: {json.dumps(values, default=lambda v: type(v).__name__)}")
+            raise self._bad(
+                name, wanted, f"{len(values)} images: {json.dumps(values, default=lambda v: type(v).__name__)}"
+            )
         pairs = [self._image(name if len(values) == 1 else f"{name}[{i}]", v) for i, v in enumerate(values)]
         return [path for path, _ in pairs], [data for _, data in pairs]
 
@@ -411,7 +417,9 @@ class _Checked:
         if isinstance(text, list):
             text = self._joined(f"{field}.content", text)
         if not isinstance(text, str):
-            raise self._bad(f"{field}.value", "text under 'value', 'text' or 'content'", "neither" if text is None else text)
+            raise self._bad(
+                f"{field}.value", "text under 'value', 'text' or 'content'", "neither" if text is None else text
+            )
         return {"from": ROLES[role], "value": text}
 
     def _joined(self, field: str, parts: list[Any]) -> str:
@@ -431,7 +439,9 @@ class _Checked:
         if marks == 0 and sum(turn["value"].count("<img>") for turn in turns) == images:
             return [{**turn, "value": turn["value"].replace("<img>", MARK)} for turn in turns]
         if marks not in (0, images):
-            raise self._bad(name, f"{images} {MARK} mark{'s' * (images > 1)} for as many images, or none", f"{marks} marks")
+            raise self._bad(
+                name, f"{images} {MARK} mark{'s' * (images > 1)} for as many images, or none", f"{marks} marks"
+            )
         return turns
 
 
