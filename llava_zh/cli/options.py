@@ -51,7 +51,7 @@ def add_load_options(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--row-format", metavar="FORMAT", help="llava (default), messages, …")
     which.add_argument(
         "--archives",
-        type=_archives,
+        type=archive_list,
         metavar="LIST",
         help="only rows with images in these SA-1B archives: 0-44, 3,5,sa_000007, or available",
     )
@@ -75,7 +75,7 @@ def load_keywords(args: argparse.Namespace) -> dict[str, Any]:
     return {keyword: value for keyword, value in given.items() if value is not None}
 
 
-def _archives(text: str) -> str | list[int | str]:
+def archive_list(text: str) -> str | list[int | str]:
     """``"0-44,60,sa_000099"`` as numbers and names; ``"available"`` as it is."""
     if text == "available":
         return text

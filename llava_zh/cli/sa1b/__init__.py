@@ -1,0 +1,26 @@
+"""``llava-zh sa1b``: look at SA-1B as it lies on disk, index, verify, repack and download its archives."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+
+# Module names; each adds its commands, in the order `llava-zh sa1b --help` lists them.
+_MODULES = ("status", "index", "look", "verify", "repack", "download")
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the command line."""
+    parser = subparsers.add_parser(
+        "sa1b",
+        help="SA-1B's archives: what is there, index, locate, verify, repack, download",
+        description=(
+            "Tools for SA-1B as it lies on disk or in a bucket: gzip tars, plain tars, zips, extracted folders, mixed "
+            "in any way. The pixels are under SA-1B's research licence; nothing here passes them on."
+        ),
+        epilog="Example:\n  llava-zh sa1b status --image-root /data/sa1b\n  llava-zh sa1b COMMAND --help",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name in _MODULES:
+        importlib.import_module(f"{__name__}.{name}").add_parser(commands)

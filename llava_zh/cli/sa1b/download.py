@@ -1,0 +1,59 @@
+"""``llava-zh sa1b download``: fetch archives by the links of SA-1B's download page."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from .. import text
+from .common import Subparsers, add_archives, add_num_proc, new_parser
+
+_EXAMPLE = """\
+  llava-zh sa1b download --links segment_anything_links.txt --output-dir /data/sa1b --archives 0-3
+  llava-zh sa1b download --links links.tsv --checklist checklist.chk --output-dir /data/sa1b --num-proc 8
+"""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the command."""
+    parser = new_parser(
+        subparsers,
+        "download",
+        "fetch archives by the links of SA-1B's download page",
+        "Fetches archives, each continued at the byte where an earlier call stopped. The list of links comes from "
+        "SA-1B's download page, where its licence is agreed to; links expire after some days, then get a new list and "
+        "run the command again. Free space is checked first, and links are never printed. Exits with 1 if one was "
+        "not fetched.",
+        _EXAMPLE,
+    )
+    parser.add_argument("--links", type=Path, required=True, metavar="FILE", help="lines of file_name and cdn_link")
+    parser.add_argument("--output-dir", type=Path, required=True, metavar="DIR", help="folder for the archives")
+    add_archives(parser, "all that are listed")
+    parser.add_argument("--checklist", type=Path, metavar="FILE", help="Meta's checklist.chk, to compare MD5 sums with")
+    add_num_proc(parser, "archives at a time", 4)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
+    from ...sa1b.download import download
+
+    done = download(
+        args.links, args.output_dir, archives=args.archives, checklist=args.checklist, num_proc=args.num_proc
+    )
+    rows = [("ARCHIVE", "SIZE", "", "CHECKED")]
+    for one in done:
+        what = "NOT FETCHED" if one.problem else "kept" if one.kept else "fetched"
+        checked = "" if one.problem or one.kept else "size, MD5" if one.md5 else "size"
+        rows.append((one.name, "" if one.size is None else text.size(one.size), what, checked))
+    print(text.table(rows, right=(1,)))
+    failed = [one for one in done if one.problem]
+    expired = [one for one in failed if one.expired]
+    for one in [*expired[:1], *(one for one in failed if not one.expired)]:
+        print(text.printable(one.problem or ""), file=sys.stderr)
+    if len(expired) > 1:
+        print(f"{len(expired) - 1} more links have expired.", file=sys.stderr)
+    if any(one.kept for one in done):
+        print("Those kept were not checked again; llava-zh sa1b verify --checklist does.", file=sys.stderr)
+    return 1 if failed else 0

@@ -1,0 +1,61 @@
+"""``llava-zh sa1b index``: make the indexes of archives ahead of their first use."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from .. import text
+from .common import Subparsers, add_archives, add_num_proc, add_root, filesystem, new_parser
+
+_EXAMPLE = """\
+  llava-zh sa1b index --image-root /data/sa1b
+  llava-zh sa1b index --image-root /data/sa1b --archives 0-44 --sidecar
+"""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the command."""
+    parser = new_parser(
+        subparsers,
+        "index",
+        "index archives ahead of their first use, several at once",
+        "Reads each archive that has no index once, and keeps where its members lie: in the user's cache, or beside "
+        "the archive with --sidecar, to travel with it to a bucket. A call that was stopped goes on at the archives "
+        "it had not finished. Exits with 1 if one cannot be read at all.",
+        _EXAMPLE,
+    )
+    add_root(parser)
+    add_archives(parser)
+    parser.add_argument("--sidecar", action="store_true", help="write each index beside its archive")
+    add_num_proc(parser, "archives at a time")
+    parser.add_argument("--rebuild", action="store_true", help="make anew also those that are good")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
+    from ...sa1b import archive_names
+
+    fs = filesystem(args)
+    for root in fs.roots:
+        root.check()
+    names = None if args.archives is None else archive_names(args.archives)
+    made = fs.build_index(names, sidecar=args.sidecar, num_proc=args.num_proc, rebuild=args.rebuild)
+    if not made:
+        print("Nothing to index: every archive file has an index already, or there is none.", file=sys.stderr)
+        return 0
+    rows = [("ARCHIVE", "LAYOUT", "MEMBERS", "IMAGE IDS", "PROBLEMS")]
+    for info in made:
+        problems = ", ".join(f"{number} {kind}" for kind, number in info.problems.items())
+        ids = "" if info.ids is None else f"{info.ids[0]}-{info.ids[1]}"
+        rows.append((info.name, info.kind, f"{info.members or 0:,}", ids, problems or "none"))
+    print(text.table(rows, right=(2, 3)))
+    for info in made:
+        if info.problem:
+            print(f"{info.name}: {text.printable(info.problem)}", file=sys.stderr)
+        elif info.problems:
+            for problem in fs.open_archive(info).index.problems[:5]:
+                where = f"{problem.member or 'the archive'} at {problem.offset:,}"
+                print(text.printable(f"{info.name}: {problem.kind}: {where}: {problem.detail}"), file=sys.stderr)
+    return 1 if any(info.problem for info in made) else 0

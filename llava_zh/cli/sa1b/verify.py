@@ -1,0 +1,101 @@
+"""``llava-zh sa1b verify``: read and decode everything once, before training does."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import text
+from .common import Subparsers, add_archives, add_num_proc, add_root, filesystem, new_parser
+
+if TYPE_CHECKING:
+    from ...sa1b.verify import VerifyReport
+
+_EXAMPLE = """\
+  llava-zh sa1b verify --image-root /data/sa1b --checklist checklist.chk --output-dir sa1b-verify
+  llava-zh show internvl-sa-1b-caption single_zh --image-root /data/sa1b --bad-images sa1b-verify/bad-images.txt
+"""
+_SHOWN = 10
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the command."""
+    parser = new_parser(
+        subparsers,
+        "verify",
+        "check MD5 sums, that every member can be read, that every JPEG decodes",
+        "Reads every member of every archive and folder and decodes every JPEG, in parallel. Writes report.json, "
+        "bad-images.txt (for --bad-images, or bad_images= in Python) and state.jsonl into the output folder; run again "
+        "after a stop or a kill, it goes on from there. Exits with 1 when something is bad.",
+        _EXAMPLE,
+    )
+    add_root(parser)
+    add_archives(parser)
+    parser.add_argument(
+        "--output-dir", type=Path, default=Path("sa1b-verify"), metavar="DIR", help="default: ./sa1b-verify"
+    )
+    parser.add_argument("--checklist", type=Path, metavar="FILE", help="Meta's checklist.chk, to compare MD5 sums with")
+    add_num_proc(parser, "processes")
+    parser.add_argument("--fresh", action="store_true", help="check everything anew")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
+    from ...sa1b.verify import verify
+
+    report = verify(
+        filesystem(args),
+        args.output_dir,
+        archives=args.archives,
+        checklist=args.checklist,
+        num_proc=args.num_proc,
+        fresh=args.fresh,
+    )
+    print(_table(report))
+    _tell(report)
+    where = args.output_dir.absolute()
+    images = sum(archive.images for archive in report.archives)
+    print(f"{images:,} images are good, {len(report.bad_images):,} are bad. Report: {where / 'report.json'}")
+    if report.bad_images:
+        print(f"To leave the bad ones out: bad_images={str(where / 'bad-images.txt')!r} in load_dataset")
+    return 0 if report.ok else 1
+
+
+def _table(report: VerifyReport) -> str:
+    rows = [("ARCHIVE", "LAYOUT", "MEMBERS", "IMAGES", "BAD", "MD5", "")]
+    for one in report.archives:
+        counts = (f"{one.members:,}", f"{one.images:,}", f"{len(one.bad):,}")
+        rows += [(one.name or "(several)", one.kind, *counts, one.md5 or "", "ok" if one.ok else "NOT OK")]
+    return text.table(rows, right=(2, 3, 4))
+
+
+def _tell(report: VerifyReport) -> None:
+    """Say on stderr what is wrong; all of it is in the report."""
+    lines = []
+    for one in report.archives:
+        if one.problem:
+            lines.append(one.problem)
+        if one.md5 == "differs":
+            lines.append(f"{one.file}: its MD5 is {one.md5_found}, not the checklist's.{_hint(one.kind)}")
+        for problem in one.problems:
+            where = f"{problem['member'] or 'the archive'} at {problem['offset']:,}"
+            lines.append(f"{one.file}: {problem['kind']}: {where}: {problem['detail']}")
+        lines += [f"{bad.path}: {bad.reason}" for bad in one.bad]
+    for line in lines[:_SHOWN]:
+        print(text.printable(line), file=sys.stderr)
+    if len(lines) > _SHOWN:
+        print(f"… and {len(lines) - _SHOWN:,} more, see the report", file=sys.stderr)
+    if report.twice_count:
+        print(f"{report.twice_count:,} images are in several archives, such as {_first(report.twice)}", file=sys.stderr)
+
+
+def _hint(kind: str) -> str:
+    return " Fetch it again." if kind == "gzip" else " The sums are those of Meta's gzip archives, which this is not."
+
+
+def _first(twice: dict[str, list[str]]) -> str:
+    image, archives = next(iter(twice.items()))
+    return f"{image} in {' and '.join(archives)}"
