@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from datasets.distributed import split_dataset_by_node
-from torchdata.stateful_dataloader import StatefulDataLoader
 
 from llava_zh import load_dataset
 from llava_zh.demo import DemoPaths
@@ -147,8 +146,9 @@ def test_weights_of_repeated_and_subsampled_datasets_hold(demo: DemoPaths) -> No
 
 
 def loader(stream: Any, rank: int, nodes: int, workers: int) -> Any:
+    torchdata = pytest.importorskip("torchdata.stateful_dataloader")
     share = split_dataset_by_node(stream, rank=rank, world_size=nodes)
-    return StatefulDataLoader(share, batch_size=4, num_workers=workers, collate_fn=names)
+    return torchdata.StatefulDataLoader(share, batch_size=4, num_workers=workers, collate_fn=names)
 
 
 def test_two_nodes_with_two_workers_give_every_row_once_and_resume_with_the_same_batches(demo: DemoPaths) -> None:

@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import time
+from importlib.util import find_spec
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from llava_zh.shuffle import shuffled
 ROWS = 600
 # Imported once by the process that nodes are forked from; the last is what torch imports late, in every worker.
 PRELOADED = ["llava_zh.builder", "torchdata.stateful_dataloader", "torch._meta_registrations"]
+
+needs_loader = pytest.mark.skipif(find_spec("torchdata") is None, reason="torchdata is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +176,7 @@ def test_over_many_seeds_every_row_is_as_likely_to_be_in_a_subsample(rows: Path)
 # -- nodes and workers -------------------------------------------------------------------------------------
 
 
+@needs_loader
 def test_two_nodes_with_two_workers_share_one_epoch_and_resume_with_the_same_batches(rows: Path) -> None:
     found: list[int] = []
     for rank in range(2):
@@ -186,6 +190,7 @@ def test_two_nodes_with_two_workers_share_one_epoch_and_resume_with_the_same_bat
     assert sorted(found) == everything()
 
 
+@needs_loader
 def test_a_state_saved_before_some_workers_gave_a_batch_resumes(rows: Path) -> None:
     whole = list(train_node.loader(train_node.stream(rows), 0, 2, 2))
     stopped = train_node.loader(train_node.stream(rows), 0, 2, 2)
@@ -195,6 +200,7 @@ def test_a_state_saved_before_some_workers_gave_a_batch_resumes(rows: Path) -> N
     assert before + list(resumed) == whole
 
 
+@needs_loader
 @pytest.mark.parametrize(
     "kills",
     [
@@ -258,6 +264,7 @@ def _finish(nodes: list[Any]) -> None:
 # -- another number of nodes or workers --------------------------------------------------------------------
 
 
+@needs_loader
 def test_an_epoch_goes_on_over_other_numbers_of_nodes_and_workers_without_loss_or_repetition(rows: Path) -> None:
     trained: list[int] = []
     states = None
@@ -368,6 +375,7 @@ def test_parts_for_three_nodes_are_divided_among_them(rows: Path) -> None:
 # -- arguments ---------------------------------------------------------------------------------------------
 
 
+@needs_loader
 def test_more_workers_than_parts_are_refused(rows: Path) -> None:
     batches = train_node.loader(train_node.stream(rows, num_shards=2, parts=2), 0, 1, 3)
     with pytest.raises(BadArgument, match=r"3 nodes or workers have only 2 parts.*parts=4 or more"):
