@@ -81,7 +81,7 @@ def fingerprint(roots: list[Root]) -> str:
     for root in roots:
         root.check()
         for info in tree.archives(root):
-            if info.kind in ("extracted", "flat"):
+            if info.kind in ("extracted", "folder", "flat"):
                 listings = [root.listing(f"{info.path}/{inner}".strip("/")) for inner in ("", "images")]
                 held: Any = [(one.keys.tobytes(), sorted(one.files)) for one in listings]
             elif info.kind == "unusable":

@@ -6,7 +6,7 @@ import hashlib
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from llava_zh.errors import ImageNotFound, UnknownName
+from llava_zh.errors import BadArchive, ImageNotFound, UnknownName
 from llava_zh.sa1b.index import Member, Problem
 from llava_zh.sa1b.tree import ArchiveInfo
 from llava_zh.sa1b.urls import archive_names, key_name
@@ -43,6 +43,8 @@ class Contents:
         """
         Raises: BadArchive; BadIndex for a remote archive without an index.
         """
+        if info.kind == "unusable":
+            raise BadArchive(info.problem or "", archive=f"{info.root}/{info.path}")
         self.info = info
         self._root = next(root for root in fs.roots if root.name == info.root)
         self._archive: Archive | None = fs.open_archive(info) if info.kind in ARCHIVE_FILES else None
@@ -112,21 +114,16 @@ class Contents:
 
 
 def holds_images(fs: Sa1bFileSystem, info: ArchiveInfo) -> bool:
-    """Whether `info` is about SA-1B: any archive file, but a folder of another name only if images are in it."""
-    if info.kind != "extracted" or _is_archive_name(info.name):
-        return True
-    return len(Contents(fs, info).keys) > 0
-
-
-def _is_archive_name(name: str) -> bool:
-    return name.startswith("sa_") and len(name) == 9 and name[3:].isdecimal()
+    """Whether `info` is about SA-1B; a folder of another name than an archive's is only if images are in it."""
+    return info.kind != "folder" or len(Contents(fs, info).keys) > 0
 
 
 def chosen(fs: Sa1bFileSystem, archives: int | str | Iterable[int | str] | None) -> list[ArchiveInfo]:
-    """The archives and folders of `fs` that hold images, or those of them that `archives` names.
+    """The archives and folders of `fs` that hold images, as they are on disk now, or those that `archives` names.
 
     Raises: UnknownName for one that is not there; BadArgument for what is no archive's name; RootNotFound.
     """
+    fs.invalidate_cache()
     for root in fs.roots:
         root.check()
     found = [info for info in fs.archives() if holds_images(fs, info)]

@@ -91,7 +91,7 @@ def locate(fs: Sa1bFileSystem, image: int | str) -> Located:
         # Folders have no index of ids: an image named without its folder is looked for in each of them.
         if "/" in path:
             raise
-        folders = (f"{info.name}/{path}" for info in fs.archives() if info.kind == "extracted")
+        folders = (f"{info.name}/{path}" for info in fs.archives() if info.kind in ("extracted", "folder"))
         found = next((place for place in folders if fs.exists(place)), None)
         if found is None:
             raise

@@ -208,7 +208,7 @@ class _Run:
             contents = Contents(self.fs, info)
             stamp = contents.stamp
         except (BadArchive, BadIndex, OSError) as error:
-            report.problem = info.problem or str(error)
+            report.problem = str(error)
             return
         report.members = len(contents)
         report.problems = [problem._asdict() for problem in contents.problems]

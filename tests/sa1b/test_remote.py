@@ -54,8 +54,8 @@ class Handler(SimpleHTTPRequestHandler):
         if status == 206 and wanted:
             self.send_header("Content-Range", f"bytes {wanted[1]}-{int(wanted[1]) + len(data) - 1}/{size}")
         self.end_headers()
-        self.wfile.write(data)
         self.server.sent += len(data)
+        self.wfile.write(data)
         return None
 
 
