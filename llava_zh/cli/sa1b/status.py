@@ -70,7 +70,7 @@ def _archives(infos: list[ArchiveInfo]) -> str:
     rows = [("ARCHIVE", "LAYOUT", "INDEXED", "MEMBERS", "IMAGE IDS", "SIZE", "WHERE")]
     notes = []
     for info in infos:
-        archive = info.kind not in ("extracted", "flat")
+        archive = info.kind not in ("extracted", "folder", "flat")
         rows.append(
             (
                 info.name or "(several)",
