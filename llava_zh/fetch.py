@@ -189,8 +189,10 @@ def _written(target: Path) -> Iterator[None]:
     except LlavaZhError:
         raise
     except OSError as error:
+        if error.errno is None:  # not the system's: `requests` makes its errors OSErrors too
+            raise
         kept = " What was fetched is kept." if error.errno == errno.ENOSPC else ""
-        raise OutputError(f"{target}: cannot be written ({error.strerror or type(error).__name__}).{kept}") from error
+        raise OutputError(f"{target}: cannot be written ({error.strerror}).{kept}") from error
 
 
 @contextlib.contextmanager

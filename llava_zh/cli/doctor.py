@@ -59,7 +59,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="what is installed, reachable and readable here, and what to do about the rest",
         description=(
             "Prints a checklist: versions, extras, tokens (whether there is one, never the token), both hubs and the "
-            "published files on them, the files and images on disk, caches. Nothing is downloaded or written. What is "
+            "published files on them, the files and images on disk, caches. Nothing is downloaded or indexed. What is "
             "missing is told with what to do; the exit status is 1 only if what an option names cannot be used."
         ),
         epilog=_EXAMPLE,
@@ -204,7 +204,7 @@ def _hub(source: str) -> Findings:
             answer = requests.head(hub.HUBS[source].endpoint(), timeout=SECONDS, allow_redirects=False)
         except requests.RequestException as error:
             advice = {
-                "huggingface": "check the network and proxies; set HF_ENDPOINT to use a mirror, or load from modelscope",
+                "huggingface": "check the network and proxies; set HF_ENDPOINT to a mirror, or load from modelscope",
                 "modelscope": "check the network and proxies; MODELSCOPE_ENDPOINT says which site is asked",
             }[source]
             yield Finding("failed", endpoint, f"unreachable ({type(error).__name__})", advice)

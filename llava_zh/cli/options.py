@@ -48,7 +48,7 @@ def add_load_options(parser: argparse.ArgumentParser) -> None:
         "--image-root", metavar="ROOT", help="folder or URL of SA-1B, several with commas (default: SA1B_ROOT)"
     )
     which = parser.add_argument_group("which rows, and in which form")
-    which.add_argument("--row-format", metavar="FORMAT", help="llava (default), messages, …")
+    which.add_argument("--row-format", metavar="FORMAT", help="llava (default), sharegpt, messages or parts")
     which.add_argument(
         "--archives",
         type=archive_list,

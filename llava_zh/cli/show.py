@@ -28,7 +28,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="print the first rows of a configuration",
         description=(
             "Streams the first rows of a configuration and prints them: text, and the size of each image that can be "
-            "opened. From a hub, no more is read than these rows need."
+            "opened. From a hub, hardly more is read than these rows take."
         ),
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
