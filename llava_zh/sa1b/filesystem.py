@@ -179,11 +179,18 @@ class Sa1bFileSystem(AbstractFileSystem):  # type: ignore[misc]
         """The bytes of the image at `path`, or those from `start` to `end`."""
         hit = self.locate(path)
         first, last, _ = slice(start, end).indices(_size(hit))
-        if self._cache is not None and hit.remote:
-            return self._through(self._cache, hit)[first:last]
         return self._read(hit, first, last)
 
     def _read(self, hit: FileHit | MemberHit, first: int, last: int) -> bytes:
+        if self._cache is None or not hit.remote:
+            return self._fetch(hit, first, last)
+        data = self._cache.get(hit.version)
+        if data is None:
+            data = self._fetch(hit, 0, _size(hit))
+            self._cache.put(hit.version, data)
+        return data[first:last]
+
+    def _fetch(self, hit: FileHit | MemberHit, first: int, last: int) -> bytes:
         if isinstance(hit, FileHit):
             return hit.read(first, last)
         try:
@@ -191,13 +198,6 @@ class Sa1bFileSystem(AbstractFileSystem):  # type: ignore[misc]
         except BadArchive:
             self._forget(hit.archive)
             raise
-
-    def _through(self, cache: ImageCache, hit: FileHit | MemberHit) -> bytes:
-        data = cache.get(hit.version)
-        if data is None:
-            data = self._read(hit, 0, _size(hit))
-            cache.put(hit.version, data)
-        return data
 
     def cat(self, path: Any, recursive: bool = False, on_error: str = "raise", **kwargs: Any) -> Any:
         """As in fsspec; one path without wildcards goes straight to `cat_file`."""
@@ -214,7 +214,7 @@ class Sa1bFileSystem(AbstractFileSystem):  # type: ignore[misc]
             raise _read_only("open", path)
         hit = self.locate(path)
         if _size(hit) <= _WHOLE:
-            return io.BytesIO(self.cat_file(path))
+            return io.BytesIO(self._read(hit, 0, _size(hit)))
         if isinstance(hit, FileHit):
             return hit.root.fs.open(hit.path, "rb")
         return io.BufferedReader(_MemberFile(hit), 1 << 20)

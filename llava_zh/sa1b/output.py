@@ -28,11 +28,12 @@ def output_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
             lock.acquire()
         except filelock.Timeout:
             raise RunConflict(f"Another process is working in {path}. Wait for it, or end it.") from None
-        with lock:
+        try:
             yield path
-        # A lock that is removed while another process waits for it would be two locks, but nobody waits: timeout=0.
-        with contextlib.suppress(OSError):
-            (path / ".lock").unlink()
+        finally:
+            with contextlib.suppress(OSError):  # Windows does not remove what is open; it does no harm there
+                (path / ".lock").unlink()
+            lock.release()
 
 
 @contextlib.contextmanager

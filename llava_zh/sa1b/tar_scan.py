@@ -106,7 +106,7 @@ class _Walk:
         if kind in (75, 103):  # GNU long link target; global PAX header (never carries a path that matters)
             return after
         pax, self.pax = self.pax, {}
-        if "size" in pax:
+        if pax.get("size", "").isdecimal():
             size = int(pax["size"])
             after = data + (size + 511) // BLOCK * BLOCK
         name = pax.get("path") or _header_name(block)
@@ -212,7 +212,7 @@ def _number(field: bytes) -> int:
     if field[0] & 0x80:  # GNU base-256
         return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
     try:
-        return int(field.split(b"\0", 1)[0].strip() or b"0", 8)
+        return max(0, int(field.split(b"\0", 1)[0].strip() or b"0", 8))
     except ValueError:
         return 0
 

@@ -58,11 +58,12 @@ def read_zip(source: Source, member: Member) -> bytes:
     if len(packed) < member.packed:
         packed = source.pread(member.offset + start, member.packed)
     try:
-        out = zlib.decompress(packed, -15) if member.deflated else packed
+        # One byte more than promised is enough to see that a member is not what the directory says.
+        out = zlib.decompressobj(-15).decompress(packed, member.size + 1) if member.deflated else packed
     except zlib.error as error:
         raise _damaged(source, member, str(error)) from None
     if len(out) != member.size:
-        raise _damaged(source, member, f"{len(out):,} bytes instead of {member.size:,}")
+        raise _damaged(source, member, f"it is not the {member.size:,} bytes that the directory promises")
     return out
 
 

@@ -142,6 +142,15 @@ def test_links_devices_and_climbing_names_are_refused_and_reported() -> None:
     )
 
 
+def test_a_negative_size_neither_loops_nor_hides_what_follows() -> None:
+    header = bytearray(tarfile.TarInfo("sa_1.jpg").tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = b"-0000002000\0"
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    scan = scan_bytes(bytes(header) + tar_bytes({"sa_2.jpg": b"x"}))
+    assert [(m.name, m.size) for m in scan.members()] == [("sa_1.jpg", 0), ("sa_2.jpg", 1)]
+
+
 def test_a_sparse_member_is_refused_and_what_follows_it_is_found() -> None:
     sparse = tarfile.TarInfo("sa_1.jpg")
     sparse.size = 512
