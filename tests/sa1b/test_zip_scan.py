@@ -11,6 +11,7 @@ from llava_zh.errors import BadArchive
 from llava_zh.sa1b.archive import Archive
 from llava_zh.sa1b.index import ArchiveIndex, assemble
 from llava_zh.sa1b.source import LocalSource
+from llava_zh.sa1b.tar_scan import safe_name
 from llava_zh.sa1b.zip_scan import scan_zip
 
 
@@ -20,8 +21,8 @@ def open_zip(path: Path) -> Archive:
 
 
 names = st.one_of(
-    st.builds("sa_{}.jpg".format, st.integers(0, 99)), st.text("ab/中", min_size=1).map(lambda t: f"x{t}y")
-)
+    st.builds("sa_{}.jpg".format, st.integers(0, 99)), st.text("ab/中", min_size=1).map("x{}y".format)
+).filter(lambda name: safe_name(name) == name)
 
 
 @settings(deadline=None, max_examples=50)
@@ -39,9 +40,8 @@ def test_members_read_as_zipfile_reads_them(
     opened = open_zip(path)
     with zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
-            member = opened.index.find(name.replace("//", "/").replace("//", "/"))
-            if member is not None and "//" not in name:
-                assert opened.read(member) == archive.read(name)
+            member = opened.index.find(name)
+            assert member is not None and opened.read(member) == archive.read(name)
 
 
 def test_a_truncated_zip_has_no_directory_and_says_so(tmp_path: Path) -> None:
