@@ -27,8 +27,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "regenerate",
         help="write new captions or conversations with a vision-language model, losing nothing",
         description=(
-            "Asks a model behind one or several OpenAI-compatible servers about every image. Writes rows in the published "
-            "form to OUT/data/*.jsonl, those given up to OUT/failed.jsonl and the figures to OUT/report.json."
+            "Asks a model behind one or several OpenAI-compatible servers about every image. Writes rows as published "
+            "to OUT/data/*.jsonl, those given up to OUT/failed.jsonl and the figures to OUT/report.json."
         ),
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -41,6 +41,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows; a later call may raise it")
     parser.add_argument("--retry-failed", action="store_true", help="ask again for the rows that were given up")
     parser.add_argument("--unit-rows", type=int, metavar="N", help="rows an output file (default: 10000)")
+    batch = parser.add_mutually_exclusive_group()
+    batch.add_argument(
+        "--write-batch", action="store_true", help="write OUT/batch/*.jsonl for an offline batch instead"
+    )
+    batch.add_argument("--read-batch", nargs="+", metavar="FILE", help="read the results of such a batch")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
     add_load_options(parser)
     parser.set_defaults(run=run)
@@ -91,17 +96,36 @@ _OPTIONS = (
     *("max_retries", "prompt", "parameters", "max_pixels", "send_paths", "seed", "answer_attempts", "limit"),
     *("retry_failed", "unit_rows"),
 )
+_OFFLINE_OPTIONS = (
+    "output_dir",
+    "model",
+    "prompt",
+    "parameters",
+    "max_pixels",
+    "send_paths",
+    "seed",
+    "limit",
+    "unit_rows",
+)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status, 3 if rows were given up and 130 after Ctrl-C."""
     from dataclasses import asdict
 
-    from ..regenerate import regenerate
+    from ..regenerate import read_batch, regenerate, write_batch
 
-    given = {name: value for name in _OPTIONS if (value := getattr(args, name)) is not None}
+    offline = args.write_batch or args.read_batch
+    options = [name for name in _OPTIONS if not offline or name in _OFFLINE_OPTIONS]
+    given = {name: value for name in options if (value := getattr(args, name)) is not None} | load_keywords(args)
     try:
-        report = regenerate(args.path, args.name, **given, **load_keywords(args))
+        if args.write_batch:
+            print("\n".join(map(str, write_batch(args.path, args.name, **given))))
+            return 0
+        if args.read_batch:
+            report = read_batch(args.path, args.name, results=args.read_batch, **given)
+        else:
+            report = regenerate(args.path, args.name, **given)
     except KeyboardInterrupt:
         print(f"Stopped; the same command goes on. Figures: {args.output_dir}/report.json", file=sys.stderr)
         return 130

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import platform
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from llava_zh.errors import BadArgument
 from llava_zh.regenerate.client import Client
 from llava_zh.regenerate.dialogue import PromptChoice
 from llava_zh.regenerate.ledger import Ledger
+from llava_zh.regenerate.manifest import manifest_of
 from llava_zh.regenerate.report import Report, Session
 from llava_zh.regenerate.run import Run, Settings
 from llava_zh.regenerate.serve import Served
@@ -108,7 +106,7 @@ def regenerate(
     rows = open_source(path_or_rows, name, loading)
     choice = PromptChoice(prompt, rows.config, seed)
     folder = Path(output_dir).expanduser().absolute()
-    ledger = Ledger(folder, unit_rows, manifest_of(rows, choice, settings, unit_rows))
+    ledger = Ledger(folder, unit_rows, manifest_of(rows.identity, choice, settings, unit_rows))
     session = Session()
     status = "stopped"
     bar = _Bar(progress, rows, limit, ledger, session)
@@ -176,25 +174,6 @@ async def _session(
         else:
             run.on_stall = served.restart_soon
             await served.guard(run.work())
-
-
-def manifest_of(rows: Source, choice: PromptChoice, settings: Settings, unit_rows: int) -> dict[str, Any]:
-    """What makes a run this run; nothing secret, and nothing that may change while it goes on."""
-    return {
-        "format": 1,
-        "input": rows.identity,
-        "prompts": {prompt.id: {"sha256": prompt.sha256, "text": prompt.text} for prompt in choice.prompts},
-        "model": settings.model,
-        "parameters": dict(settings.parameters),
-        "max_pixels": settings.max_pixels,
-        "seed": settings.seed,
-        "unit_rows": unit_rows,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {
-            "python": platform.python_version(),
-            **{package: version(package) for package in ("llava-zh", "datasets", "aiohttp", "pillow")},
-        },
-    }
 
 
 def _check_counts(**counts: int | None) -> None:

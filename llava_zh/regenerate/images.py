@@ -69,18 +69,19 @@ def image_identity(image: ImageSource, base: str = "") -> str:
     return "blake2b:" + hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def load_picture(image: ImageSource, *, max_pixels: int | None = None) -> Picture:
+def load_picture(image: ImageSource, *, max_pixels: int | None = None, as_path: bool = False) -> Picture:
     """Read, check and encode one image.
 
     Args:
         image: Where the image is, or the image itself.
         max_pixels: Downscale, keeping the aspect ratio, to at most so many pixels; None keeps the original bytes.
+        as_path: Name the file, to a server that shares the disk.
 
     Raises:
         ImageNotFound, BadImage: The image is not there, or cannot be decoded.
         Transient: A remote image could not be read this time.
     """
-    return make_picture(fetch_image(image, max_pixels), image)
+    return make_picture(fetch_image(image, max_pixels), image, as_path=as_path)
 
 
 def fetch_image(image: ImageSource, max_pixels: int | None) -> bytes:

@@ -4,14 +4,40 @@ from __future__ import annotations
 
 import difflib
 import json
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llava_zh.errors import BadFile, RunConflict
 from llava_zh.regenerate.lines import write_lines
 
+if TYPE_CHECKING:
+    from llava_zh.regenerate.dialogue import PromptChoice
+    from llava_zh.regenerate.run import Settings
+
 #: Kept for the reader's sake; a run goes on with other versions.
 _INFORMATIVE = {"versions", "created"}
+
+
+def manifest_of(identity: dict[str, Any], choice: PromptChoice, settings: Settings, unit_rows: int) -> dict[str, Any]:
+    """What makes a run this run; nothing secret, and nothing that may change while it goes on."""
+    return {
+        "format": 1,
+        "input": identity,
+        "prompts": {prompt.id: {"sha256": prompt.sha256, "text": prompt.text} for prompt in choice.prompts},
+        "model": settings.model,
+        "parameters": dict(settings.parameters),
+        "max_pixels": settings.max_pixels,
+        "seed": settings.seed,
+        "unit_rows": unit_rows,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in ("llava-zh", "datasets", "aiohttp", "pillow")},
+        },
+    }
 
 
 def check_manifest(folder: Path, manifest: dict[str, Any]) -> None:

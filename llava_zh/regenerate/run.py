@@ -13,19 +13,18 @@ from typing import Any
 
 from llava_zh.errors import BadAnswer, LlavaZhError, OutputError, RootNotFound, RunConflict, ServerError
 from llava_zh.regenerate.client import Client
-from llava_zh.regenerate.dialogue import Messages, PromptChoice, converse, published_row, row_images, row_key
+from llava_zh.regenerate.dialogue import Messages, PromptChoice, converse
 from llava_zh.regenerate.faults import Refused, Transient
 from llava_zh.regenerate.images import (
     ImageSource,
     Picture,
     fetch_image,
-    image_identity,
     image_name,
     keep_image,
     make_picture,
 )
-from llava_zh.regenerate.ledger import Ledger, Place
-from llava_zh.regenerate.prompts import Prompt
+from llava_zh.regenerate.jobs import Job, failure, finished_row, make_job
+from llava_zh.regenerate.ledger import Ledger
 from llava_zh.regenerate.protocol import Answer, Body, backoff
 from llava_zh.regenerate.report import Session
 from llava_zh.regenerate.source import Begin, End, Passed, Row, Source, read_units
@@ -39,8 +38,6 @@ BATCH = 4
 BYTES_IN_FLIGHT = 96 * 2**20
 #: So many rows failed one after the other, none done between, and the run stops: it is not the rows.
 HOPELESS_AFTER = 100
-#: Of a raw answer that is kept with a failed row, so many characters.
-KEPT_ANSWER = 20_000
 
 
 @dataclass(frozen=True)
@@ -49,29 +46,14 @@ class Settings:
 
     model: str
     parameters: Mapping[str, Any]
-    concurrency: int
     limit: int | None
     max_pixels: int | None
     send_paths: bool
     seed: int
-    max_retries: int
-    answer_attempts: int
-    stall_after: float
-
-
-@dataclass(slots=True)
-class Job:
-    """One row on its way."""
-
-    place: Place
-    row: Mapping[str, Any]
-    images: list[ImageSource]
-    prompt: Prompt
-    loaded: list[bytes] | Exception | None = None  # the images' bytes, until they are sent
-    held: int = 0  # of the byte budget
-    retries: int = 0  # transient faults that may be the row's
-    bad_answers: int = 0
-    asked: int = 0
+    concurrency: int = 64
+    max_retries: int = 8
+    answer_attempts: int = 3
+    stall_after: float = 120.0
 
 
 class ByteBudget:
@@ -137,6 +119,7 @@ class Run:
         self.session.started = self.session.last_moved = time.monotonic()
         try:
             async with asyncio.TaskGroup() as group:
+                self._group = group
                 helpers = [group.create_task(self._tick()), group.create_task(self._flush())]
                 helpers += [group.create_task(self._worker()) for _ in range(self.settings.concurrency)]
                 await self._feed()
@@ -176,21 +159,13 @@ class Run:
             case End():
                 self.ledger.end(event.unit, event.rows)
             case Passed():
-                self.ledger.check_first(self._job(event).place)
+                self.ledger.check_first(make_job(self.source, self.choice, event).place)
             case Row():
-                job = self._job(event)
+                job = make_job(self.source, self.choice, event)
                 if not self.ledger.is_known(job.place):
                     self._open += 1
                     return job
         return None
-
-    def _job(self, event: Row | Passed) -> Job:
-        """The job of a row. A row without images or with an unknown task is a wrong input, so the run stops."""
-        images = row_images(event.row)
-        told_apart = [image_identity(image, self.source.image_base) for image in images]
-        prompt = self.choice.of(event.row, told_apart)
-        key = row_key(self.source.dataset, event.row, event.position, told_apart, prompt)
-        return Job(Place(event.position, key), event.row, images, prompt)
 
     async def _load(self, jobs: list[Job]) -> None:
         """Have the images of some rows read in one thread, once there is room; then the rows are ready.
@@ -212,6 +187,11 @@ class Run:
         work = [job.images for job in jobs]
         loop = asyncio.get_running_loop()
         loop.run_in_executor(self._loaders, _fetch_all, work, self.settings.max_pixels).add_done_callback(done)
+
+    async def _load_after(self, delay: float, job: Job) -> None:
+        """Bring a row back, in no worker's time: one that waits for room would keep others from making it."""
+        await asyncio.sleep(delay)
+        await self._load([job])
 
     # -- one row -------------------------------------------------------------------------------------------
 
@@ -235,29 +215,13 @@ class Run:
                 self.session.in_flight -= 1
 
     async def _attempt(self, job: Job) -> None:
-        if job.loaded is None:
-            await self._load([job])  # an earlier attempt has sent the bytes; the row comes back with new ones
-            return
         try:
             pictures = self._pictures(job)
             turns, answer = await converse(job.row, pictures, job.prompt, partial(self._ask, job))
         finally:
             self._let_go(job)
         names = [image_name(image, self.source.image_base) or await self._keep(image) for image in job.images]
-        facts = {
-            "position": job.place.position,
-            "key": job.place.key,
-            "model": self.settings.model,
-            "prompt": job.prompt.id,
-            "finish_reason": answer.finish_reason,
-            "prompt_tokens": answer.prompt_tokens,
-            "completion_tokens": answer.completion_tokens,
-            "asked": job.asked,
-        }
-        row = published_row(job.row, names, turns, facts)
-        if job.prompt.task:
-            row["task"] = job.prompt.task
-        self.ledger.done(job.place, row)
+        self.ledger.done(job.place, finished_row(job, self.settings.model, names, turns, answer))
         self.session.done += 1
         self.session.prompt_tokens += answer.prompt_tokens
         self.session.completion_tokens += answer.completion_tokens
@@ -302,7 +266,7 @@ class Run:
             self._give_up(job, fault.reason, fault)
             return
         delay = backoff(max(job.retries, 1), fault.retry_after)
-        asyncio.get_running_loop().call_later(delay, self._ready.put_nowait, job)
+        self._group.create_task(self._load_after(delay, job))
 
     def _ask_again(self, job: Job, error: BadAnswer) -> None:
         reason = str(getattr(error, "reason", "answer does not parse"))
@@ -311,19 +275,10 @@ class Run:
             self._give_up(job, reason, error)
             return
         self.session.retries[reason] += 1
-        self._ready.put_nowait(job)
+        self._group.create_task(self._load_after(0.0, job))
 
     def _give_up(self, job: Job, reason: str, error: LlavaZhError) -> None:
-        details = {
-            "id": job.row.get("id"),
-            "image": [image_name(image) for image in job.images],
-            "prompt": job.prompt.id,
-            "message": str(error),
-            "asked": job.asked,
-        }
-        if hasattr(error, "answer"):
-            details["answer"] = str(error.answer)[:KEPT_ANSWER]
-        self.ledger.failed(job.place, reason, details)
+        self.ledger.failed(job.place, reason, failure(job, error))
         self.session.failed += 1
         self._failed_in_a_row += 1
         self._through()

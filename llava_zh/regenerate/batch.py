@@ -1,0 +1,288 @@
+"""Offline batches: requests as files in OpenAI's Batch format, and the results read back into the same run.
+
+``vllm run-batch -i OUT/batch/000000.jsonl -o results.jsonl`` takes the files, and so do batch services, OpenAI's and
+others. Results may come in any order and in any number of files; rows without one are in the next :func:`write_batch`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from llava_zh.errors import BadAnswer, BadFile, LlavaZhError, RootNotFound
+from llava_zh.regenerate.dialogue import Messages, PromptChoice, converse
+from llava_zh.regenerate.faults import Refused, Transient
+from llava_zh.regenerate.images import Picture, image_name, keep_image, load_picture
+from llava_zh.regenerate.jobs import Job, failure, finished_row, make_job
+from llava_zh.regenerate.ledger import Ledger
+from llava_zh.regenerate.lines import write_lines
+from llava_zh.regenerate.manifest import manifest_of
+from llava_zh.regenerate.protocol import Answer, Body, fault_of_status, read_answer
+from llava_zh.regenerate.report import Report, Session
+from llava_zh.regenerate.run import Settings
+from llava_zh.regenerate.source import Begin, End, Passed, Source, open_source, read_units
+
+T = TypeVar("T")
+
+#: OpenAI takes files of at most 50,000 requests and 200 MB; vLLM has no limit but reads a file at once.
+FILE_REQUESTS, FILE_BYTES = 50_000, 100_000_000
+
+
+class _Response(msgspec.Struct):
+    status_code: int = 200
+    body: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Result(msgspec.Struct):
+    custom_id: str
+    response: _Response | None = None
+    error: Any = None
+
+
+def write_batch(path_or_rows: Any, name: str | None = None, **given: Any) -> list[Path]:
+    """Write a request for every row that is not done, to ``output_dir/batch/*.jsonl``; the files.
+
+    Arguments are those of :func:`llava_zh.regenerate.regenerate` that do not concern a server: `output_dir`, `model`,
+    `prompt`, `limit`, `parameters`, `max_pixels`, `send_paths`, `seed`, `unit_rows` and those of ``load_dataset``. Rows
+    whose images cannot be read are given up at once.
+    """
+    batch = _Batch(path_or_rows, name, **given)
+    try:
+        return batch.write()
+    finally:
+        batch.close()
+
+
+def read_batch(path_or_rows: Any, name: str | None = None, *, results: Sequence[str | Path], **given: Any) -> Report:
+    """Read the results of batches into the run; the arguments are those that :func:`write_batch` was given.
+
+    A refused request and an answer that does not parse are given up; a fault that may pass leaves its row for the next
+    :func:`write_batch`, as does a result that is missing.
+
+    Raises:
+        BadFile: A results file holds something else.
+    """
+    batch = _Batch(path_or_rows, name, **given)
+    status = "stopped"
+    try:
+        batch.read([Path(path) for path in results])
+        status = "finished" if not batch.left else "interrupted"
+    finally:
+        report = batch.close(status)
+    return report
+
+
+class _Batch:
+    def __init__(
+        self,
+        path_or_rows: Any,
+        name: str | None,
+        *,
+        output_dir: str | Path,
+        model: str,
+        prompt: str | None = None,
+        limit: int | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        max_pixels: int | None = None,
+        send_paths: bool = False,
+        seed: int = 0,
+        unit_rows: int = 10_000,
+        **loading: Any,
+    ) -> None:
+        self.settings = Settings(model, dict(parameters or {}), limit, max_pixels, send_paths, seed)
+        self.source: Source = open_source(path_or_rows, name, loading)
+        self.choice = PromptChoice(prompt, self.source.config, seed)
+        self.folder = Path(output_dir).expanduser().absolute()
+        manifest = manifest_of(self.source.identity, self.choice, self.settings, unit_rows)
+        self.ledger = Ledger(self.folder, unit_rows, manifest)
+        self.session = Session()
+        self.left = 0  # rows that still want a result
+
+    def close(self, status: str = "interrupted") -> Report:
+        self.ledger.close()
+        report = Report.of(self.folder, status, self.ledger.tally, self.ledger.failures, self.session, gpus=1)
+        report.write()
+        return report
+
+    def _jobs(self) -> Iterator[Job]:
+        """The rows that are not done; the ledger is told of units on the way."""
+        ledger = self.ledger
+        for event in read_units(
+            self.source, ledger.unit_rows, self.settings.limit, ledger.covered, dict(ledger.states)
+        ):
+            if isinstance(event, Begin):
+                ledger.begin(event.unit, event.state)
+            elif isinstance(event, End):
+                ledger.end(event.unit, event.rows)
+                ledger.sync()
+            else:
+                job = make_job(self.source, self.choice, event)
+                if isinstance(event, Passed):
+                    ledger.check_first(job.place)
+                elif not ledger.is_known(job.place):
+                    yield job
+
+    def _give_up(self, job: Job, reason: str, error: LlavaZhError) -> None:
+        self.ledger.failed(job.place, reason, failure(job, error))
+        self.session.failed += 1
+
+    # -- requests ------------------------------------------------------------------------------------------
+
+    def write(self) -> list[Path]:
+        folder = self.folder / "batch"
+        folder.mkdir(exist_ok=True)
+        for old in folder.glob("*.jsonl"):
+            old.unlink()  # of an earlier call; what is still wanted of it is written anew
+        files: list[Path] = []
+        lines = self._requests()
+        while chunk := _file_of(lines):
+            files.append(folder / f"{len(files):06d}.jsonl")
+            write_lines(files[-1], chunk)
+        return files
+
+    def _requests(self) -> Iterator[bytes]:
+        for job in self._jobs():
+            try:
+                pictures = [self._picture(image) for image in job.images]
+                body = _first_request(job, pictures, self.settings)
+            except (RootNotFound, Transient):
+                raise
+            except LlavaZhError as error:
+                self._give_up(job, type(error).__name__, error)
+                continue
+            request = {"custom_id": job.place.key, "method": "POST", "url": "/v1/chat/completions"}
+            yield msgspec.json.encode({**request, "body": msgspec.Raw(body)}) + b"\n"
+
+    def _picture(self, image: Any) -> Picture:
+        return load_picture(image, max_pixels=self.settings.max_pixels, as_path=self.settings.send_paths)
+
+    # -- results -------------------------------------------------------------------------------------------
+
+    def read(self, paths: Sequence[Path]) -> None:
+        places = _index(paths)
+        files = [path.open("rb") for path in paths]
+        try:
+            for job in self._jobs():
+                found = places.get(job.place.key)
+                if found is None:
+                    self.left += 1
+                    continue
+                file = files[found[0]]
+                file.seek(found[1])
+                self._take(job, msgspec.json.decode(file.readline(), type=_Result))
+        finally:
+            for file in files:
+                file.close()
+
+    def _take(self, job: Job, result: _Result) -> None:
+        job.asked = 1
+        self.session.asked += 1
+        try:
+            answer = _answer_of(result)
+            placeholders = [Picture(b'""', 0, 0) for _ in job.images]
+            turns, _ = _at_once(converse(job.row, placeholders, job.prompt, _Given(answer)))
+        except Transient as fault:
+            self.session.retries[fault.reason] += 1
+            self.left += 1
+        except (BadAnswer, Refused) as error:
+            self._give_up(job, str(getattr(error, "reason", "answer does not parse")), error)
+        else:
+            names = [
+                image_name(image, self.source.image_base) or keep_image(self.folder, image) for image in job.images
+            ]
+            self.ledger.done(job.place, finished_row(job, self.settings.model, names, turns, answer))
+            self.session.done += 1
+            self.session.completion_tokens += answer.completion_tokens
+
+
+class _Given:
+    """Answers the only question of a row with what the batch has answered."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+
+    async def __call__(self, messages: Messages) -> Answer:
+        return self._answer
+
+
+class _Asked(Exception):
+    """The first question of a row, caught instead of being asked."""
+
+
+def _first_request(job: Job, pictures: list[Picture], settings: Settings) -> bytes:
+    """The body of the only request of a row.
+
+    Raises:
+        Refused: The row takes several requests, each with the answers to those before; a batch cannot ask them.
+    """
+    turns = [turn for turn in job.row.get("conversations") or () if turn.get("from") == "human"]
+    if job.prompt.kind == "original" and len(turns) > 1:
+        raise Refused(
+            f"Row {job.row.get('id')!r} has {len(turns)} human turns; a batch can ask only rows with one. "
+            "Ask such rows of a server, with regenerate.",
+            reason="several turns",
+        )
+    bodies: list[bytes] = []
+
+    async def ask(messages: Messages) -> Answer:
+        bodies.append(Body(settings.model, messages, settings.parameters).take())
+        raise _Asked
+
+    with contextlib.suppress(_Asked):
+        _at_once(converse(job.row, pictures, job.prompt, ask))
+    return bodies[0]
+
+
+def _at_once(work: Coroutine[Any, Any, T]) -> T:
+    """The result of asynchronous work that waits for nothing, without an event loop for every row."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    raise AssertionError("this work waits for nothing")
+
+
+def _answer_of(result: _Result) -> Answer:
+    if result.response is None:
+        raise Transient(f"The batch gave an error: {result.error}", reason="error in a batch")
+    body = bytes(result.response.body)
+    if result.response.status_code != 200:
+        raise fault_of_status(result.response.status_code, body, None)
+    return read_answer(body)
+
+
+def _index(paths: Sequence[Path]) -> dict[str, tuple[int, int]]:
+    """Where the result of each request is: number of the file and byte."""
+    places: dict[str, tuple[int, int]] = {}
+    decode = msgspec.json.Decoder(_Result).decode
+    for number, path in enumerate(paths):
+        at = 0
+        try:
+            with path.open("rb") as lines:
+                for line in lines:
+                    places[decode(line).custom_id] = number, at
+                    at += len(line)
+        except FileNotFoundError:
+            raise BadFile(f"Results {path} are not there.") from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise BadFile(
+                f"{path}, byte {at}: no result of a batch ({error}); expected custom_id and response."
+            ) from None
+    return places
+
+
+def _file_of(lines: Iterator[bytes]) -> list[bytes]:
+    """So many of the lines as one file takes."""
+    chunk: list[bytes] = []
+    size = 0
+    for line in lines:
+        chunk.append(line)
+        size += len(line)
+        if len(chunk) == FILE_REQUESTS or size >= FILE_BYTES:
+            break
+    return chunk
