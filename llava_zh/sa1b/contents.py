@@ -7,12 +7,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from llava_zh.errors import BadArchive, ImageNotFound, UnknownName
+from llava_zh.sa1b.gzip_pass import PassReader
 from llava_zh.sa1b.index import Member, Problem
 from llava_zh.sa1b.tree import ArchiveInfo
 from llava_zh.sa1b.urls import archive_names, key_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     import numpy as np
 
@@ -111,6 +112,25 @@ class Contents:
         if hit is None:
             raise ImageNotFound(f"{self._root.show(item.file)} is gone since the folder was listed.")
         return hit.read(0, hit.size)
+
+    def read_all(self, items: Iterable[Item]) -> Iterator[tuple[Item, bytes]]:
+        """Each of `items`, which are in the order of `self.items`, with its bytes.
+
+        A gzip archive is read in one pass that ends with a look at its checksum: until the last item has been followed
+        by the end of the iteration, damage that still decompresses may not have shown.
+
+        Raises: BadArchive, ImageNotFound, OSError.
+        """
+        if self.info.kind != "gzip":
+            for item in items:
+                yield item, self.read(item)
+            return
+        assert self._archive is not None
+        reader = PassReader(self._archive.source)
+        for item in items:
+            assert item.member is not None
+            yield item, reader.read(item.member.offset, item.member.size)
+        reader.finish()
 
 
 def holds_images(fs: Sa1bFileSystem, info: ArchiveInfo) -> bool:

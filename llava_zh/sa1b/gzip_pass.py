@@ -20,7 +20,7 @@ _InflateError: Any = igzip_lib.error
 
 
 def decompressed(source: Source, digest: Any = None) -> Iterator[bytes]:
-    """The decompressed bytes of `source`, one gzip stream after the other; `digest` is updated with the compressed ones.
+    """The decompressed bytes of `source`, of all its gzip streams; `digest` is updated with the compressed ones.
 
     Raises: BadArchive where the data is damaged or cut off, or at the end of a stream that its checksum does not fit.
     """

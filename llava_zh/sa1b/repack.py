@@ -9,7 +9,7 @@ import os
 import tarfile
 import threading
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,13 +27,14 @@ from llava_zh.sa1b.source import LocalSource
 from llava_zh.sa1b.tar_scan import scan_tar
 from llava_zh.sa1b.tree import ArchiveInfo
 from llava_zh.sa1b.urls import key_name, member_key
+from llava_zh.sa1b.verify import jpeg_problem
 
 if TYPE_CHECKING:
     from llava_zh.sa1b.filesystem import Sa1bFileSystem
 
 _BLOCK = 512
 #: What an index finds that takes no image away.
-_HARMLESS = frozenset(("duplicate", "checksum"))
+_HARMLESS = frozenset(("duplicate",))
 
 
 class Selection:
@@ -105,7 +106,7 @@ def repack(
         archives: numbers or names; all by default, or those that `images` names.
         images: only these.
         masks: the ``sa_<id>.json`` too. With `images`, those of the images chosen.
-        salvage: of a damaged archive, take what can be read; without it such an archive is left alone.
+        salvage: of a damaged archive, take what can be read and decoded; without it such an archive is left alone.
         num_proc: archives at a time, by default one a core.
 
     Returns one entry an archive, with `problem` set where it could not be repacked.
@@ -189,7 +190,7 @@ class _Job:
         held = {member.name: member.size for member in scan.members()}
         absent = [item for item in items if item.name not in held]
         if self.salvage:
-            absent = [item for item in absent if not _note_unreadable(contents, item, done)]
+            absent = [item for item, _ in _salvaged(contents, absent, done)]
         expected = {item.name: contents.size(item) for item in items}
         fits = all(expected.get(name) == size for name, size in held.items())
         if scan.problems or absent or not fits:
@@ -223,16 +224,9 @@ class _Job:
 
     def _copy(self, file: BinaryIO, items: list[Item], contents: Contents, done: Repacked) -> list[_Written]:
         written = []
-        for item in items:
+        for item, data in _salvaged(contents, items, done) if self.salvage else contents.read_all(items):
             if self.stop.is_set():
                 raise LlavaZhError("stopped")
-            try:
-                data = contents.read(item)
-            except (BadArchive, ImageNotFound) as error:
-                if not self.salvage:
-                    raise
-                done.left_out.append(f"{item.name}: {error}")
-                continue
             header = tarfile.TarInfo(item.name)  # mode 0644, time and owner 0: the same images give the same bytes
             header.size = len(data)
             file.write(header.tobuf(tarfile.GNU_FORMAT))
@@ -243,14 +237,18 @@ class _Job:
         return written
 
 
-def _note_unreadable(contents: Contents, item: Item, done: Repacked) -> bool:
-    """Whether `item` cannot be read, which is then noted."""
-    try:
-        contents.read(item)
-    except (BadArchive, ImageNotFound) as error:
-        done.left_out.append(f"{item.name}: {error}")
-        return True
-    return False
+def _salvaged(contents: Contents, items: Iterable[Item], done: Repacked) -> Iterator[tuple[Item, bytes]]:
+    """The items that can be read, and decoded if they are images; the others go into `done.left_out`."""
+    for item in items:
+        try:
+            data = contents.read(item)
+            problem = jpeg_problem(data) if item.name.endswith(".jpg") else None
+        except (BadArchive, ImageNotFound) as error:
+            problem = str(error)
+        if problem is None:
+            yield item, data
+        else:
+            done.left_out.append(f"{item.name}: {problem}")
 
 
 def _refuse_damaged(info: ArchiveInfo, contents: Contents) -> None:

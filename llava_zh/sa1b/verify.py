@@ -1,4 +1,4 @@
-"""Check SA-1B on disk: the MD5 of each archive, that every member can be read, that every JPEG decodes.
+"""Check SA-1B on disk: MD5 and checksums of archives, that every member can be read, that every JPEG decodes.
 
 ::
 
@@ -30,9 +30,12 @@ import numpy as np
 from llava_zh.errors import BadArchive, BadIndex, ImageNotFound, LlavaZhError
 from llava_zh.regenerate.lines import AppendFile
 from llava_zh.sa1b.contents import ARCHIVE_FILES, Contents, Item, chosen
+from llava_zh.sa1b.gzip_pass import decompressed
 from llava_zh.sa1b.gzip_points import cores
+from llava_zh.sa1b.index import Problem
 from llava_zh.sa1b.lists import read_checklist
 from llava_zh.sa1b.output import output_folder
+from llava_zh.sa1b.source import Source
 from llava_zh.sa1b.store import write_atomically
 from llava_zh.sa1b.tree import ArchiveInfo
 from llava_zh.sa1b.urls import key_name
@@ -45,6 +48,7 @@ PIECE = 512
 #: What an index finds that keeps no member from being read.
 _HARMLESS = frozenset(("duplicate",))
 _SHOWN_TWICE = 20
+_READ = 8 << 20
 
 
 class BadMember(msgspec.Struct, frozen=True):
@@ -60,7 +64,7 @@ class BadMember(msgspec.Struct, frozen=True):
 
 
 class Piece(msgspec.Struct, omit_defaults=True):
-    """A line of the state file: members `start` to `stop` of an archive in its `stamp`, or its MD5."""
+    """A line of the state file: members `start` to `stop` of an archive in its `stamp`; all its bytes for stop 0."""
 
     archive: str
     stamp: str
@@ -70,6 +74,7 @@ class Piece(msgspec.Struct, omit_defaults=True):
     size: int = 0
     bad: list[BadMember] = []
     md5: str | None = None
+    damage: str | None = None
 
 
 class ArchiveReport(msgspec.Struct):
@@ -129,7 +134,7 @@ def verify(
 
     A call that was stopped, even by ``kill -9``, goes on where it was. Later calls check what is new, what changed
     (size or time of an archive, names in a folder), and again what was bad. Pillow decodes; like every decoder it
-    fills in some damage silently, which only the MD5 tells.
+    fills in some damage silently. The checksums of gzip tell of that, or the MD5; a plain tar has none.
 
     Args:
         fs: ``fsspec.filesystem("sa1b", fo=ROOT)``.
@@ -173,7 +178,9 @@ class _State:
         self._file = AppendFile(path, lambda line: self._know(decode(line)))
 
     def _know(self, piece: Piece) -> None:
-        if not piece.bad:  # what was bad may have been mended, or the disk have had a bad moment
+        if (
+            not piece.bad and piece.damage is None
+        ):  # what was bad may have been mended, or the disk have had a bad moment
             self.pieces.setdefault((piece.archive, piece.stamp), []).append(piece)
 
     def add(self, piece: Piece) -> None:
@@ -197,7 +204,7 @@ class _Run:
         self.fs, self.infos, self.sums, self.state = fs, infos, sums, state
         self.reports = {_file(info): ArchiveReport(info.name, _file(info), info.kind) for info in infos}
         self.keys: list[tuple[str, np.ndarray[Any, Any]]] = []
-        self.todo: list[tuple[ArchiveInfo, str, int, int]] = []  # an MD5 where stop is 0
+        self.todo: list[tuple[ArchiveInfo, str, int, int]] = []  # archive, stamp, start, stop
         self.total = 0
         for info in infos:
             self._plan(info)
@@ -215,11 +222,13 @@ class _Run:
         self.keys.append((info.name, np.array(contents.keys)))
         known = {(piece.start, piece.stop): piece for piece in self.state.pieces.get((report.file, stamp), [])}
         pieces = [(at, min(at + PIECE, len(contents))) for at in range(0, len(contents), PIECE)]
-        if self.sums is not None and info.kind in ARCHIVE_FILES:
-            if info.path.rpartition("/")[2] in self.sums:
-                pieces.append((0, 0))
-            else:
-                report.md5 = "not listed"
+        listed = self.sums is not None and info.path.rpartition("/")[2] in self.sums
+        if self.sums is not None and info.kind in ARCHIVE_FILES and not listed:
+            report.md5 = "not listed"
+        # Reads of members do not see gzip's checksum, so all of the archive is gone through too.
+        known_damaged = any(problem.kind not in _HARMLESS for problem in contents.problems)
+        if listed or (info.kind == "gzip" and not known_damaged):
+            pieces.append((0, 0))
         for start, stop in pieces:
             if (start, stop) in known:
                 self._take(info, known[start, stop])
@@ -231,7 +240,7 @@ class _Run:
         """Check what is to be checked; each piece is in the state file before the next is waited for."""
         from huggingface_hub.utils.tqdm import tqdm
 
-        # MD5 sums go first: each is one long piece, and a long piece at the end would have a core to itself.
+        # Whole archives go first: each is one long piece, and a long piece at the end would have a core to itself.
         jobs = sorted(self.todo, key=lambda job: job[3] > 0)
         bar: Any = tqdm(total=self.total, unit=" members", desc="Verifying", delay=1)  # type: ignore[no-untyped-call]
         with bar:
@@ -248,9 +257,12 @@ class _Run:
         report.images += piece.images
         report.bytes += piece.size
         report.bad += piece.bad
-        if piece.md5 is not None and self.sums is not None:
+        expected = None if self.sums is None else self.sums.get(info.path.rpartition("/")[2])
+        if piece.md5 is not None and expected is not None:
             report.md5_found = piece.md5
-            report.md5 = "ok" if piece.md5 == self.sums[info.path.rpartition("/")[2]] else "differs"
+            report.md5 = "ok" if piece.md5 == expected else "differs"
+        if piece.damage is not None:
+            report.problems.append(Problem("checksum", "", 0, piece.damage)._asdict())
 
     def report(self, seconds: float) -> VerifyReport:
         for one in self.reports.values():
@@ -340,7 +352,7 @@ def _check(fs: Sa1bFileSystem, info: ArchiveInfo, stamp: str, start: int, stop: 
         contents = Contents(fs, info)
         piece = Piece(_file(info), stamp, start, stop)
         if stop == 0:
-            piece.md5 = _md5(fs, info)
+            piece.md5, piece.damage = _whole(fs.open_archive(info).source, info.kind)
             return piece
         items = contents.items[start:stop]
     except (BadArchive, BadIndex, OSError) as error:
@@ -356,12 +368,19 @@ def _check(fs: Sa1bFileSystem, info: ArchiveInfo, stamp: str, start: int, stop: 
     return piece
 
 
-def _md5(fs: Sa1bFileSystem, info: ArchiveInfo) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    source = fs.open_archive(info).source
-    for offset in range(0, source.size, 8 << 20):
-        digest.update(source.pread(offset, 8 << 20))
-    return digest.hexdigest()
+def _whole(source: Source, kind: str) -> tuple[str, str | None]:
+    """The MD5 of all bytes of an archive, and what is wrong with its compressed data."""
+    digest, damage = hashlib.md5(usedforsecurity=False), None
+    if kind == "gzip":
+        try:
+            for _ in decompressed(source, digest):
+                pass
+            return digest.hexdigest(), None
+        except BadArchive as error:
+            digest, damage = hashlib.md5(usedforsecurity=False), str(error)
+    for offset in range(0, source.size, _READ):
+        digest.update(source.pread(offset, _READ))
+    return digest.hexdigest(), damage
 
 
 def _is_image(item: Item) -> bool:
