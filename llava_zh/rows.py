@@ -167,25 +167,22 @@ def to_rows(
         urls: From published paths to what `datasets.Image` opens; null stays null.
         constants: The values of `config` and `language`.
     """
-    table = annotations.combine_chunks()
-    columns: dict[str, pa.Array] = {"id": _array(table["id"]), "task": _array(table["task"])}
-    paths, data = _array(table["images"]), _array(table["bytes"])
+    columns: dict[str, pa.Array] = {"id": _array(annotations["id"]), "task": _array(annotations["task"])}
+    paths, data = _array(annotations["images"]), _array(annotations["bytes"])
     stored = _stored_images(data.flatten(), urls(paths.flatten()))
     columns["images"] = pa.ListArray.from_arrays(_offsets(paths), stored)
     columns["image"] = columns["images"] if shape.images == "many" else stored
     for name in ("width", "height"):
-        sizes = _array(table[name])
+        sizes = _array(annotations[name])
         columns[name] = _first(sizes) if shape.published and shape.images == "one" else sizes
-    turns = Turns.of(_array(table["conversations"]))
+    turns = Turns.of(_array(annotations["conversations"]))
     if not shape.published or shape.options.image_place is not None:
         turns = turns.marked(pc.list_value_length(paths).to_numpy(), shape.options.image_place)
     if shape.options.system is not None:
         turns = turns.with_system(shape.options.system)
-    columns["conversations" if shape.row_format in ("llava", "sharegpt") else "messages"] = turns.lists(
-        shape.row_format
-    )
+    columns[shape.turns_column] = turns.lists(shape.row_format)
     for name, value in constants.items():
-        columns[name] = pa.repeat(pa.scalar(value, pa.string()), len(table))
+        columns[name] = pa.repeat(pa.scalar(value, pa.string()), len(annotations))
     arrays = [columns[field.name] for field in schema]
     return pa.Table.from_arrays(
         [

@@ -73,12 +73,11 @@ class ImageExport:
 
     def convert(self, annotations: pa.Table) -> tuple[pa.Table, pa.Array]:
         """`annotations` with the bytes, widths and heights for the rows, and the images' paths or URLs, flat."""
-        chunk = annotations.combine_chunks()
-        lists = chunk["images"].chunk(0)
+        lists = _array(annotations["images"])
         paths = lists.flatten()
         if self.mode == "url":
-            return chunk, self._urls(paths)
-        data = chunk["bytes"].chunk(0).flatten().to_pylist()
+            return annotations, self._urls(paths)
+        data = _array(annotations["bytes"]).flatten().to_pylist()
         urls = self.images.urls(paths).to_pylist()
         names, pixels = [], []
         for path, url, embedded in zip(paths.to_pylist(), urls, data, strict=True):
@@ -88,14 +87,14 @@ class ImageExport:
                 self._write(names[-1], picture.data)
             pixels.append(picture)
         bytes_ = [picture.data if self.mode == "embed" else None for picture in pixels]
-        chunk = _with(chunk, "bytes", _lists_like(lists, pa.array(bytes_, pa.binary())))
+        ready = _with(annotations, "bytes", _lists_like(lists, pa.array(bytes_, pa.binary())))
         if self.max_side is not None:
             for i, name in enumerate(("width", "height")):
                 sizes = pa.array([picture.size[i] for picture in pixels if picture.size], pa.int64())
-                chunk = _with(chunk, name, _lists_like(lists, sizes))
+                ready = _with(ready, name, _lists_like(lists, sizes))
         if self.mode == "files":
             names = [self._named(name) for name in names]
-        return chunk, pa.array(names, pa.string())
+        return ready, pa.array(names, pa.string())
 
     def _named(self, name: str) -> str:
         return str(self.folder / "images" / name) if self.absolute else f"images/{name}"
@@ -194,6 +193,10 @@ def local_file(images: Images, path: str) -> str:
     raise BadArgument(
         f"images='url': {path} is {where}, and this trainer opens files only. Use images='files' to write them."
     )
+
+
+def _array(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 
 def _lists_like(lists: pa.ListArray, values: pa.Array) -> pa.Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -165,16 +166,21 @@ def write_shard(job: Job, shard: OutputShard) -> Written:
     schema = shape.features().arrow_schema
     constants = {"config": shard.config, "language": builder.config_facts.language}
     rows = images = 0
-    with appearing(path, hidden / "unfinished") as part:
+    with appearing(path, hidden / "unfinished") as part, ThreadPoolExecutor(1) as behind:
         writer = target.writer(part, schema, Path(shard.name).stem)
+        writing: Future[Any] = behind.submit(int)  # a table is written while the next is read and its images are
         try:
             for table in (table for piece in shard.pieces for table in _taken(job, piece)):
                 for batch in _batches(table, None if job.images == "url" else PICTURE_ROWS):
                     ready, paths = export.convert(batch)
-                    writer.write(to_rows(ready, shape, schema, lambda _, paths=paths: paths, constants))  # type: ignore[misc]
+                    made = to_rows(ready, shape, schema, lambda _, paths=paths: paths, constants)  # type: ignore[misc]
+                    writing.result()
+                    writing = behind.submit(writer.write, made)
                     rows += len(ready)
                     images += len(paths)
+            writing.result()
         finally:
+            behind.shutdown()
             writer.close()
     written = Written(DataFile(f"data/{shard.name}", shard.config, rows), path.stat().st_size, images, export.written)
     record = json.dumps(asdict(written), ensure_ascii=False).encode()
