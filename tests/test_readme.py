@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-
 from hub_server import HubServer
-from llava_zh.demo import write_demo
 from model_server import ModelServer
+
+from llava_zh.demo import write_demo
 
 ROOT = Path(__file__).parent.parent
 README, README_ZH = "README.md", "README_zh.md"
