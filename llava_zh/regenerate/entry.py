@@ -193,7 +193,7 @@ class _Bar:
         self._shown = show
         bar: Any = tqdm
         self._bar = bar(
-            total=total, initial=self._through(), unit="row", file=sys.stderr, disable=True if not show else None,
+            total=total, initial=self._through(), unit="row", file=sys.stderr, disable=not show,
             name="llava_zh.regenerate",
         )  # fmt: skip
 
