@@ -140,7 +140,7 @@ def verify(
         fs: ``fsspec.filesystem("sa1b", fo=ROOT)``.
         archives: numbers or names; all by default.
         checklist: Meta's ``checklist.chk``, to compare the MD5 of archive files with.
-        num_proc: processes, by default one a core. 1 checks in this process.
+        num_proc: processes at most, by default one a core. 1, or little to check, keeps it in this process.
         fresh: check everything anew.
 
     Raises: RootNotFound; UnknownName; RunConflict while another process uses `output_dir`; OutputError.
@@ -242,6 +242,9 @@ class _Run:
 
         # Whole archives go first: each is one long piece, and a long piece at the end would have a core to itself.
         jobs = sorted(self.todo, key=lambda job: job[3] > 0)
+        # A process takes as long to start as some hundreds of images, or megabytes, to check.
+        weight = sum(stop - start or (info.size or 0) >> 20 for info, _, start, stop in jobs)
+        workers = min(workers, weight // PIECE, len(jobs))
         bar: Any = tqdm(total=self.total, unit=" members", desc="Verifying", delay=1)  # type: ignore[no-untyped-call]
         with bar:
             for info, piece in _checked(self.fs, jobs, workers):
@@ -302,13 +305,13 @@ def _checked(
     fs: Sa1bFileSystem, jobs: list[tuple[ArchiveInfo, str, int, int]], workers: int
 ) -> Iterator[tuple[ArchiveInfo, Piece | str]]:
     """Each job with its piece as it is done, or with why its archive cannot be read."""
-    if workers == 1 or len(jobs) < 2:
+    if workers < 2:
         for job in jobs:
             yield job[0], _check(fs, *job)
         return
     # Processes that are started anew: a fork would take over the threads' locks of the libraries that decompress.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=_start_worker, initargs=(fs,))
+    pool = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(fs,))
     waiting: dict[Future[Piece | str], ArchiveInfo] = {}
     queue = iter(jobs)
     try:
