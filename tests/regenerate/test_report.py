@@ -62,7 +62,8 @@ def test_the_live_line_shows_rows_failures_and_tokens(server: ModelServer, tmp_p
     rows = tmp_path / "rows.json"
     rows.write_text(json.dumps(make_rows(40)))
     code = (
-        "import json, sys; from llava_zh.regenerate import regenerate; regenerate(json.load(open(sys.argv[1])), 'test_zh',"
+        "import json, sys; from llava_zh.regenerate import regenerate\n"
+        "regenerate(json.load(open(sys.argv[1])), 'test_zh',"
         " output_dir=sys.argv[2], base_url=sys.argv[3], model='tiny-vlm', concurrency=2)"
     )
     # In a process of its own, since the tests' switch the bars off.
