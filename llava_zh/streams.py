@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ class TypedArrowExamples(ArrowExamplesIterable):  # type: ignore[misc]
     Args:
         tables: The builder's tables of some shards.
         more: From one shard to several smaller ones, or None.
-        on_end: Called when this process has gone through all of its shards once.
+        on_end: Called when this process has gone through all of its shards once, or has stopped before.
     """
 
     def __init__(
@@ -48,12 +49,34 @@ class TypedArrowExamples(ArrowExamplesIterable):  # type: ignore[misc]
     def features(self) -> Features | None:
         return None if self._decodes else self._row_features
 
+    @property
+    def iter_arrow(self) -> Tables:
+        return self._whole_tables
+
     def __iter__(self) -> Iterator[Any]:
-        yield from super().__iter__()
-        self._on_end()
+        try:
+            yield from super().__iter__()
+        finally:
+            self._on_end()
+
+    def _whole_tables(self) -> Iterator[Any]:
+        try:
+            yield from super()._iter_arrow()
+        finally:
+            self._on_end()
 
     def _iter_arrow(self) -> Iterator[Any]:
-        yield from super()._iter_arrow()
+        """Tables of one row. Whoever wants tables calls `iter_arrow`; this is for `datasets` before version 5, where `map`
+        and `filter` read rows through it and count a table as seen with its first row, losing the others on a resume."""
+        state = self._state_dict or {"shard_idx": 0, "shard_example_idx": 0}
+        for shard in islice(self._shards(), state["shard_idx"], None):
+            before = 0
+            for key, table in self.generate_tables_fn(**shard):
+                for row in range(max(state["shard_example_idx"] - before, 0), len(table)):
+                    state["shard_example_idx"] = before + row + 1
+                    yield key, table.slice(row, 1)
+                before += len(table)
+            state |= {"shard_idx": state["shard_idx"] + 1, "shard_example_idx": 0}
         self._on_end()
 
     def _with(self, kwargs: dict[str, Any]) -> TypedArrowExamples:
