@@ -33,7 +33,6 @@ class Endpoint:
         self.proxy = _proxy(url)
         self.shown = _without_secrets(url)  # what messages and files may hold
         self.in_flight = 0
-        self.answered = 0
         self.faults_in_a_row = 0
         self.resting = False
         self.ill_since = 0.0
@@ -78,6 +77,7 @@ class Client:
         self._patience = patience
         self._health_url = health_url
         self._on_event = on_event
+        self.slowest_answer = 0.0  # seconds
         self._scopes: dict[asyncio.Timeout, float] = {}
         self._probes: set[asyncio.Task[None]] = set()
 
@@ -143,7 +143,7 @@ class Client:
             raise ServerError(f"{endpoint.shown} does not serve the model {self.model!r}; it serves {_listed(models)}.")
 
     async def _get(self, endpoint: Endpoint, url: str) -> tuple[int, bytes, str]:
-        async with self._session.get(url, proxy=endpoint.proxy) as response:
+        async with self._session.get(url, proxy=endpoint.proxy, allow_redirects=False) as response:
             return response.status, await _read(response), response.content_type
 
     # -- one request ---------------------------------------------------------------------------------------
@@ -159,6 +159,7 @@ class Client:
         """
         endpoint = await self._pick()
         endpoint.in_flight += 1
+        started = time.monotonic()
         try:
             answer = read_answer(await self._post(endpoint, body, on_sent))
         except Transient as fault:
@@ -170,7 +171,7 @@ class Client:
             raise
         finally:
             endpoint.in_flight -= 1
-        endpoint.answered += 1
+        self.slowest_answer = max(self.slowest_answer, time.monotonic() - started)
         endpoint.faults_in_a_row = 0
         return answer
 
@@ -188,7 +189,11 @@ class Client:
                 self._scopes[scope] = time.monotonic()
                 try:
                     async with self._session.post(
-                        f"{endpoint.url}/chat/completions", data=pieces(), headers=length, proxy=endpoint.proxy
+                        f"{endpoint.url}/chat/completions",
+                        data=pieces(),
+                        headers=length,
+                        proxy=endpoint.proxy,
+                        allow_redirects=False,  # the key is for this server
                     ) as response:
                         answer = await _read(response)
                 finally:

@@ -205,7 +205,7 @@ def _downscaled(data: bytes, max_pixels: int, where: str) -> bytes:
             size = max(1, int(image.width * factor)), max(1, int(image.height * factor))
             image.draft("RGB", size)  # a JPEG decodes straight to a half, a quarter or an eighth where that suffices
             return _jpeg(image.resize(size, Image.Resampling.LANCZOS))
-    except OSError as error:
+    except Exception as error:  # the decoders raise all kinds
         raise BadImage(f"{where} cannot be decoded: {error}.") from error
 
 

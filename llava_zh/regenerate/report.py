@@ -28,7 +28,6 @@ class Session:
     retries: Counter[str] = field(default_factory=Counter)
     started: float = field(default_factory=time.monotonic)
     last_moved: float = field(default_factory=time.monotonic)
-    slowest: float = 0.0  # seconds that the slowest answer took
 
     @property
     def seconds(self) -> float:

@@ -15,14 +15,7 @@ from llava_zh.errors import BadAnswer, LlavaZhError, OutputError, RootNotFound, 
 from llava_zh.regenerate.client import Client
 from llava_zh.regenerate.dialogue import Messages, PromptChoice, converse
 from llava_zh.regenerate.faults import Refused, Transient
-from llava_zh.regenerate.images import (
-    ImageSource,
-    Picture,
-    fetch_image,
-    image_name,
-    keep_image,
-    make_picture,
-)
+from llava_zh.regenerate.images import ImageSource, Picture, fetch_image, image_name, keep_image, make_picture
 from llava_zh.regenerate.jobs import Job, failure, finished_row, make_job
 from llava_zh.regenerate.ledger import Ledger
 from llava_zh.regenerate.protocol import Answer, Body, backoff
@@ -252,10 +245,7 @@ class Run:
             messages.clear()
         job.asked += 1
         self.session.asked += 1
-        started = time.monotonic()
-        answer = await self.client.ask(body, partial(self._let_go, job))
-        self.session.slowest = max(self.session.slowest, time.monotonic() - started)
-        return answer
+        return await self.client.ask(body, partial(self._let_go, job))
 
     # -- faults --------------------------------------------------------------------------------------------
 
@@ -315,8 +305,9 @@ class Run:
         """Re-send what takes far longer than anything answered so far; say so when nothing moves at all."""
         if not self.session.in_flight:
             return
-        patience = max(self.settings.stall_after, 4 * self.session.slowest)
-        if self.session.slowest and (hung := self.client.resend_hung(patience)):
+        slowest = self.client.slowest_answer
+        patience = max(self.settings.stall_after, 4 * slowest)
+        if slowest and (hung := self.client.resend_hung(patience)):
             self.session.resent += hung
             self.say(f"{hung} requests got no answer for {patience:.0f} s and are sent again")
         still = time.monotonic() - self.session.last_moved
