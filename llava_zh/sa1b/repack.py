@@ -256,8 +256,8 @@ def _refuse_damaged(info: ArchiveInfo, contents: Contents) -> None:
     if problem is not None:
         what = f"{problem.kind} at {problem.offset:,}" + (f" ({problem.member})" if problem.member else "")
         raise BadArchive(
-            f"{info.root}/{info.path} is damaged: {what}: {problem.detail}. {len(contents):,} members of it are whole. "
-            "Fetch it again, or repack those with --salvage (salvage=True).",
+            f"{info.root}/{info.path} is damaged: {what}: {problem.detail.rstrip('.')}. "
+            f"{len(contents):,} members of it are whole. Fetch it again, or repack those with --salvage (salvage=True).",
             archive=f"{info.root}/{info.path}",
             member=problem.member,
             offset=problem.offset,

@@ -174,13 +174,16 @@ class _State:
 
     def __init__(self, path: Path) -> None:
         self.pieces: dict[tuple[str, str], list[Piece]] = {}
-        decode = msgspec.json.Decoder(Piece).decode
-        self._file = AppendFile(path, lambda line: self._know(decode(line)))
+        self._decode = msgspec.json.Decoder(Piece).decode
+        self._file = AppendFile(path, self._know)
 
-    def _know(self, piece: Piece) -> None:
-        if (
-            not piece.bad and piece.damage is None
-        ):  # what was bad may have been mended, or the disk have had a bad moment
+    def _know(self, line: bytes) -> None:
+        try:
+            piece = self._decode(line)
+        except msgspec.ValidationError:  # of another version: what it says is checked again
+            return
+        # So is what was bad: it may have been mended, or the disk have had a bad moment.
+        if not piece.bad and piece.damage is None:
             self.pieces.setdefault((piece.archive, piece.stamp), []).append(piece)
 
     def add(self, piece: Piece) -> None:

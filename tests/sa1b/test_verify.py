@@ -258,6 +258,13 @@ def test_a_torn_last_line_of_the_state_is_dropped(tmp_path: Path, make_fs: MakeF
     assert len(lines(tmp_path / "out")) == 1
 
 
+def test_a_state_of_another_version_is_checked_again(tmp_path: Path, make_fs: MakeFs, good: Files) -> None:
+    write_archive(tmp_path / "root" / "sa_000000.tar", good, "tar")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "state.jsonl").write_text('{"archive": 1, "what": "else"}\n')
+    assert verify(make_fs(tmp_path / "root"), tmp_path / "out", num_proc=1).archives[0].images == 8
+
+
 def test_two_calls_do_not_share_an_output_folder(tmp_path: Path, make_fs: MakeFs, good: Files) -> None:
     write_archive(tmp_path / "root" / "sa_000000.tar", good, "tar")
     (tmp_path / "out").mkdir()

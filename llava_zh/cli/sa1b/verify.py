@@ -59,6 +59,9 @@ def run(args: argparse.Namespace) -> int:
     where = args.output_dir.absolute()
     images = sum(archive.images for archive in report.archives)
     print(f"{images:,} images are good, {len(report.bad_images):,} are bad. Report: {where / 'report.json'}")
+    damaged = sum(not archive.ok and not archive.bad for archive in report.archives)
+    if damaged:
+        print(f"{damaged} archives are faulty as a whole; archives='available' keeps the rows whose images are there")
     if report.bad_images:
         print(f"To leave the bad ones out: bad_images={str(where / 'bad-images.txt')!r} in load_dataset")
     return 0 if report.ok else 1
