@@ -122,7 +122,9 @@ def test_a_small_file_from_a_server_that_ignores_range_is_cut_here(hub: HubServe
 
 def test_a_large_file_from_a_server_that_ignores_range_is_refused(hub: HubServer) -> None:
     hub.add_fault("GET cdn", ignore_range=True, times=None)
-    with pytest.raises(RangeNotSupported, match=r"large.bin: the server ignores Range and sends all 67108864 bytes.*data_dir="):
+    with pytest.raises(
+        RangeNotSupported, match=r"large.bin: the server ignores Range and sends all 67108864 bytes.*data_dir="
+    ):
         read(hub, 1 << 20, 1000, file="large.bin")
     assert hub.bytes_sent < 8 << 20
 
@@ -143,7 +145,9 @@ def test_nothing_more_is_fetched_than_what_was_consumed(hub: HubServer) -> None:
 
 def test_an_unreachable_server_is_told_of(hub: HubServer) -> None:
     hub.close()
-    with pytest.raises(HubError, match=r"data.bin: gave up at byte 0 of 5 after 3 attempts: ConnectionError\. Do this\."):
+    with pytest.raises(
+        HubError, match=r"data.bin: gave up at byte 0 of 5 after 3 attempts: ConnectionError\. Do this\."
+    ):
         read(hub, 0, 5)
 
 

@@ -15,10 +15,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from llava_zh.builders.llava_instruct_zh_600k import TASKS, LlavaInstructZh600k
 from PIL import Image
 
 from llava_zh import load_dataset, load_dataset_builder
-from llava_zh.builders.llava_instruct_zh_600k import TASKS, LlavaInstructZh600k
 from llava_zh.demo import DemoPaths
 from llava_zh.errors import BadArgument, BadFile, DataFileNotFound, ImageNotFound, UnknownLayout
 
@@ -121,7 +121,8 @@ def json_array(folder: Path, source: list[dict[str, Any]]) -> None:
 def json_lines_by_aliases(folder: Path, source: list[dict[str, Any]]) -> None:
     write_images(folder, source)
     rows = [
-        {"task_type": r["type"], "image_path": r["image"], "conversation": json.dumps(r["conversations"])} for r in source
+        {"task_type": r["type"], "image_path": r["image"], "conversation": json.dumps(r["conversations"])}
+        for r in source
     ]
     write_json_lines(folder / "train.jsonl", rows)
 
@@ -227,7 +228,9 @@ def test_images_are_found_though_that_of_the_first_row_is_missing(tmp_path: Path
     assert [row["image"] is None for row in nulls] == [True] + [False] * (len(source) - 1)
 
 
-def test_an_image_that_no_archive_holds_is_named_when_it_is_opened(tmp_path: Path, source: list[dict[str, Any]]) -> None:
+def test_an_image_that_no_archive_holds_is_named_when_it_is_opened(
+    tmp_path: Path, source: list[dict[str, Any]]
+) -> None:
     parquet_and_tars(tmp_path, source[:-1])
     write_parquet(tmp_path / "train.parquet", [without(row, "data") for row in source])
     name = Path(source[-1]["image"]).name

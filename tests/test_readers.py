@@ -112,18 +112,20 @@ def two_zstd_frames(data: bytes) -> bytes:
         ("c.json", lambda data: b"\xef\xbb\xbf [" + data.strip().replace(b"\n", b",") + b"]\n"),
     ],
 )
-def test_the_same_rows_come_out_of_every_container(
-    tmp_path: Path, name: str, pack: Callable[[bytes], bytes]
-) -> None:
+def test_the_same_rows_come_out_of_every_container(tmp_path: Path, name: str, pack: Callable[[bytes], bytes]) -> None:
     file = data_file(tmp_path, name, pack(json_lines(rows(300))))
     assert ids(read(file)) == list(range(300))
 
 
-def test_a_compressed_file_larger_than_every_buffer_comes_through_whole(tmp_path: Path) -> None:
-    data = json_lines(rows(40_000))
-    assert len(data) > jsonl.BLOCK
-    for name, pack in (("a.jsonl.gz", lambda d: gzip.compress(d, 1)), ("a.jsonl.zst", zstd)):
-        assert ids(read(data_file(tmp_path, name, pack(data)))) == list(range(40_000))
+def test_a_compressed_file_larger_than_every_buffer_comes_through_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jsonl, "FIRST_BLOCK", 4 << 10)
+    monkeypatch.setattr(jsonl, "BLOCK", 64 << 10)
+    data = json_lines(rows(5000))
+    assert len(data) > 8 * jsonl.BLOCK
+    for name, pack in (("a.jsonl.gz", gzip.compress), ("a.jsonl.zst", zstd)):
+        assert ids(read(data_file(tmp_path, name, pack(data)))) == list(range(5000))
 
 
 @pytest.mark.parametrize("cut", [1, 8, 100, 5000])
@@ -132,7 +134,9 @@ def test_compressed_data_that_is_cut_short_is_told_of(
     tmp_path: Path, name: str, pack: Callable[[bytes], bytes], cut: int
 ) -> None:
     file = data_file(tmp_path, name, pack(json_lines(varied_rows(2000)))[:-cut])
-    with pytest.raises(BadFile, match=rf"{name}: (gzip|zstd) data is damaged or cut short after \d+ decompressed bytes"):
+    with pytest.raises(
+        BadFile, match=rf"{name}: (gzip|zstd) data is damaged or cut short after \d+ decompressed bytes"
+    ):
         read(file)
 
 
@@ -246,7 +250,9 @@ def test_large_and_dictionary_types_are_read_as_plain_ones(tmp_path: Path) -> No
 
 def test_rows_with_large_embedded_images_come_in_tables_of_bounded_size(tmp_path: Path) -> None:
     records = [{"image": {"bytes": bytes(1 << 20), "path": None}, "conversations": TURNS} for _ in range(24)]
-    file = data_file(tmp_path, "a.parquet", parquet(pa.Table.from_pylist(records), compression=None, use_dictionary=False))
+    file = data_file(
+        tmp_path, "a.parquet", parquet(pa.Table.from_pylist(records), compression=None, use_dictionary=False)
+    )
     reading = Reading(Expect(), pytest.fail, lambda names: None)
     (shard,) = readers.plan([file], chunk_size=1 << 30, num_shards=None)
     sizes = [found.nbytes for found in readers.tables(shard, reading)]
@@ -344,7 +350,7 @@ def test_a_file_without_a_good_record_has_no_sample(tmp_path: Path, name: str) -
 
 def test_files_are_closed_when_reading_ends_early(tmp_path: Path) -> None:
     """A stream that is dropped half-way must not keep its file: on some systems it could not be removed."""
-    file = data_file(tmp_path, "a.jsonl.gz", gzip.compress(json_lines(rows(40_000))))
+    file = data_file(tmp_path, "a.jsonl.gz", gzip.compress(json_lines(rows(40_000)), 1))
     code = f"""
 import os, warnings
 warnings.simplefilter("error")

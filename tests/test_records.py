@@ -56,7 +56,7 @@ def by_columns(row: Any, images: str = "one") -> dict[str, Any] | None:
         ({"conversations": ..., "conversation": TURNS}, {"conversations": TURNS}),
         ({"conversations": [{"from": "human", "value": "q"}]}, {"conversations": [{"from": "human", "value": "q"}]}),
         (
-            {"conversations": ..., "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
+            {"conversations": ..., "messages": [{"role": "user", "content": "q"}, {"role": "gpt", "content": "a"}]},
             {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
         ),
         (
@@ -133,10 +133,10 @@ BAD = [
     ({"conversations": ["hello"]}, "conversations[0]", "an object with 'from' and 'value'", "hello"),
     ({"conversations": [TURNS[0], {"value": "x"}]}, "conversations[1].from", "one of human", "nothing"),
     ({"conversations": [{"from": "robot", "value": "x"}]}, "conversations[0].from", "user, gpt, assistant", "robot"),
-    ({"conversations": [{"from": "gpt"}]}, "conversations[0].value", "text under 'value', 'text' or 'content'", "neither"),
+    ({"conversations": [{"from": "gpt"}]}, "conversations[0].value", "text under 'value', 'text' or", "neither"),
     ({"conversations": [{"from": "gpt", "value": 3}]}, "conversations[0].value", "text under", "3"),
     ({"conversations": [{"from": "gpt", "value": "<image><image>"}]}, "conversations", "1 <image> mark for", "2 marks"),
-    ({"conversations": [{"from": "gpt", "content": [{"type": "video"}]}]}, "conversations[0].content", "image or text", "video"),
+    ({"conversations": [{"from": "gpt", "content": [{"type": "video"}]}]}, "conversations[0].content", "or text", "video"),
 ]  # fmt: skip
 
 
