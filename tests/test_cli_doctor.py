@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -135,11 +136,13 @@ def test_files_that_cannot_be_read_fail_with_the_reason(tmp_path: Path, capsys: 
 def test_an_indexed_root_gives_an_image_and_an_unindexed_one_is_not_indexed(
     demo: DemoPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root = ["--image-root", str(demo.sa1b)]
+    # A root of its own: that of the other tests may have been opened, and so indexed, in this process already.
+    archives = Path(shutil.copytree(demo.sa1b, tmp_path / "sa1b"))
+    root = ["--image-root", str(archives)]
     out = checked(capsys, *root)
-    assert f"  ok       {demo.sa1b}: 3 gzip\n  –        index: 3 of 3 archives have none yet\n" in out
+    assert f"  ok       {archives}: 3 gzip\n  –        index: 3 of 3 archives have none yet\n" in out
     assert not (tmp_path / "cache").exists()
-    fsspec.filesystem("sa1b", fo=str(demo.sa1b)).build_index()
+    fsspec.filesystem("sa1b", fo=str(archives)).build_index()
     out = checked(capsys, *root)
     assert "  ok       sa1b://sa_000000/sa_" in out
     assert ", decodes\n" in out
