@@ -99,11 +99,13 @@ def decode_bytes(
         image: Image.Image = Image.open(io.BytesIO(data))
         size = fitting(image.size, max_side, max_pixels)
         # Decodes a JPEG at the smallest of 1, 1/2, 1/4, 1/8 of its size that is not below `size`; no effect on others.
-        image.draft("L" if mode == "L" else None, size)
+        drafted = image.draft("L" if mode == "L" else None, size)
         image.load()
-        image = _plain(image, mode)
-        if image.size != size:
-            image = image.resize(size, Image.Resampling.BICUBIC)
+        image = _plain(image)
+        # The decoder rounds its size up; `box` is the part that the picture covers, without which it would shift.
+        box = drafted[1] if drafted else (0, 0, *image.size)
+        if image.size != size or box[2:] != size:
+            image = image.resize(size, Image.Resampling.BICUBIC, box=box)
         if image.getexif().get(0x0112, 1) != 1:
             image = ImageOps.exif_transpose(image)
         image = image if image.mode == mode else image.convert(mode)
@@ -132,7 +134,7 @@ def fitting(size: tuple[int, int], max_side: int | None = None, max_pixels: int 
     return rounded[0], rounded[1]
 
 
-def _plain(image: Image, mode: str) -> Image:
+def _plain(image: Image) -> Image:
     """`image` in a mode that can be resized smoothly and has eight bits a channel."""
     if image.mode.startswith("I;16"):
         import numpy as np
