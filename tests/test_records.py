@@ -136,7 +136,7 @@ BAD = [
     ({"conversations": [{"from": "gpt"}]}, "conversations[0].value", "text under 'value', 'text' or", "neither"),
     ({"conversations": [{"from": "gpt", "value": 3}]}, "conversations[0].value", "text under", "3"),
     ({"conversations": [{"from": "gpt", "value": "<image><image>"}]}, "conversations", "1 <image> mark for", "2 marks"),
-    ({"conversations": [{"from": "gpt", "content": [{"type": "video"}]}]}, "conversations[0].content", "or text", "video"),
+    ({"conversations": [{"from": "gpt", "content": [{"type": "video"}]}]}, "conversations[0].content", "text", "video"),
 ]  # fmt: skip
 
 
