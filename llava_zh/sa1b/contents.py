@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from llava_zh.errors import BadArchive, ImageNotFound, UnknownName
+from llava_zh.errors import BadArchive, BadImage, ImageNotFound, LlavaZhError, UnknownName
 from llava_zh.sa1b.gzip_pass import PassReader
 from llava_zh.sa1b.index import Member, Problem
 from llava_zh.sa1b.tree import ArchiveInfo
 from llava_zh.sa1b.urls import archive_names, key_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
     import numpy as np
 
@@ -104,14 +106,25 @@ class Contents:
         return hit.size
 
     def read(self, item: Item) -> bytes:
-        """The bytes of `item`. Raises: BadArchive, ImageNotFound, OSError."""
-        if item.member is not None:
-            assert self._archive is not None
-            return self._archive.read(item.member)
-        hit = self._root.file(item.file)
-        if hit is None:
-            raise ImageNotFound(f"{self._root.show(item.file)} is gone since the folder was listed.")
-        return hit.read(0, hit.size)
+        """The bytes of `item`. Raises: BadArchive, ImageNotFound, BadImage."""
+        with self._explained(item):
+            if item.member is not None:
+                assert self._archive is not None
+                return self._archive.read(item.member)
+            hit = self._root.file(item.file)
+            if hit is None:
+                raise ImageNotFound(f"{self._root.show(item.file)} is gone since the folder was listed.")
+            return hit.read(0, hit.size)
+
+    @contextlib.contextmanager
+    def _explained(self, item: Item) -> Iterator[None]:
+        try:
+            yield
+        except LlavaZhError:
+            raise
+        except OSError as error:
+            where = self._root.show(item.file or self.info.path)
+            raise BadImage(f"{item.path} cannot be read from {where}: {error.strerror or error}.") from error
 
     def read_all(self, items: Iterable[Item]) -> Iterator[tuple[Item, bytes]]:
         """Each of `items`, which are in the order of `self.items`, with its bytes.
@@ -119,7 +132,7 @@ class Contents:
         A gzip archive is read in one pass that ends with a look at its checksum: until the last item has been followed
         by the end of the iteration, damage that still decompresses may not have shown.
 
-        Raises: BadArchive, ImageNotFound, OSError.
+        Raises: BadArchive, ImageNotFound, BadImage.
         """
         if self.info.kind != "gzip":
             for item in items:
@@ -129,7 +142,9 @@ class Contents:
         reader = PassReader(self._archive.source)
         for item in items:
             assert item.member is not None
-            yield item, reader.read(item.member.offset, item.member.size)
+            with self._explained(item):
+                data = reader.read(item.member.offset, item.member.size)
+            yield item, data
         reader.finish()
 
 

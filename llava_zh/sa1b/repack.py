@@ -119,23 +119,33 @@ def repack(
         first = {name: info for name, info in first.items() if name in images.archives()}
     if not first:
         raise BadArgument("There is no archive to repack: the images asked for are in none of those that are there.")
+    _refuse_sources(fs.roots, Path(output_dir))
     fs.build_index([name for name, info in first.items() if info.kind in ARCHIVE_FILES and not info.indexed])
-    with output_folder(output_dir) as folder:
-        _refuse_sources(fs.roots, folder)
+    workers = max(1, min(num_proc or cores(), len(first)))
+    with output_folder(output_dir) as folder, ThreadPoolExecutor(workers) as pool, _bar(len(first)) as bar:
         job = _Job(fs, folder, images, masks, salvage)
-        with ThreadPoolExecutor(max(1, min(num_proc or cores(), len(first)))) as pool:
-            try:
-                return list(pool.map(job.run, sorted(first.values(), key=lambda info: info.name)))
-            except BaseException:
-                job.stop.set()
-                pool.shutdown(cancel_futures=True)
-                raise
+        results = []
+        try:
+            for one in pool.map(job.run, sorted(first.values(), key=lambda info: info.name)):
+                results.append(one)
+                bar.update(1)
+        except BaseException:
+            job.stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+    return results
 
 
 def _refuse_sources(roots: list[Root], folder: Path) -> None:
     places = [Path(root.join(place)).resolve() for root in roots if root.local for place in ("", "data", "images")]
-    if folder.resolve() in places:
+    if folder.expanduser().resolve() in places:
         raise BadArgument(f"{folder} is where the archives are. Give another folder: plain tars have the same names.")
+
+
+def _bar(archives: int) -> Any:
+    from huggingface_hub.utils.tqdm import tqdm
+
+    return tqdm(total=archives, unit=" archives", desc="Repacking", delay=1)  # type: ignore[no-untyped-call]
 
 
 class _Written(NamedTuple):
@@ -150,7 +160,6 @@ class _Job:
     def __init__(self, fs: Sa1bFileSystem, folder: Path, images: Selection | None, masks: bool, salvage: bool) -> None:
         self.fs, self.folder, self.images, self.masks, self.salvage = fs, folder, images, masks, salvage
         self.stop = threading.Event()
-        self._room = threading.Lock()
 
     def run(self, info: ArchiveInfo) -> Repacked:
         target = self.folder / f"{info.name}.tar"
@@ -204,9 +213,8 @@ class _Job:
     def _write(self, target: Path, items: list[Item], contents: Contents, done: Repacked) -> None:
         temporary = target.with_name(f".{target.name}.tmp")
         with explained(target):
-            with self._room:
-                needed = sum(contents.size(item) + 2 * _BLOCK for item in items)
-                check_space(self.folder, needed, f"{contents.info.name}.tar")
+            needed = sum(contents.size(item) + 2 * _BLOCK for item in items)
+            check_space(self.folder, needed, f"{contents.info.name}.tar")
             try:
                 with temporary.open("wb") as file:
                     written = self._copy(file, items, contents, done)
@@ -243,7 +251,7 @@ def _salvaged(contents: Contents, items: Iterable[Item], done: Repacked) -> Iter
         try:
             data = contents.read(item)
             problem = jpeg_problem(data) if item.name.endswith(".jpg") else None
-        except (BadArchive, ImageNotFound) as error:
+        except (BadArchive, BadImage, ImageNotFound) as error:
             problem = str(error)
         if problem is None:
             yield item, data
@@ -257,7 +265,7 @@ def _refuse_damaged(info: ArchiveInfo, contents: Contents) -> None:
         what = f"{problem.kind} at {problem.offset:,}" + (f" ({problem.member})" if problem.member else "")
         raise BadArchive(
             f"{info.root}/{info.path} is damaged: {what}: {problem.detail.rstrip('.')}. "
-            f"{len(contents):,} members of it are whole. Fetch it again, or repack those with --salvage (salvage=True).",
+            f"{len(contents):,} members are whole. Fetch it again, or repack those with --salvage (salvage=True).",
             archive=f"{info.root}/{info.path}",
             member=problem.member,
             offset=problem.offset,

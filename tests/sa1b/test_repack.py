@@ -14,8 +14,10 @@ import pytest
 
 from llava_zh.errors import BadArgument, OutputError
 from llava_zh.sa1b import repack as module
+from llava_zh.sa1b.contents import Contents
 from llava_zh.sa1b.filesystem import Sa1bFileSystem
 from llava_zh.sa1b.repack import Selection, repack
+from llava_zh.sa1b.tree import ArchiveInfo
 
 from .conftest import Files, tar_bytes, write_archive, write_files
 from .small import kill_when, small_files
@@ -155,6 +157,31 @@ def test_a_member_that_cannot_be_read_stops_its_archive_or_is_left_out_by_name(t
         assert all(re.search("does not decode|is no JPEG|Cannot read", reason) for reason in done.left_out)
     taken = contents(tmp_path / "out" / "sa_000000.tar")
     assert sum(taken[name] != files[name] for name in taken) <= 1  # damage that decodes cannot be told
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_a_source_that_may_not_be_read_is_named_and_not_the_target(tmp_path: Path, make_fs: MakeFs) -> None:
+    write_files(tmp_path / "root" / "sa_000000", small_files(range(1, 4)))
+    (tmp_path / "root" / "sa_000000" / "sa_2.jpg").chmod(0)
+    (done,) = repack(make_fs(tmp_path / "root"), tmp_path / "out")
+    assert "sa_2.jpg cannot be read from" in str(done.problem)
+
+
+def test_a_file_that_is_gone_since_the_folder_was_listed_is_named(
+    tmp_path: Path, make_fs: MakeFs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_files(tmp_path / "root" / "sa_000000", small_files(range(1, 4)))
+    refuse = module._refuse_damaged
+
+    def remove_one(info: ArchiveInfo, contents: Contents) -> None:
+        refuse(info, contents)
+        assert len(contents) == 6  # listed now
+        (tmp_path / "root" / "sa_000000" / "sa_2.jpg").unlink()
+
+    monkeypatch.setattr(module, "_refuse_damaged", remove_one)
+    (done,) = repack(make_fs(tmp_path / "root"), tmp_path / "out")
+    assert "sa_2.jpg is gone since the folder was listed" in str(done.problem)
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_an_archive_in_several_forms_is_repacked_once(tmp_path: Path, make_fs: MakeFs) -> None:
