@@ -2,8 +2,9 @@
 
     python read_llama_factory.py EXPORT_FOLDER DATASET_NAME WORK_FOLDER
 
-`get_dataset` is the function that `llamafactory-cli train` calls: it reads dataset_info.json, converts the rows, checks
-marks against images, opens these, and tokenizes. The model is a processor of our own making, as no hub is reachable.
+The settings are those of examples/llama_factory, as far as a CPU can follow them, and the model is a tiny one, as no
+hub is reachable. `get_dataset` is what `llamafactory-cli train` calls: it reads dataset_info.json, converts the rows,
+checks marks against images, opens these, and tokenizes.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from pathlib import Path
 if importlib.util.find_spec("torchaudio") is None:
     sys.modules["torchaudio"] = types.ModuleType("torchaudio")
     sys.modules["torchaudio"].__spec__ = importlib.machinery.ModuleSpec("torchaudio", loader=None)
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+sys.path.insert(0, str(EXAMPLES))
 
 
 def main(export: str, name: str, work: str) -> None:
+    import yaml
     from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
     from llamafactory.data.loader import _get_merged_dataset
     from llamafactory.hparams import get_train_args
@@ -32,20 +35,10 @@ def main(export: str, name: str, work: str) -> None:
     processor = tiny_processor(path.read_text("utf-8") for path in Path(export, "data").iterdir())
     processor.save_pretrained(f"{work}/model")
     tiny_model(processor).save_pretrained(f"{work}/model")
-    model_args, data_args, training_args, _, _ = get_train_args(
-        {
-            "stage": "sft",
-            "do_train": True,
-            "model_name_or_path": f"{work}/model",
-            "dataset": name,
-            "dataset_dir": export,
-            "template": "llava",
-            "finetuning_type": "full",
-            "output_dir": f"{work}/out",
-            "cutoff_len": 4096,
-            "report_to": "none",
-        }
-    )
+    settings = yaml.safe_load((EXAMPLES / "llama_factory" / "qwen2_5vl_lora_sft.yaml").read_text("utf-8"))
+    here = {"model_name_or_path": f"{work}/model", "template": "llava", "bf16": False, "preprocessing_num_workers": 1}
+    here |= {"dataset": name, "dataset_dir": export, "output_dir": f"{work}/out"}
+    model_args, data_args, training_args, _, _ = get_train_args({**settings, **here})
     tokenizing = load_tokenizer(model_args)
     template = get_template_and_fix_tokenizer(tokenizing["tokenizer"], data_args)
     rows = _get_merged_dataset([name], model_args, data_args, training_args, "sft")

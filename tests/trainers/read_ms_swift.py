@@ -8,6 +8,7 @@ encoded by a template, which opens its images. The model is of our own making, a
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
 
 
 def main(export: str, work: str) -> None:
+    from swift.arguments import SftArguments
     from swift.dataset import load_dataset, register_dataset_info
     from swift.model import get_processor
     from swift.template import get_template
@@ -44,6 +46,8 @@ def main(export: str, work: str) -> None:
             }
         )
     Path(work, "found.json").write_text(json.dumps(found), "utf-8")
+    options = [field.name for field in dataclasses.fields(SftArguments)]
+    Path(work, "options.json").write_text(json.dumps(options), "utf-8")
 
 
 if __name__ == "__main__":

@@ -132,6 +132,9 @@ def test_ms_swift_reads_an_export(exported: Any, tmp_path: Path) -> None:
     found = json.loads((tmp_path / "found.json").read_text("utf-8"))
     assert [row["pictures"] for row in found] == [len(row["images"]) for row in found]
     check(found, rows)
+    # The example's command uses options that `swift sft` has.
+    used = re.findall(r"^  --(\w+)", (EXAMPLES / "ms_swift" / "train.sh").read_text("utf-8"), re.MULTILINE)
+    assert len(used) > 10 and set(used) <= set(json.loads((tmp_path / "options.json").read_text("utf-8")))
 
 
 # -- plain PyTorch -----------------------------------------------------------------------------------------
