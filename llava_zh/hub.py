@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,8 +23,9 @@ logger = logging.getLogger(__name__)
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 PIECE = 4 << 20
-# Deeper than any published layout; keeps a data_dir that holds an extracted SA-1B from being walked as a whole.
-MAX_DEPTH = 4
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+MAX_DEPTH = 4  # deeper than any published layout
+_SA1B_FOLDER = re.compile(r"sa_\d{6}")  # holds 11,000 images and as many masks, whose names end in .json
 
 
 @dataclass(frozen=True)
@@ -166,12 +168,13 @@ def _flatten(data_files: Any) -> Iterator[str]:
 
 
 def _walk(folder: Path, depth: int) -> Iterator[Path]:
-    """Files below `folder` in the order of their names; hidden ones and deep folders are left out."""
-    entries = sorted((e for e in os.scandir(folder) if not e.name.startswith(".")), key=lambda e: e.name)
-    for entry in entries:
+    """Files below `folder` in the order of their names, but for hidden ones, deep folders and images: those may be
+    millions, and are looked up by the paths that rows give."""
+    names = (e for e in os.scandir(folder) if not e.name.startswith(".") and not e.name.lower().endswith(IMAGE_SUFFIXES))
+    for entry in sorted(names, key=lambda e: e.name):
         if entry.is_file():
             yield Path(entry.path)
-        elif entry.is_dir() and depth < MAX_DEPTH:
+        elif entry.is_dir() and depth < MAX_DEPTH and not _SA1B_FOLDER.fullmatch(entry.name):
             yield from _walk(Path(entry.path), depth + 1)
 
 

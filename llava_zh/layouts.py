@@ -21,7 +21,6 @@ from .images import ArchivedImages, EmbeddedImages, FolderImages, Images, Unreso
 
 logger = logging.getLogger(__name__)
 
-_IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"})
 # JSON files that repositories hold beside their data.
 _NOT_ROWS = frozenset(
     {"dataset_infos.json", "dataset_info.json", "configuration.json", "config.json", "state.json", "manifest.json"}
@@ -165,15 +164,14 @@ def _archives(files: Sequence[DataFile], rows: Sequence[DataFile]) -> list[DataF
 
 
 def _unknown(files: Sequence[DataFile], where: str, problem: str, first: Mapping[str, Any]) -> UnknownLayout:
-    pictures = sum(PurePosixPath(file.name).suffix.lower() in _IMAGE_SUFFIXES for file in files)
-    others = [file.name for file in files if PurePosixPath(file.name).suffix.lower() not in _IMAGE_SUFFIXES]
+    others = [file.name for file in files if not file.name.lower().endswith(hub.IMAGE_SUFFIXES)]
     seen = ", ".join(others[:20]) + (f" and {len(others) - 20} more" if len(others) > 20 else "") or "no data file"
     looked = "; ".join(
         f"{field} under {', '.join(records.ALIASES[field])}" for field in ("image", "conversations", "task")
     )
     columns = ", ".join(f"{name} ({type(value).__name__})" for name, value in first.items()) or "none"
     return UnknownLayout(
-        f"{where}: {problem}. Files seen: {seen}, {pictures} images. Columns seen: {columns}. Looked for rows in "
+        f"{where}: {problem}. Files seen (images aside): {seen}. Columns seen: {columns}. Looked for rows in "
         f"Parquet, JSON Lines, JSON and WebDataset tars, with {looked}. "
         "Name the files with data_files=, or convert them to one of these."
     )

@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 
 from . import jsonl, records
 from .errors import BadArgument, BadFile, BadRow, LlavaZhError, UnknownLayout
-from .hub import DataFile, read
+from .hub import IMAGE_SUFFIXES, DataFile, read
 from .jsonl import Range
 from .records import Expect, Place
 
@@ -41,7 +41,6 @@ PARSE_AHEAD = 2
 T = TypeVar("T")
 # Records looked at from a file's start for its keys, until one is good.
 SAMPLED = 100
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 
 
 @dataclass(frozen=True)
@@ -361,7 +360,7 @@ _BAD = "a bad member"  # where a sample under way keeps the error of its JSON
 
 
 def _add_member(sample: dict[str, Any], file: DataFile, name: str, suffix: str, data: bytes) -> None:
-    if suffix.endswith(_IMAGE_SUFFIXES):
+    if suffix.endswith(IMAGE_SUFFIXES):
         # More than one image a sample is a list, in the archive's order.
         before = sample.get("image")
         image = {"bytes": data, "path": name}

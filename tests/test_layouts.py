@@ -18,7 +18,7 @@ import pytest
 from llava_zh.builders.llava_instruct_zh_600k import TASKS, LlavaInstructZh600k
 from PIL import Image
 
-from llava_zh import load_dataset, load_dataset_builder
+from llava_zh import hub, load_dataset, load_dataset_builder
 from llava_zh.demo import DemoPaths
 from llava_zh.errors import BadArgument, BadFile, DataFileNotFound, ImageNotFound, UnknownLayout
 
@@ -292,7 +292,7 @@ def test_columns_that_fit_no_layout_are_listed_with_what_was_looked_for(tmp_path
         load(tmp_path)
     message = str(caught.value)
     assert "a.parquet has no column for image and conversations" in message
-    assert "Files seen: a.parquet, 1 images" in message
+    assert "Files seen (images aside): a.parquet. " in message
     assert "Columns seen: picture (str), dialog (int)" in message
     assert "image under image, image_path, images, img" in message
     assert "conversations under conversations, conversation, messages" in message
@@ -301,7 +301,7 @@ def test_columns_that_fit_no_layout_are_listed_with_what_was_looked_for(tmp_path
 
 def test_a_folder_without_data_is_told_of(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("# nothing")
-    with pytest.raises(UnknownLayout, match="no Parquet, JSON, JSON Lines or tar file. Files seen: README.md"):
+    with pytest.raises(UnknownLayout, match="no Parquet, JSON, JSON Lines or tar file. Files seen \\(images aside\\): README.md"):
         load(tmp_path)
 
 
@@ -313,6 +313,17 @@ def test_an_lfs_pointer_or_an_empty_file_in_place_of_the_data_is_told_of(tmp_pat
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(BadFile, match=rf"{name}: the file is empty"):
         load(tmp_path)
+
+
+def test_folders_of_images_beside_the_data_are_not_looked_through(demo: DemoPaths, tmp_path: Path) -> None:
+    shutil.copytree(demo.internvl, tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / "sa1b" / "sa_000000"
+    folder.mkdir(parents=True)
+    (folder / "sa_1.json").write_text("{}")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "1.JPG").write_bytes(b"")
+    seen = {file.name for file in hub.local_files(str(tmp_path), None)}
+    assert seen == {path.name for path in demo.internvl.iterdir()}
 
 
 # -- the captions' files by name ---------------------------------------------------------------------------
