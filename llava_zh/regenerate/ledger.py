@@ -67,6 +67,7 @@ class _Unit:
         self.number = number
         self.log = log
         self.keys: dict[int, str] = {}  # position → key of the rows done or failed
+        self.order: list[int] = []  # positions of the journal's lines
         self.rows: int | None = None  # known once the reader has passed the unit's last row
         self.first_key = ""
         self.tally = Tally()
@@ -265,6 +266,7 @@ class Ledger:
         self._finish_if_complete(opened)
 
     def _count(self, unit: _Unit, line: Line) -> None:
+        unit.order.append(line.regenerated.position)
         unit.tally.add(line)
         self.tally.add(line)
         self._keep_key(unit, line.regenerated.position, line.regenerated.key)
@@ -298,7 +300,7 @@ class Ledger:
 
     def _finish(self, unit: _Unit) -> None:
         """Sort the journal into the data file, then say so, then drop the journal."""
-        by_position = {_decode_line(line).regenerated.position: line for line in read_lines(unit.log.path)}
+        by_position = dict(zip(unit.order, read_lines(unit.log.path), strict=True))
         lines = [by_position[position] for position in sorted(by_position)]
         size = write_lines(self._data_path(unit.number), lines) if lines else 0
         self._failed.sync()
