@@ -113,6 +113,20 @@ def test_a_state_from_after_a_dataset_began_again_goes_on(demo: DemoPaths) -> No
     assert before + names(islice(resumed, 100)) == names(islice(endless(), 195))
 
 
+def test_a_state_from_after_one_of_three_datasets_ended_goes_on(demo: DemoPaths) -> None:
+    def three() -> Any:
+        streams = [captions(demo, config) for config in ("single_en", "single_zh", "multi_zh")]
+        return mix(streams, stopping_strategy="all_exhausted_without_replacement")
+
+    whole = names(three())
+    assert not any(name.startswith("multi_zh") for name in whole[120:])
+    stopped = three()
+    before = names(islice(stopped, 120))
+    resumed = three()
+    resumed.load_state_dict(stopped.state_dict())
+    assert before + names(resumed) == whole
+
+
 def test_both_datasets_and_their_pictures_mix(demo: DemoPaths, sa1b_folder: Path) -> None:
     stream = mix([captions(demo, "multi_zh", image_root=sa1b_folder), dialogues(demo)], [1, 2])
     rows = list(islice(stream, 20))

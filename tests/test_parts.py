@@ -127,6 +127,13 @@ def test_epochs_have_orders_of_their_own_and_the_same_copies() -> None:
     assert rows[0] != rows[1] and both[0] == both[1]
 
 
+def test_windows_are_shuffled_each_in_an_order_of_its_own() -> None:
+    whole = plan(stripes=1)
+    orders = [whole.rows_of(Part(number), {0: 30, 1: 30}, 5, 0).tolist() for number in range(whole.num_windows)]
+    again = whole.rows_of(Part(0), {0: 30, 1: 30}, 5, 1).tolist()
+    assert len({tuple(order) for order in [*orders, again]}) == whole.num_windows + 1
+
+
 def test_the_draws_of_sources_are_uniform_and_differ_between_workers() -> None:
     one, other = (sources(0, (Step(0, 2), Step(worker, 2)), 0) for worker in range(2))
     assert not np.array_equal(one, other)
