@@ -106,7 +106,7 @@ def _body(response: requests.Response, at: int, end: int, what: str, hint: str) 
 
 
 def _arriving(response: requests.Response) -> Iterator[bytes]:
-    """The body as it arrives. `iter_content` waits for whole pieces and drops what it holds when the connection breaks."""
+    """The body as it arrives: `iter_content` waits for whole pieces, and drops what it holds on a broken connection."""
     read = getattr(response.raw, "read1", response.raw.read)  # urllib3 1 has no read1, and needs none
     while piece := read(PIECE, decode_content=True):
         yield piece

@@ -170,7 +170,9 @@ def _flatten(data_files: Any) -> Iterator[str]:
 def _walk(folder: Path, depth: int) -> Iterator[Path]:
     """Files below `folder` in the order of their names, but for hidden ones, deep folders and images: those may be
     millions, and are looked up by the paths that rows give."""
-    names = (e for e in os.scandir(folder) if not e.name.startswith(".") and not e.name.lower().endswith(IMAGE_SUFFIXES))
+    names = (
+        e for e in os.scandir(folder) if not e.name.startswith(".") and not e.name.lower().endswith(IMAGE_SUFFIXES)
+    )
     for entry in sorted(names, key=lambda e: e.name):
         if entry.is_file():
             yield Path(entry.path)

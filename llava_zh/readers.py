@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import json
 import tarfile
 import zlib
 from collections import deque
@@ -177,10 +178,19 @@ def sample(file: DataFile, token: Any = None) -> Mapping[str, Any]:
     elif kind == "tar":
         rows = _samples(file, token)
     elif kind == "json":
-        rows = _json_rows(file, token)
+        rows = itertools.chain(_first_element(file, token), _json_rows(file, token))
     else:
         rows = _first_lines(file, token)
     return next((row for row in itertools.islice(rows, SAMPLED) if isinstance(row, Mapping)), {})
+
+
+def _first_element(file: DataFile, token: Any) -> Iterator[Any]:
+    """The first element of a JSON array, if the file is one and its start holds it: the whole may be gigabytes."""
+    start = b"".join(read(file, 0, min(file.size, jsonl.FIRST_BLOCK), token)).removeprefix(jsonl.BOM)
+    text = start.decode("utf-8", errors="ignore").lstrip()
+    if text.startswith("["):
+        with contextlib.suppress(ValueError):
+            yield json.JSONDecoder().raw_decode(text[1:].lstrip())[0]
 
 
 def _first_lines(file: DataFile, token: Any) -> Iterator[Mapping[str, Any] | BadRow]:

@@ -342,6 +342,13 @@ def test_the_sample_of_a_file_is_its_first_good_record(tmp_path: Path, name: str
     assert first["conversations"] == TURNS
 
 
+def test_the_sample_of_a_json_array_is_had_from_its_start(tmp_path: Path) -> None:
+    data = json.dumps(rows(5000), ensure_ascii=False, indent=1).encode()
+    assert len(data) > 2 * jsonl.FIRST_BLOCK
+    file = data_file(tmp_path, "a.json", data[: jsonl.FIRST_BLOCK] + b"\0" * 1000)
+    assert readers.sample(file)["id"] == 0
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.jsonl.gz", "a.tar"])
 def test_a_file_without_a_good_record_has_no_sample(tmp_path: Path, name: str) -> None:
     data = {"a.jsonl": b"x\n", "a.json": b"x\n", "a.jsonl.gz": gzip.compress(b"x\n"), "a.tar": tar_of([])}[name]
