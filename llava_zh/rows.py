@@ -175,12 +175,12 @@ def to_rows(
     for name in ("width", "height"):
         sizes = _array(annotations[name])
         columns[name] = _first(sizes) if shape.published and shape.images == "one" else sizes
-    turns = Turns.of(_array(annotations["conversations"]))
+    turns, images = Turns.of(_array(annotations["conversations"])), pc.list_value_length(paths).to_numpy()
     if not shape.published or shape.options.image_place is not None:
-        turns = turns.marked(pc.list_value_length(paths).to_numpy(), shape.options.image_place)
+        turns = turns.marked(images, shape.options.image_place)
     if shape.options.system is not None:
         turns = turns.with_system(shape.options.system)
-    columns[shape.turns_column] = turns.lists(shape.row_format)
+    columns[shape.turns_column] = turns.lists(shape.row_format, images)
     for name, value in constants.items():
         columns[name] = pa.repeat(pa.scalar(value, pa.string()), len(annotations))
     arrays = [columns[field.name] for field in schema]
@@ -216,13 +216,13 @@ class Turns:
         flat = lists.flatten()
         return cls(flat.field("from"), flat.field("value"), _offsets(lists).to_numpy())
 
-    def lists(self, row_format: str) -> pa.Array:
-        """As the lists of structs that rows of this format have."""
+    def lists(self, row_format: str, images: Ints) -> pa.Array:
+        """As the lists of structs that rows of this format, with as many `images` each, have."""
         if row_format in ("llava", "sharegpt"):
             turns = pa.StructArray.from_arrays([self.role, self.text], fields=list(TURN))
         else:
             index = pc.index_in(self.role, value_set=pa.array(list(_ROLE_OF)))
-            content = parts(self.text) if row_format == "parts" else self.text
+            content = parts(self.text, self._with_marks(images)) if row_format == "parts" else self.text
             turns = pa.StructArray.from_arrays(
                 [pa.array(list(_ROLE_OF.values())).take(index), content], ["role", "content"]
             )
@@ -287,6 +287,14 @@ class Turns:
         )
         return Turns(role, text, self.offsets + np.concatenate([[0], np.cumsum(added)]).astype(self.offsets.dtype))
 
+    def _with_marks(self, images: Ints) -> Ints:
+        """The turns that may have marks, once each row has one an image; the others have none."""
+        if not len(images):
+            return np.zeros(0, np.int64)
+        opening = pc.starts_with(self.text, MARK).to_numpy(zero_copy_only=False)
+        elsewhere = np.add.reduceat(opening.astype(np.int64), self.offsets[:-1]) != images
+        return np.flatnonzero(opening | np.repeat(elsewhere, np.diff(self.offsets)))
+
     def _any(self, of_turns: pa.Array) -> Bools:
         """Whether it is true of any turn of each row."""
         result: Bools = np.logical_or.reduceat(of_turns.to_numpy(zero_copy_only=False), self.offsets[:-1])
@@ -297,29 +305,33 @@ def _marks(count: int, place: str | None) -> str:
     return f"\n{MARK}" * count if place == "end" else f"{MARK}\n" * count
 
 
-def parts(texts: pa.Array) -> pa.Array:
+def parts(texts: pa.Array, marked: Ints | None = None) -> pa.Array:
     """Texts with marks as lists of :data:`PART`: what stands between marks, and a part for each mark.
 
     There is no empty text part, except that a turn without any text or image has one. The newline that follows each
-    mark at the start of a text is dropped.
+    mark at the start of a text is dropped. Only the texts numbered in `marked` are looked at; None is for all.
     """
-    pieces = pc.split_pattern(texts, MARK)
-    counts = pc.list_value_length(pieces).to_numpy()
-    starts = np.concatenate([[0], np.cumsum(counts)])
+    turns = len(texts)
+    marked = np.arange(turns) if marked is None else marked
+    pieces = pc.split_pattern(texts.take(pa.array(marked)), MARK)
+    starts = np.concatenate([[0], np.cumsum(pc.list_value_length(pieces).to_numpy())]).astype(np.int64)
     flat = _without_opening_newlines(pieces.flatten(), starts)
     # Between two pieces of a text stands an image, so a text of n pieces has 2n - 1 parts before empty ones go.
-    turn = np.repeat(np.arange(len(counts)), counts)
-    at = 2 * np.arange(len(flat)) - turn
-    is_text = np.zeros(2 * len(flat) - len(counts), dtype=bool)
-    is_text[at] = True
-    source = np.full(len(is_text), len(flat))
-    source[at] = np.arange(len(flat))
-    kept = ~is_text
-    kept[at] = pc.greater(pc.binary_length(flat), 0).to_numpy(zero_copy_only=False) | (counts[turn] == 1)
-    before = np.concatenate([[0], np.cumsum(kept)])
-    offsets = before[2 * starts - np.arange(len(starts))]
-    kinds = pa.array(["image", "text"]).take(pa.array(is_text[kept].astype(np.int8)))
-    values = pa.concat_arrays([flat, pa.array([""], pa.string())]).take(pa.array(source[kept]))
+    counts = np.ones(turns, dtype=np.int64)
+    counts[marked] = 2 * np.diff(starts) - 1
+    first = np.concatenate([[0], np.cumsum(counts)])
+    at = np.repeat(first[marked] - 2 * starts[:-1], np.diff(starts)) + 2 * np.arange(len(flat))
+    # Where the text of each part is taken from: the texts, then the pieces, then the empty text of all images.
+    source = np.full(first[-1], turns + len(flat))
+    source[first[:-1]] = np.arange(turns)
+    source[at] = turns + np.arange(len(flat))
+    kept = np.ones(len(source), dtype=bool)
+    alone = np.repeat(np.diff(starts) == 1, np.diff(starts))
+    kept[at] = alone | pc.greater(pc.binary_length(flat), 0).to_numpy(zero_copy_only=False)
+    offsets = np.concatenate([[0], np.cumsum(kept)])[first]
+    source = source[kept]
+    kinds = pa.array(["text", "image"]).take(pa.array((source == turns + len(flat)).astype(np.int8)))
+    values = pa.concat_arrays([texts, flat, pa.array([""], pa.string())]).take(pa.array(source))
     return pa.ListArray.from_arrays(
         pa.array(offsets, pa.int32()), pa.StructArray.from_arrays([kinds, values], fields=list(PART))
     )
@@ -327,8 +339,6 @@ def parts(texts: pa.Array) -> pa.Array:
 
 def _without_opening_newlines(pieces: pa.Array, starts: Ints) -> pa.Array:
     """Pieces of texts without the newline after each mark that has only marks and such newlines before it."""
-    if len(pieces) == len(starts) - 1:
-        return pieces
     newline = pc.starts_with(pieces, "\n").to_numpy(zero_copy_only=False)
     length = pc.binary_length(pieces).to_numpy()
     opens = np.zeros(len(pieces), dtype=bool)
