@@ -66,8 +66,8 @@ class TypedArrowExamples(ArrowExamplesIterable):  # type: ignore[misc]
             self._on_end()
 
     def _iter_arrow(self) -> Iterator[Any]:
-        """Tables of one row. Whoever wants tables calls `iter_arrow`. Through this one `map` and `filter` read rows before
-        version 5 of `datasets`, and count a table as seen with its first row: a resume would lose the others."""
+        """Tables of one row. Whoever wants tables calls `iter_arrow`. Through this one `map` and `filter` read rows in
+        `datasets` before version 5, and count a table as seen with its first row: a resume would lose the others."""
         state = self._state_dict or {"shard_idx": 0, "shard_example_idx": 0}
         for shard in islice(self._shards(), state["shard_idx"], None):
             before = 0
