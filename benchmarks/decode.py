@@ -3,10 +3,10 @@
     python benchmarks/decode.py                 # 24 pictures of 2250 x 1500, 3 rounds
     pip install simplejpeg                      # adds a third column; torchvision's decoder a fourth
 
-Each figure is the median of the rounds, in milliseconds of processor time a picture (which other work on the
-machine hardly changes), from the bytes of a JPEG to a numpy array; within a round all sides take turns on the same pictures.
-Both first sides resize with Pillow's bicubic filter. The last columns say how close our picture is to one decoded whole and
-shrunk with the Lanczos filter, in dB of PSNR, and how close Pillow's own bicubic is.
+Each figure is the median of the rounds, in milliseconds of processor time a picture (which other work on the machine
+hardly changes), from the bytes of a JPEG to a numpy array; within a round all sides take turns on the same pictures.
+The first sides both resize with Pillow's bicubic filter. The last columns say how close our picture is to one decoded
+whole and shrunk with the Lanczos filter, in dB of PSNR, and how close Pillow's own bicubic is.
 """
 
 from __future__ import annotations
@@ -84,9 +84,8 @@ def main() -> None:
     every: list[Callable[[bytes, int], Array]] = [whole, ours, simplejpeg_scaled, torchvision_whole]
     sides = [side for side in every if usable(side, data[0])]
     size = Image.open(io.BytesIO(data[0])).size
-    print(
-        f"{len(data)} JPEGs of {size[0]} x {size[1]}, {sum(map(len, data)) / len(data) / 1e3:.0f} kB; processor time in ms a picture"
-    )
+    mean = sum(map(len, data)) / len(data) / 1e3
+    print(f"{len(data)} JPEGs of {size[0]} x {size[1]}, {mean:.0f} kB; processor time in ms a picture")
     print(
         f"{'max_side':>8}" + "".join(f"{side.__name__:>19}" for side in sides) + "    ours/whole   PSNR ours, bicubic"
     )
