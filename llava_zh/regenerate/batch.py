@@ -183,7 +183,7 @@ class _Batch:
         self.session.asked += 1
         try:
             answer = _answer_of(result)
-            placeholders = [Picture(b'""', 0, 0) for _ in job.images]
+            placeholders = [Picture(b"", b"") for _ in job.images]
             turns, _ = _at_once(converse(job.row, placeholders, job.prompt, _Given(answer)))
         except Transient as fault:
             self.session.retries[fault.reason] += 1
@@ -229,7 +229,7 @@ def _first_request(job: Job, pictures: list[Picture], settings: Settings) -> byt
     bodies: list[bytes] = []
 
     async def ask(messages: Messages) -> Answer:
-        bodies.append(Body(settings.model, messages, settings.parameters).take())
+        bodies.append(b"".join(Body(settings.model, messages, settings.parameters).take()))
         raise _Asked
 
     with contextlib.suppress(_Asked):

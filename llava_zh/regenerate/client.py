@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 SICK_AFTER = 3
 #: The first rest and the longest, in seconds; each probe that fails doubles the rest.
 FIRST_REST, LONGEST_REST = 1.0, 60.0
-_CHUNK = 256 * 1024
 
 
 class Endpoint:
@@ -85,6 +84,7 @@ class Client:
         import aiohttp
 
         self._changed = asyncio.Event()
+        self._payload = aiohttp.AsyncIterablePayload
         self._errors = (aiohttp.ClientError, OSError)
         headers = {"Content-Type": "application/json"}
         if self._api_key:
@@ -178,9 +178,8 @@ class Client:
     async def _post(self, endpoint: Endpoint, body: Body, on_sent: Callable[[], None]) -> bytes:
         async def pieces() -> AsyncIterator[bytes]:
             # A generator lets go of the body when it has left; aiohttp would keep bytes until the answer is there.
-            view = memoryview(body.take())
-            for start in range(0, len(view), _CHUNK):
-                yield view[start : start + _CHUNK]  # type: ignore[misc]  # aiohttp takes any buffer
+            for piece in body.take():
+                yield piece
             on_sent()
 
         length = {"Content-Length": str(body.size)}
@@ -190,7 +189,7 @@ class Client:
                 try:
                     async with self._session.post(
                         f"{endpoint.url}/chat/completions",
-                        data=pieces(),
+                        data=self._payload(pieces()),
                         headers=length,
                         proxy=endpoint.proxy,
                         allow_redirects=False,  # the key is for this server

@@ -12,7 +12,6 @@ import io
 import os
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -33,13 +32,16 @@ JPEG_QUALITY = 95
 _KEEPING = threading.Lock()
 
 
-@dataclass(frozen=True, slots=True)
 class Picture:
-    """An image ready to send: `url` is the JSON string that goes into the request, a data URL or ``file://``."""
+    """An image ready to send: its URL in a request is `prefix` and `data`, base64 after ``data:`` or a ``file://`` URL.
 
-    url: bytes
-    width: int
-    height: int
+    They are never put together: a request is mostly base64 text, and to copy it costs as much as to make it.
+    """
+
+    __slots__ = ("data", "prefix")
+
+    def __init__(self, prefix: bytes, data: bytes) -> None:
+        self.prefix, self.data = prefix, data
 
 
 def image_name(image: ImageSource, base: str = "") -> str | None:
@@ -95,13 +97,12 @@ def fetch_image(image: ImageSource, max_pixels: int | None) -> bytes:
 
 def make_picture(data: bytes, image: ImageSource, *, as_path: bool = False) -> Picture:
     """Check the bytes of `image` and encode them; with `as_path`, name the file to a server that shares the disk."""
-    mime, width, height = check_image(data, _where(image))
+    mime, _, _ = check_image(data, _where(image))
     if as_path:
-        return Picture(_file_url(image), width, height)
+        return Picture(b"", _file_url(image))
     import pybase64
 
-    encoded = b"".join((b'"data:', mime.encode(), b";base64,", pybase64.b64encode(data), b'"'))
-    return Picture(encoded, width, height)
+    return Picture(b"data:%b;base64," % mime.encode(), pybase64.b64encode(data))
 
 
 def _where(image: ImageSource) -> str:
@@ -224,7 +225,7 @@ def _file_url(image: ImageSource) -> bytes:
             f"send_paths needs images that are local files; found {image_name(image) or type(image).__name__}. "
             "Leave send_paths off, so that the bytes are sent."
         )
-    return Path(os.fspath(path).removeprefix("file://")).absolute().as_uri().join('""').encode()
+    return Path(os.fspath(path).removeprefix("file://")).absolute().as_uri().encode()
 
 
 def keep_image(folder: Path, image: ImageSource) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import secrets
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -16,6 +17,10 @@ from llava_zh.regenerate.images import Picture
 
 #: A response longer than this is no caption: a runaway model, or not a model at all.
 MAX_RESPONSE_BYTES = 1_000_000
+
+
+#: Stands for a picture while the rest is encoded; random, so that no prompt or answer can hold it.
+_PLACE = secrets.token_hex(16)
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -36,23 +41,36 @@ def user_message(text: str, pictures: Sequence[Picture]) -> dict[str, Any]:
     pieces = text.split("<image>") if "<image>" in text else [""] * len(pictures) + [text]
     for number, piece in enumerate(pieces):
         if number:
-            # Raw is copied as it is: the base64 text, most of the request, is never looked at again.
-            content.append({"type": "image_url", "image_url": {"url": msgspec.Raw(pictures[number - 1].url)}})
+            content.append({"type": "image_url", "image_url": {"url": pictures[number - 1]}})
         if piece.strip():
             content.append({"type": "text", "text": piece.strip("\n")})
     return {"role": "user", "content": content}
 
 
 class Body:
-    """The body of a chat request, which whoever sends it takes away: images in memory are what a run is short of."""
+    """The body of a chat request, in pieces that whoever sends it takes away: memory is what a run is short of.
+
+    Pictures are spliced in between the pieces of JSON, so that their base64 text is neither copied nor looked at.
+    """
 
     def __init__(self, model: str, messages: Sequence[Mapping[str, Any]], parameters: Mapping[str, Any]) -> None:
-        self._data = msgspec.json.encode({"model": model, "messages": messages, **parameters})
-        self.size = len(self._data)
+        pictures: list[Picture] = []
 
-    def take(self) -> bytes:
-        data, self._data = self._data, b""
-        return data
+        def place(picture: Picture) -> str:
+            pictures.append(picture)
+            return _PLACE
+
+        rest = msgspec.json.encode({"model": model, "messages": messages, **parameters}, enc_hook=place)
+        self._pieces: list[bytes] = []
+        for picture in pictures:
+            before, rest = rest.split(_PLACE.encode(), 1)
+            self._pieces += [before + picture.prefix, picture.data]
+        self._pieces.append(rest)
+        self.size = sum(map(len, self._pieces))
+
+    def take(self) -> list[bytes]:
+        pieces, self._pieces = self._pieces, []
+        return pieces
 
 
 # -- responses ---------------------------------------------------------------------------------------------

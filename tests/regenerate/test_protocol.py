@@ -94,12 +94,15 @@ def test_backoff_is_full_jitter_that_grows_and_never_undercuts_retry_after() -> 
 
 
 def test_pictures_stand_where_their_markers_are_or_first() -> None:
-    pictures = [Picture(b'"a"', 1, 1), Picture(b'"b"', 1, 1)]
+    pictures = [Picture(b"data:", b"a"), Picture(b"data:", b"b")]
     for text, kinds in (
         ("比较<image>和<image>。", ["text", "image_url", "text", "image_url", "text"]),
         ("比较。", ["image_url", "image_url", "text"]),
     ):
-        message = json.loads(Body("m", [user_message(text, pictures)], {}).take())["messages"][0]
+        body = Body("m", [user_message(text, pictures)], {})
+        size, pieces = body.size, body.take()
+        assert (len(b"".join(pieces)), body.take()) == (size, [])
+        message = json.loads(b"".join(pieces))["messages"][0]
         assert [part["type"] for part in message["content"]] == kinds
         urls = [part["image_url"]["url"] for part in message["content"] if part["type"] == "image_url"]
-        assert urls == ["a", "b"]
+        assert urls == ["data:a", "data:b"]
