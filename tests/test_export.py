@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
+from hub_server import HubServer, VirtualFile
 from huggingface_hub import DatasetCard
 from PIL import Image
 
@@ -597,6 +598,24 @@ def test_the_name_of_an_embedded_picture_cannot_lead_out_of_the_folder() -> None
     assert re.fullmatch(r"[0-9a-f]{32}\.png", file_name(None, data))
 
 
+def test_rows_come_from_a_hub_by_ranges_and_no_more_than_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = [{"from": "human", "value": "<image>\nQ"}, {"from": "gpt", "value": "x" * 800}]
+    row = json.dumps({"id": "%08d", "image": "sa_000000/sa_1.jpg", "conversations": turns})
+    big = VirtualFile.lines(lambda i: (row % i).encode(), 500_000)
+    name = "internvl_sa1b_caption_1m_single_image_zh.jsonl"
+    with HubServer({"thomas/InternVL-SA-1B-Caption": {name: big}}, "modelscope") as hub:
+        monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "ms"))
+        for variable, value in hub.env.items():
+            monkeypatch.setenv(variable, value)
+        summary = export(
+            INTERNVL, "single_zh", to="jsonl", output_dir=tmp_path / "out", limit=1000, source="modelscope"
+        )
+        assert summary.rows == 1000 and hub.bytes_sent < big.size / 4
+    assert ids(tmp_path / "out") == [f"{i:08d}" for i in range(1000)]
+
+
 # -- card and command line ---------------------------------------------------------------------------------
 
 
@@ -632,7 +651,7 @@ def test_the_command_takes_the_folder_before_or_after_the_options(demo: DemoPath
     ):
         done = subprocess.run([*common, *arguments], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.startswith("3 rows with 3 images in 1 files") and str(tmp_path / name) in done.stdout
+        assert done.stdout.startswith("3 rows with 3 images in 1 file,") and str(tmp_path / name) in done.stdout
     assert ids(tmp_path / "a") == ids(tmp_path / "b") == ids(tmp_path / "c")
     turns = lines(tmp_path / "c")[0]["conversations"]
     assert turns[0] == {"from": "system", "value": "S"} and turns[1]["value"].endswith(MARK)

@@ -68,9 +68,13 @@ class ExportSummary:
         earlier = f" ({self.found} finished earlier)" if self.found else ""
         pictures = f", {self.image_files:,} image files" if self.image_files else ""
         return (
-            f"{self.rows:,} rows{drawn} with {self.images:,} images in {len(self.files)} files{earlier}, "
+            f"{self.rows:,} rows{drawn} with {self.images:,} images in {_counted(self.files)}{earlier}, "
             f"{_bytes(self.size)}{pictures}, {self.seconds:.1f} s\n{self.folder}\n{self.usage}"
         )
+
+
+def _counted(files: Sequence[str]) -> str:
+    return f"{len(files)} file{'s' * (len(files) != 1)}"
 
 
 def _bytes(size: float) -> str:
