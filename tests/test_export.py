@@ -659,3 +659,16 @@ def test_the_command_takes_the_folder_before_or_after_the_options(demo: DemoPath
         [*common, "--to", "jsonl", str(tmp_path / "a"), "--limit", "4"], capture_output=True, text=True
     )
     assert refused.returncode == 1 and "Traceback" not in refused.stderr
+
+
+def test_shards_that_hold_pictures_are_cut_smaller(tmp_path: Path) -> None:
+    from llava_zh.exporters.selection import Selection
+    from llava_zh.exporters.shards import Job, usual_number
+
+    def number(to: str, images: str, rows: int, max_side: int | None = None) -> int:
+        return usual_number(Job((), to, images, max_side, Selection(), None, tmp_path), rows)
+
+    assert number("parquet", "url", 1_000) == 1
+    assert number("parquet", "url", 11_000_000) == 41  # 11 GB of text, 256 MiB each
+    assert number("webdataset", "embed", 11_000_000) == 10_255  # 11 TB, 1 GiB each
+    assert number("webdataset", "embed", 11_000_000, max_side=450) < 500

@@ -107,7 +107,7 @@ def run(job: Job, request: dict[str, Any], num_shards: int | None, rows: int, nu
     except OSError as error:
         raise OutputError(f"{job.folder}: cannot be written to ({error.strerror}).") from error
     with lock:
-        pieces = shards.plan(job.builders, _chunk_size(job, num_shards))
+        pieces = shards.plan(job.builders, _chunk_size(job, num_shards or shards.usual_number(job, rows)))
         outputs = shards.arrange(job, pieces, num_shards, rows)
         _agree(job, request | {"num_shards": len(outputs) // len(job.builders)})
         with _Workers(num_proc) as workers:
@@ -119,10 +119,10 @@ def run(job: Job, request: dict[str, Any], num_shards: int | None, rows: int, nu
     return summary
 
 
-def _chunk_size(job: Job, num_shards: int | None) -> int:
+def _chunk_size(job: Job, num_shards: int) -> int:
     """Bytes a piece: always the same, unless more shards are wanted than there would be pieces."""
     smallest = min(sum(file.size for file in builder.config.files) for builder in job.builders)
-    return shards.PIECE_BYTES if num_shards is None else max(min(shards.PIECE_BYTES, smallest // num_shards), 1)
+    return max(min(shards.PIECE_BYTES, smallest // num_shards), 1)
 
 
 # -- what was asked, and what is there ---------------------------------------------------------------------

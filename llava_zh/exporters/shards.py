@@ -24,9 +24,9 @@ from .writers import PICTURE_ROWS
 
 # Published files are read in pieces of this many bytes; which rows a sample takes depends on them, so it is fixed.
 PIECE_BYTES = 32_000_000
-# About how large a shard of the export is to be, and the bytes of an SA-1B image (mean of the published archives).
+# About how large a shard of the export is to be, and an image of SA-1B in bytes and in pixels of its longer side.
 TEXT_SHARD, PICTURE_SHARD, TRAINER_SHARD = 256 << 20, 1 << 30, 2 << 30
-IMAGE_BYTES, ROW_BYTES = 1_000_000, 1_000
+IMAGE_BYTES, IMAGE_SIDE, ROW_BYTES = 1_000_000, 2250, 1_000
 
 HIDDEN = ".export"
 
@@ -99,17 +99,22 @@ def plan(builders: tuple[PublishedBuilder, ...], chunk_size: int) -> list[Piece]
     return pieces
 
 
+def usual_number(job: Job, rows: int) -> int:
+    """How many shards of a usual size about `rows` rows make."""
+    size, usual = ROW_BYTES, TRAINER_SHARD if TARGETS[job.to].trainer else TEXT_SHARD
+    if job.images == "embed":
+        size += int(IMAGE_BYTES * min((job.max_side or IMAGE_SIDE) / IMAGE_SIDE, 1) ** 2)
+        usual = PICTURE_SHARD
+    return max(-(-rows * size // usual), 1)
+
+
 def arrange(job: Job, pieces: list[Piece], num_shards: int | None, rows: int) -> list[OutputShard]:
     """The files to write: `num_shards` a configuration, or as many as make `rows` rows shards of a usual size."""
     target = TARGETS[job.to]
     shards = []
     for config, builder in enumerate(job.builders):
         mine = [piece for piece in pieces if piece.config == config]
-        wanted = num_shards
-        if wanted is None:
-            size = rows * (ROW_BYTES + (IMAGE_BYTES if job.images == "embed" else 0))
-            usual = PICTURE_SHARD if job.images == "embed" else TRAINER_SHARD if target.trainer else TEXT_SHARD
-            wanted = min(max(-(-size // usual), 1), len(mine))
+        wanted = min(usual_number(job, rows), len(mine)) if num_shards is None else num_shards
         if wanted > len(mine):
             raise BadArgument(
                 f"num_shards={wanted}: the files of {builder.config.name} can be cut into {len(mine)} pieces only."
