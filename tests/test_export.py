@@ -672,3 +672,9 @@ def test_shards_that_hold_pictures_are_cut_smaller(tmp_path: Path) -> None:
     assert number("parquet", "url", 11_000_000) == 41  # 11 GB of text, 256 MiB each
     assert number("webdataset", "embed", 11_000_000) == 10_255  # 11 TB, 1 GiB each
     assert number("webdataset", "embed", 11_000_000, max_side=450) < 500
+
+
+def test_the_folder_is_free_again_when_the_export_ends(demo: DemoPaths, tmp_path: Path) -> None:
+    export(INTERNVL, "single_zh", to="jsonl", output_dir=tmp_path, data_dir=demo.internvl)
+    with FileLock(tmp_path / ".export" / "lock").acquire(timeout=0):
+        pass

@@ -99,9 +99,9 @@ def run(job: Job, request: dict[str, Any], num_shards: int | None, rows: int, nu
     for config in range(len(job.builders)):
         job.image_export(config).check()
     try:
-        job.hidden.mkdir(parents=True, exist_ok=True) if _usable(job.folder) else None
-        lock = FileLock(job.hidden / "lock")
-        lock.acquire(timeout=0)
+        _check_usable(job.folder)
+        job.hidden.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(job.hidden / "lock").acquire(timeout=0)
     except Timeout:
         raise RunConflict(f"{job.folder}: another process is exporting to this folder. Wait for it to end.") from None
     except OSError as error:
@@ -128,13 +128,12 @@ def _chunk_size(job: Job, num_shards: int) -> int:
 # -- what was asked, and what is there ---------------------------------------------------------------------
 
 
-def _usable(folder: Path) -> bool:
-    """Whether the folder can hold an export; raises RunConflict when it holds anything else."""
+def _check_usable(folder: Path) -> None:
+    """Raise RunConflict when the folder holds anything but an export."""
     if folder.exists() and not folder.is_dir():
         raise RunConflict(f"{folder} is a file. Give a folder, which may be new.")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / shards.HIDDEN).is_dir():
         raise RunConflict(f"{folder} holds files that are not of an export. Give another folder, or an empty one.")
-    return True
 
 
 def _agree(job: Job, request: dict[str, Any]) -> None:
