@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import BadArgument, UnknownName
-from .parts import Plan, find_states, remaining
+from .parts import Plan, find_states, parts_text, remaining
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -74,7 +74,9 @@ def shuffled(
         return _dataset(ShuffledShards(stream._ex_iterable, plan), stream, seed)
     found = _states(continue_from, ShuffledShards.__name__)
     order, left = remaining([state for _, state in found], plan)
-    return _dataset(ShuffledShards(stream._ex_iterable, replace(plan, order=order), left), stream, seed, found[0][0])
+    return _dataset(
+        ShuffledShards(stream._ex_iterable, replace(plan, order=order), parts_text(left)), stream, seed, found[0][0]
+    )
 
 
 def mix(
@@ -135,7 +137,7 @@ def mix(
 
 def _continued(stream: ShuffledShards, states: Sequence[Mapping[str, Any]]) -> ShuffledShards:
     order, left = remaining(states, stream.plan)
-    return type(stream)(stream.source, replace(stream.plan, order=order), left)
+    return type(stream)(stream.source, replace(stream.plan, order=order), parts_text(left))
 
 
 def _states(saved: Sequence[Mapping[str, Any]], kind: str) -> list[tuple[int, dict[str, Any]]]:

@@ -17,7 +17,7 @@ from datasets.iterable_dataset import _BaseExamplesIterable
 
 from . import parts
 from .errors import BadArgument
-from .parts import Division, Part, Plan, Step
+from .parts import Division, Plan, Step
 
 # Rows that are made Python objects at a time: enough to be quick, few enough for rows that hold whole pictures.
 ROWS, ROWS_BYTES = 1000, 8 << 20
@@ -33,14 +33,13 @@ class ShuffledShards(_BaseExamplesIterable):  # type: ignore[misc]
 
     Args:
         source: A stream of `plan.num_shards` shards.
-        left: The parts to divide, all of the plan's when None.
+        left: The parts to divide, as :func:`llava_zh.parts.parts_text` writes them; all of the plan's when None.
         division: Which of them this node and worker have.
     """
 
-    def __init__(self, source: Any, plan: Plan, left: Sequence[Part] | None = None, division: Division = ()) -> None:
+    def __init__(self, source: Any, plan: Plan, left: str | None = None, division: Division = ()) -> None:
         super().__init__()
-        self.source, self.plan, self.division = source, plan, division
-        self.left = None if left is None else parts.parts_text(left)
+        self.source, self.plan, self.left, self.division = source, plan, left, division
         self._sleep_on_threads_shutdown = False
 
     @property
@@ -77,22 +76,19 @@ class ShuffledShards(_BaseExamplesIterable):  # type: ignore[misc]
         self._state_dict = self._state_dict or self._fresh_state()
         self._state_dict |= {"turn": self._state_dict["turn"] + 1, "left": None, "part": 0, "row": 0}
 
-    def _parts(self, state: dict[str, Any]) -> Sequence[Part]:
-        return parts.divide(parts.parts_of(state, self.plan), self.division)
-
     def __iter__(self) -> Iterator[tuple[Any, dict[str, Any]]]:
         state = self._state_dict or self._init_state_dict()
         parts.check_same(state, self.plan)
         parts.check_division(state, self.division)
         state["division"] = parts.division_text(self.division)
         order, turn = state["order"], state["turn"]
-        loaded: tuple[int, _Window] | None = None
-        for part in self._parts(state)[state["part"] :]:
-            number = part.number // self.plan.stripes
-            if loaded is None or loaded[0] != number:
-                loaded = None  # at most one window in memory
-                loaded = number, _Window(self.source, self.plan.num_shards, self.plan.shards_of(number, order, turn))
-            window = loaded[1]
+        mine = parts.divide(parts.parts_of(state, self.plan), self.division)
+        number, window = -1, _Window(self.source, self.plan.num_shards, [])
+        for part in mine[state["part"] :]:
+            if part.number // self.plan.stripes != number:
+                number = part.number // self.plan.stripes
+                del window  # at most one in memory
+                window = _Window(self.source, self.plan.num_shards, self.plan.shards_of(number, order, turn))
             rows = self.plan.rows_of(part, window.lengths, order, turn)[state["row"] :]
             for row in window.take(rows):
                 state["row"] += 1
@@ -104,11 +100,8 @@ class ShuffledShards(_BaseExamplesIterable):  # type: ignore[misc]
         """The stream of another epoch; `datasets` draws a `generator` for each."""
         plan = self.plan.at_epoch(_draw(generator))
         # A stream that continues an epoch is shuffled for that epoch again, and has the rest of it still.
-        left = None if self.left is None or plan.order != self.plan.order else self._left()
+        left = self.left if plan.order == self.plan.order else None
         return ShuffledShards(self.source, plan, left, self.division)
-
-    def _left(self) -> Sequence[Part]:
-        return parts.parts_of({"left": self.left}, self.plan)
 
     def shard_data_sources(self, num_shards: int, index: int, contiguous: bool = True) -> ShuffledShards:
         if num_shards > self.num_shards:
@@ -117,7 +110,7 @@ class ShuffledShards(_BaseExamplesIterable):  # type: ignore[misc]
                 f"shuffle it with parts={self.plan.num_parts * -(-num_shards // max(self.num_shards, 1))} or more."
             )
         division = self.division if num_shards == 1 else (*self.division, Step(index, num_shards))
-        return ShuffledShards(self.source, self.plan, None if self.left is None else self._left(), division)
+        return ShuffledShards(self.source, self.plan, self.left, division)
 
     def reshard_data_sources(self) -> ShuffledShards:
         return self
@@ -161,13 +154,10 @@ class MixedStreams(_BaseExamplesIterable):  # type: ignore[misc]
         self, streams: Sequence[ShuffledShards], weights: Sequence[float], seed: int, stopping_strategy: str
     ) -> None:
         super().__init__()
-        self.streams, self.weights, self.seed, self.stopping_strategy = (
-            list(streams),
-            list(weights),
-            seed,
-            stopping_strategy,
-        )
+        self.streams, self.weights = list(streams), list(weights)
+        self.seed, self.stopping_strategy = seed, stopping_strategy
         self._sleep_on_threads_shutdown = False
+        self._drawn = -1, np.empty(0)  # a block of random numbers, and which
 
     @property
     def is_typed(self) -> bool:
@@ -223,7 +213,7 @@ class MixedStreams(_BaseExamplesIterable):  # type: ignore[misc]
     def _draw(self, number: int, weights: np.ndarray[Any, np.dtype[np.float64]]) -> int:
         """The stream that the `number`-th row of this node and worker comes from."""
         block, at = divmod(number, parts.DRAWS)
-        if getattr(self, "_drawn", (None,))[0] != block:
+        if self._drawn[0] != block:
             self._drawn = block, parts.sources(self.seed, self.streams[0].division, block)
         edges = np.cumsum(weights)
         return int(np.searchsorted(edges, self._drawn[1][at] * edges[-1], side="right"))
