@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from model_server import ModelServer
 
-from llava_zh import cli
 from llava_zh.cli import main
 from llava_zh.demo import DemoPaths, write_demo
 
@@ -18,11 +17,6 @@ from .conftest import output_of
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> DemoPaths:
     return write_demo(tmp_path_factory.mktemp("demo"), rows=200)
-
-
-@pytest.fixture(autouse=True)
-def only_this_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "COMMANDS", ("regenerate",))
 
 
 @pytest.fixture
