@@ -93,7 +93,7 @@ def mix(
     begins again does so in a new order, and every worker has its share of every dataset, however few shards that has.
 
     Args:
-        datasets: Results of :func:`shuffled`, or anything that it takes (then shuffled with `seed` and the defaults).
+        datasets: Results of :func:`shuffled`, or anything that it takes (shuffled with the defaults then, and `seed` + 0, 1, …).
             All need the same columns: load them with the same ``row_format``, ``"messages"`` or ``"parts"``.
         weights: Relative weights, one a dataset; equal when None.
         seed: Decides the sources drawn.
@@ -123,8 +123,8 @@ def mix(
             "one positive weight for each, and seed >= 0."
         )
     mixed = [
-        one if isinstance(getattr(one, "_ex_iterable", None), ShuffledShards) else shuffled(one, seed=seed)
-        for one in datasets
+        one if isinstance(getattr(one, "_ex_iterable", None), ShuffledShards) else shuffled(one, seed=seed + number)
+        for number, one in enumerate(datasets)
     ]
     _check_columns(mixed)
     streams, epoch = [one._ex_iterable for one in mixed], 0
@@ -153,12 +153,16 @@ def _stream(dataset: Any, parts: int) -> Any:
     """`dataset` as a stream that is not divided yet."""
     import datasets
 
+    from .shuffled_streams import MixedStreams, ShuffledShards
+
     if isinstance(dataset, datasets.Dataset):
         return dataset.to_iterable_dataset(num_shards=max(min(len(dataset), parts), 1))
     if not isinstance(dataset, datasets.IterableDataset):
         raise BadArgument(
             f'A dataset of one split is needed, not {type(dataset).__name__}; load it with split="train".'
         )
+    if isinstance(dataset._ex_iterable, ShuffledShards | MixedStreams):
+        raise BadArgument("The stream is shuffled or mixed already; use it as it is, or shuffle what it was made from.")
     if dataset._distributed:
         raise BadArgument(
             "The stream is divided among nodes already; shuffle it first, then datasets.split_dataset_by_node."

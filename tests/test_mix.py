@@ -227,6 +227,13 @@ def test_an_unknown_stopping_strategy_is_refused(demo: DemoPaths) -> None:
         english_and_chinese(demo, stopping_strategy="all_exhaustd")
 
 
+def test_a_mixture_or_a_shuffled_stream_is_not_shuffled_again(demo: DemoPaths) -> None:
+    mixed = english_and_chinese(demo, stopping_strategy="never")
+    for again in (lambda: shuffled(mixed), lambda: mix([mixed]), lambda: shuffled(shuffled(dialogues(demo)))):
+        with pytest.raises(BadArgument, match="already"):
+            again()
+
+
 def test_nothing_to_mix_is_refused() -> None:
     with pytest.raises(BadArgument, match="at least one"):
         mix([])
