@@ -93,8 +93,8 @@ def mix(
     begins again does so in a new order, and every worker has its share of every dataset, however few shards that has.
 
     Args:
-        datasets: Results of :func:`shuffled`, or anything that it takes (shuffled with the defaults then, and `seed` + 0, 1, …).
-            All need the same columns: load them with the same ``row_format``, ``"messages"`` or ``"parts"``.
+        datasets: Results of :func:`shuffled`, or anything that it takes (then shuffled with the defaults, and `seed`
+            + 0, 1, …). All need the same columns: load them with the same ``row_format``, ``"messages"`` or ``"parts"``.
         weights: Relative weights, one a dataset; equal when None.
         seed: Decides the sources drawn.
         stopping_strategy: ``"first_exhausted"`` ends with the first dataset that has no more rows, ``"all_exhausted"``
@@ -131,6 +131,8 @@ def mix(
     if continue_from is not None:
         found = _states(continue_from, MixedStreams.__name__)
         epoch = found[0][0]
+        if any(len(state["streams"]) != len(streams) for _, state in found):
+            raise BadArgument(f"continue_from: the states are of a mixture of other than {len(streams)} datasets.")
         streams = [_continued(stream, [state["streams"][i] for _, state in found]) for i, stream in enumerate(streams)]
     return _dataset(MixedStreams(streams, weights, seed, stopping_strategy), mixed[0], seed, epoch)
 

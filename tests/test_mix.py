@@ -207,6 +207,13 @@ def test_changing_the_world_of_a_mixture_that_has_begun_again_is_refused(demo: D
         mix([captions(demo, "multi_en"), captions(demo, "single_zh")], [4, 1], continue_from=[stream.state_dict()])
 
 
+def test_continuing_with_another_number_of_datasets_is_refused(demo: DemoPaths) -> None:
+    stream = english_and_chinese(demo)
+    names(islice(stream, 10))
+    with pytest.raises(BadArgument, match="other than 1 datasets"):
+        mix([captions(demo, "single_en")], continue_from=[stream.state_dict()])
+
+
 # -- arguments ---------------------------------------------------------------------------------------------
 
 
