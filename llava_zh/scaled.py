@@ -73,9 +73,7 @@ def decode_images(
     if not isinstance(dataset, datasets.Dataset | datasets.IterableDataset):
         raise BadArgument(f"Expected a Dataset or an IterableDataset, found {type(dataset).__name__}.")
     if dataset.features is None:
-        raise BadArgument(
-            "The features of the dataset are not known; map() loses them unless it is given features=."
-        )
+        raise BadArgument("The features of the dataset are not known; map() loses them unless it is given features=.")
     scaled = ScaledImage(mode=mode, max_side=max_side, max_pixels=max_pixels)
     features = Features({name: _replaced(feature, scaled) for name, feature in dataset.features.items()})
     if features == dataset.features:
