@@ -301,7 +301,8 @@ def test_columns_that_fit_no_layout_are_listed_with_what_was_looked_for(tmp_path
 
 def test_a_folder_without_data_is_told_of(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("# nothing")
-    with pytest.raises(UnknownLayout, match="no Parquet, JSON, JSON Lines or tar file. Files seen \\(images aside\\): README.md"):
+    told = "no Parquet, JSON, JSON Lines or tar file. Files seen \\(images aside\\): README.md"
+    with pytest.raises(UnknownLayout, match=told):
         load(tmp_path)
 
 

@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 import msgspec
 
 from llava_zh.errors import BadAnswer, BadFile, LlavaZhError, RootNotFound
+from llava_zh.lines import write_lines
 from llava_zh.regenerate.dialogue import Messages, PromptChoice, converse
 from llava_zh.regenerate.faults import Refused, Transient
 from llava_zh.regenerate.images import Picture, image_name, keep_image, load_picture
 from llava_zh.regenerate.jobs import Job, failure, finished_row, make_job
 from llava_zh.regenerate.ledger import Ledger
-from llava_zh.regenerate.lines import write_lines
 from llava_zh.regenerate.manifest import manifest_of
 from llava_zh.regenerate.protocol import Answer, Body, fault_of_status, read_answer
 from llava_zh.regenerate.report import Report, Session

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llava_zh.errors import BadArgument, BadImage, ImageNotFound, LlavaZhError
+from llava_zh.lines import write_lines
 from llava_zh.regenerate.faults import Transient
-from llava_zh.regenerate.lines import write_lines
 
 if TYPE_CHECKING:
     from PIL import Image

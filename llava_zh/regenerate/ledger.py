@@ -28,7 +28,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from llava_zh.errors import OutputError, RunConflict
-from llava_zh.regenerate.lines import AppendFile, explained, read_lines, write_lines
+from llava_zh.lines import AppendFile, explained, read_lines, write_lines
 from llava_zh.regenerate.manifest import check_manifest
 from llava_zh.regenerate.tally import Line, Tally
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_zh.errors import BadFile, RunConflict
-from llava_zh.regenerate.lines import write_lines
+from llava_zh.lines import write_lines
 
 if TYPE_CHECKING:
     from llava_zh.regenerate.dialogue import PromptChoice

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llava_zh.regenerate.lines import write_lines
+from llava_zh.lines import write_lines
 from llava_zh.regenerate.tally import Tally, quantiles
 
 

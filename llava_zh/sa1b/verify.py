@@ -28,7 +28,7 @@ import msgspec
 import numpy as np
 
 from llava_zh.errors import BadArchive, BadIndex, ImageNotFound, LlavaZhError
-from llava_zh.regenerate.lines import AppendFile
+from llava_zh.lines import AppendFile
 from llava_zh.sa1b.contents import ARCHIVE_FILES, Contents, Item, chosen
 from llava_zh.sa1b.gzip_pass import decompressed
 from llava_zh.sa1b.gzip_points import cores

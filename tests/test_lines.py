@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llava_zh.errors import OutputError
-from llava_zh.regenerate.lines import AppendFile, read_lines, write_lines
+from llava_zh.lines import AppendFile, read_lines, write_lines
 
 RECORDS = [{"position": number, "text": "图" * number} for number in range(20)]
 LINES = [json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in RECORDS]
