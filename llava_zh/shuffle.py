@@ -94,7 +94,7 @@ def mix(
 
     Args:
         datasets: Results of :func:`shuffled`, or anything that it takes (then shuffled with the defaults, and `seed`
-            + 0, 1, …). All need the same columns: load them with the same ``row_format``, ``"messages"`` or ``"parts"``.
+            + 0, 1, …). All need the same columns: load them with one ``row_format``, ``"messages"`` or ``"parts"``.
         weights: Relative weights, one a dataset; equal when None.
         seed: Decides the sources drawn.
         stopping_strategy: ``"first_exhausted"`` ends with the first dataset that has no more rows, ``"all_exhausted"``
