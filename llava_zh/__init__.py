@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .decode import decode_image
     from .exporters import export
     from .scaled import decode_images
+    from .shuffle import mix, shuffled
 
 __version__ = "0.1.0"
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "list_datasets",
     "load_dataset",
     "load_dataset_builder",
+    "mix",
+    "shuffled",
 ]
 
 # Imported when first used: what needs more than the standard library at import.
@@ -28,6 +31,8 @@ _LAZY = {
     "decode_image": "decode",
     "decode_images": "scaled",
     "export": "exporters",
+    "mix": "shuffle",
+    "shuffled": "shuffle",
 }
 
 
