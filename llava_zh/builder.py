@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -85,6 +86,9 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        for module in (__name__, cls.__module__):
+            # Else `datasets` replaces open, os.path.join and more there, and imports scipy to do so. We open by hub.py.
+            vars(sys.modules[module])["_patched_for_streaming"] = True
         cls.BUILDER_CONFIGS = [
             PublishedConfig(name=config.name, version=cls.VERSION, description=config.description)
             for config in cls.FACTS.configs
