@@ -83,6 +83,7 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
     DEFAULT_WRITER_BATCH_SIZE = 10_000
     BUILDER_CONFIG_CLASS = PublishedConfig
     config: PublishedConfig
+    _parse_ahead: int = readers.PARSE_AHEAD
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -167,7 +168,7 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
     def _annotations(self, shards: list[Shard], tally: Tally) -> Iterator[tuple[tuple[int, int], pa.Table]]:
         """What the files say of the rows that are kept, a block of them at a time."""
         expect = Expect(images=self.config_facts.images, task_of=self.task_of)
-        reading = Reading(expect, tally.bad_row, tally.columns, self.token)
+        reading = Reading(expect, tally.bad_row, tally.columns, self.token, self._parse_ahead)
         for i, shard in enumerate(shards):
             for j, table in enumerate(readers.tables(shard, reading)):
                 kept = self._kept(table, tally)
@@ -236,6 +237,12 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
             self.info.features,
             tally.report,
         )
+
+    def _prepare_split(self, *args: Any, num_proc: int | None = None, **kwargs: Any) -> None:
+        if num_proc and num_proc > 1:
+            # The processes keep the cores busy; more threads would only take turns.
+            self._parse_ahead = 1
+        super()._prepare_split(*args, num_proc=num_proc, **kwargs)
 
     def _prepare_split_single(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
         try:

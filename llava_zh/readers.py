@@ -55,12 +55,16 @@ class Shard:
 
 @dataclass(frozen=True)
 class Reading:
-    """How to read: what rows must be, whom to tell of bad ones and of the columns seen, and the hub's token."""
+    """How to read: what rows must be, whom to tell of bad ones and of the columns seen, and the hub's token.
+
+    `ahead` is the number of blocks that are parsed ahead of the consumer, each on a thread.
+    """
 
     expect: Expect
     on_bad: Callable[[BadRow], None]
     on_columns: Callable[[Iterable[str]], None]
     token: Any = None
+    ahead: int = PARSE_AHEAD
 
 
 def kind_of(name: str) -> str | None:
@@ -223,7 +227,7 @@ def _jsonl(shard: Shard, reading: Reading) -> Iterator[pa.Table]:
         blocks = [_parse(file, block, reading) for block in jsonl.blocks(stream, part)]
         return pa.concat_tables(blocks) if blocks else records.empty()
 
-    return _in_order(parse, jsonl.parts(whole))
+    return _in_order(parse, jsonl.parts(whole), reading.ahead)
 
 
 def _compressed_jsonl(shard: Shard, reading: Reading) -> Iterator[pa.Table]:
@@ -232,23 +236,23 @@ def _compressed_jsonl(shard: Shard, reading: Reading) -> Iterator[pa.Table]:
 
 
 def _parsed(file: DataFile, blocks: Iterable[tuple[int, jsonl.Block]], reading: Reading) -> Iterator[pa.Table]:
-    return _in_order(lambda block: _parse(file, block, reading), blocks)
+    return _in_order(lambda block: _parse(file, block, reading), blocks, reading.ahead)
 
 
 def _parse(file: DataFile, block: tuple[int, jsonl.Block], reading: Reading) -> pa.Table:
     return jsonl.parse(file.label, *block, reading.expect, reading.on_bad, reading.on_columns)
 
 
-def _in_order(parse: Callable[[T], pa.Table], items: Iterable[T]) -> Iterator[pa.Table]:
+def _in_order(parse: Callable[[T], pa.Table], items: Iterable[T], most: int) -> Iterator[pa.Table]:
     """`parse` of each item in order, worked out on threads while the consumer is busy with the tables before."""
     items = iter(items)
     for first in itertools.islice(items, 1):
         yield parse(first)
     ahead: deque[Future[pa.Table]] = deque()
-    with ThreadPoolExecutor(PARSE_AHEAD, thread_name_prefix="llava-zh-parse") as pool:
+    with ThreadPoolExecutor(most, thread_name_prefix="llava-zh-parse") as pool:
         for item in items:
             ahead.append(pool.submit(parse, item))
-            if len(ahead) > PARSE_AHEAD:
+            if len(ahead) > most:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
