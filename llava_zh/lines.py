@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from llava_zh.errors import OutputError
+from llava_zh.durable import explained, sync_folder
 
 
 class AppendFile:
@@ -71,23 +71,6 @@ class AppendFile:
         os.close(self._descriptor)
 
 
-class explained:
-    """Turns the system's error into one that says what to do."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError) and not isinstance(error, OutputError):
-            raise OutputError(
-                f"{self._path} cannot be written: {error.strerror or error}. Nothing that was finished is lost; "
-                "make room or give permission and run the same command again."
-            ) from error
-
-
 def read_lines(path: Path) -> Iterator[bytes]:
     """The lines of a file as bytes, newline included; none if there is no file."""
     try:
@@ -120,14 +103,3 @@ def write_lines(path: Path, lines: Iterable[bytes]) -> int:
         temporary.replace(path)
         sync_folder(path.parent)
     return size
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames and new files in `folder` survive a power cut; Windows has no such call and needs none."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -57,6 +57,6 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         yield LINES[0]
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OutputError, match=r"data.jsonl cannot be written: No space left on device"):
+    with pytest.raises(OutputError, match=r"data.jsonl: cannot be written: No space left on device"):
         write_lines(path, broken())  # type: ignore[arg-type]
     assert list(read_lines(path)) == LINES[:3]

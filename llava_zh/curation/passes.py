@@ -21,7 +21,8 @@ from llava_zh.curation.checks import Checks, Finding
 from llava_zh.curation.duplicates import SLOTS, Array, Columns
 from llava_zh.curation.report import CurationReport
 from llava_zh.curation.source import Row
-from llava_zh.lines import explained, write_lines
+from llava_zh.durable import explained
+from llava_zh.lines import write_lines
 from llava_zh.regenerate.prompts import TASK_ROWS
 
 #: Lowest and highest length; ``None`` is open.

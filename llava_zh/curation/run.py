@@ -15,8 +15,9 @@ from llava_zh.curation.checks import LEAKS, Checks
 from llava_zh.curation.passes import Bounds, Facts, Verdict, split_rows
 from llava_zh.curation.report import CurationReport
 from llava_zh.curation.source import Source, open_rows
+from llava_zh.durable import explained
 from llava_zh.errors import BadArgument, RunConflict
-from llava_zh.lines import explained, write_lines
+from llava_zh.lines import write_lines
 
 
 def curate(

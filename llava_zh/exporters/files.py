@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import LlavaZhError, OutputError
+from ..durable import explained
 
 
 @contextlib.contextmanager
@@ -19,17 +19,12 @@ def appearing(path: Path, temporary: Path) -> Iterator[Path]:
     """
     part = temporary / f"{os.getpid()}-{path.name}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        with open(part, "rb+") as handle:
-            os.fsync(handle.fileno())
-        part.replace(path)
-    except LlavaZhError:
-        raise  # what was to be written could not be had: an image that is missing, say
-    except OSError as error:
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror}). What is finished stays; run it again."
-        ) from error
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield part
+            with open(part, "rb+") as handle:
+                os.fsync(handle.fileno())
+            part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
@@ -38,13 +33,3 @@ def write_bytes(path: Path, data: bytes, temporary: Path) -> None:
     """Write a whole file; see :func:`appearing`."""
     with appearing(path, temporary) as part:
         part.write_bytes(data)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable, where the platform has a way to."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -19,10 +19,11 @@ from typing import Any, TypeVar
 import numpy as np
 from filelock import FileLock, Timeout
 
+from ..durable import sync_folder
 from ..errors import OutputError, RunConflict
 from . import shards
 from .card import card
-from .files import sync_folder, write_bytes
+from .files import write_bytes
 from .selection import Taken
 from .shards import Job, OutputShard, Piece, Written
 from .targets import TARGETS, DataFile, labels

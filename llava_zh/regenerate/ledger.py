@@ -27,8 +27,9 @@ from typing import Any
 import msgspec
 from filelock import FileLock, Timeout
 
+from llava_zh.durable import explained
 from llava_zh.errors import OutputError, RunConflict
-from llava_zh.lines import AppendFile, explained, read_lines, write_lines
+from llava_zh.lines import AppendFile, read_lines, write_lines
 from llava_zh.regenerate.manifest import check_manifest
 from llava_zh.regenerate.tally import Line, Tally
 

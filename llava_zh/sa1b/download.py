@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from llava_zh import http
+from llava_zh.durable import explained, sync_folder
 from llava_zh.errors import BadArchive, BadFile, HubError, LlavaZhError, RangeNotSupported, UnknownName
 from llava_zh.sa1b import store
 from llava_zh.sa1b.lists import read_checklist, read_links
-from llava_zh.sa1b.output import check_space, explained, output_folder, sync_folder
+from llava_zh.sa1b.output import check_space, output_folder
 from llava_zh.sa1b.source import LocalSource
 from llava_zh.sa1b.urls import archive_names, archive_stem, public_name
 

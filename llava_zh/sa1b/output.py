@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,7 +10,8 @@ from pathlib import Path
 
 import filelock
 
-from llava_zh.errors import LlavaZhError, OutputError, RunConflict
+from llava_zh.durable import explained
+from llava_zh.errors import OutputError, RunConflict
 
 
 @contextlib.contextmanager
@@ -36,21 +36,6 @@ def output_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
             lock.release()
 
 
-@contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """A disk that is full or not writable, in our words; errors that already are pass."""
-    try:
-        yield
-    except LlavaZhError:
-        raise
-    except OSError as error:
-        kept = " What was finished is kept: make room and run the same command again."
-        raise OutputError(
-            f"{path}: cannot be written ({error.strerror or type(error).__name__})."
-            + (kept if error.errno == errno.ENOSPC else "")
-        ) from error
-
-
 def check_space(folder: Path, needed: int, what: str) -> None:
     """Raise OutputError when `needed` bytes do not fit on the disk of `folder`."""
     free = shutil.disk_usage(folder).free
@@ -59,14 +44,3 @@ def check_space(folder: Path, needed: int, what: str) -> None:
             f"{folder}: {what} needs {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free. "
             "Make room, choose another disk, or choose fewer archives."
         )
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` survive a power cut; Windows has no such call and needs none."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

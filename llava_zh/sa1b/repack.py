@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from llava_zh.durable import explained, sync_folder
 from llava_zh.errors import BadArchive, BadArgument, BadImage, BadIndex, ImageNotFound, LlavaZhError
 from llava_zh.sa1b.bulk import group_by_folder
 from llava_zh.sa1b.contents import ARCHIVE_FILES, Contents, Item, chosen
 from llava_zh.sa1b.gzip_points import cores
 from llava_zh.sa1b.layout import Root
-from llava_zh.sa1b.output import check_space, explained, output_folder, sync_folder
+from llava_zh.sa1b.output import check_space, output_folder
 from llava_zh.sa1b.source import LocalSource
 from llava_zh.sa1b.tar_scan import scan_tar
 from llava_zh.sa1b.tree import ArchiveInfo

@@ -214,7 +214,7 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(tmp_path: Path, make_f
     )
     environment = {**os.environ, "LLAVA_ZH_CACHE": str(index_cache), "PYTHONPATH": os.pathsep.join(sys.path)}
     child = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert "OutputError" in child.stderr and "cannot be written (File too large)" in child.stderr
+    assert "OutputError" in child.stderr and "cannot be written: File too large" in child.stderr
     assert list((tmp_path / "out").iterdir()) == []
 
 
