@@ -107,6 +107,7 @@ class Run:
         self._ready: asyncio.Queue[Job] = asyncio.Queue()
         self._less = asyncio.Event()  # set whenever a row is through
         self._unflushed = asyncio.Event()
+        self._kept = 0  # rows that are through and not yet handed to the operating system
         self._bytes = ByteBudget(BYTES_IN_FLIGHT)
         # Threads of our own: they are not waited for when the run is interrupted.
         self._readers = ThreadPoolExecutor(1, "llava-zh-rows")
@@ -283,7 +284,12 @@ class Run:
     def _through(self) -> None:
         self._open -= 1
         self._less.set()
-        self._unflushed.set()
+        self._kept += 1
+        if self._kept > self.settings.concurrency // 2:
+            # On a busy machine the timer comes late; a kill must not cost more than this beside what is in flight.
+            self._hand_over()
+        else:
+            self._unflushed.set()
         self.session.last_moved = time.monotonic()
         self._stall_reported = False
 
@@ -292,8 +298,12 @@ class Run:
         while True:
             await self._unflushed.wait()
             await asyncio.sleep(FLUSH_AFTER)
-            self._unflushed.clear()
-            self.ledger.flush()
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        self._unflushed.clear()
+        self._kept = 0
+        self.ledger.flush()
 
     # -- time ----------------------------------------------------------------------------------------------
 
