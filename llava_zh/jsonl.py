@@ -21,7 +21,7 @@ from .errors import BadArgument, BadRow
 from .records import Expect, Place
 
 BOM = b"\xef\xbb\xbf"
-# Blocks grow from the first to the second size: the first row of a stream comes early, later blocks parse fast.
+# The first block is small, so that the first row of a stream comes early; the others are of a size that parses fast.
 FIRST_BLOCK = 256 << 10
 BLOCK = 2 << 20
 # A range is asked for with this much more than its own bytes, which finishes its last line without a second
@@ -90,12 +90,12 @@ def split(whole: Range, count: int) -> list[Range]:
 
 
 def parts(whole: Range) -> Iterator[Range]:
-    """`whole` in ranges of growing size, for reading each in one go."""
+    """`whole` in ranges of a block each, for reading each in one go."""
     start, size = whole.start, FIRST_BLOCK
     while start < whole.end:
         end = min(start + size, whole.end)
         yield Range(start, end)
-        start, size = end, min(2 * size, BLOCK)
+        start, size = end, BLOCK
 
 
 def pieces(read: Read, whole: Range, size: int) -> Iterator[bytes]:
@@ -114,7 +114,7 @@ def pieces(read: Read, whole: Range, size: int) -> Iterator[bytes]:
 
 
 def blocks(stream: Iterable[bytes], whole: Range) -> Iterator[tuple[int, Block]]:
-    """The lines that `whole` owns, as ``(offset of the first byte, whole lines)`` blocks of growing size.
+    """The lines that `whole` owns, as ``(offset of the first byte, whole lines)`` blocks.
 
     Args:
         stream: The file's bytes from one byte before the range on (from its first byte when the range starts there).
@@ -153,7 +153,7 @@ def blocks(stream: Iterable[bytes], whole: Range) -> Iterator[tuple[int, Block]]
         if at >= end:
             return
         offset, held = base + cut, [view[cut:]]
-        wanted = min(2 * wanted, BLOCK)
+        wanted = BLOCK
     if not dropping and offset < end:
         yield from _without_bom(offset, held)
 
