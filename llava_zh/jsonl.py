@@ -207,7 +207,7 @@ def parse(
             pyarrow.json.ReadOptions(use_threads=False, block_size=len(block) + 1),
             pyarrow.json.ParseOptions(explicit_schema=_SCHEMA, unexpected_field_behavior="infer"),
         )
-        table.validate(full=True)  # the parser does not look whether text is UTF-8
+        _check_utf8(table)
     except pa.ArrowInvalid:
         table = None
     # The parser also takes a record broken over two lines, or two on one; the lines must be the rows.
@@ -217,6 +217,19 @@ def parse(
         if annotations is not None:
             return annotations
     return records.from_rows(_decode(file, offset, block, on_columns), expect, on_bad)
+
+
+def _check_utf8(table: pa.Table) -> None:
+    """Raise `pa.ArrowInvalid` for text that is not UTF-8, which the parser does not look at.
+
+    Nearly all of a block is the text of turns; where that is plain ASCII, one pass for the highest byte tells.
+    """
+    turns = table["conversations"]
+    if turns.type == _TURNS and turns.num_chunks == 1:
+        text = turns.chunk(0).values.field("value").buffers()[2]
+        if text is not None and np.frombuffer(text, np.uint8).max(initial=0) < 0x80:
+            table = table.drop_columns(["conversations"])  # its roles are compared with the known ones later
+    table.validate(full=True)
 
 
 def _newlines(block: Block) -> int:
