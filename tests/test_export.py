@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import logging
 import os
 import re
-import shutil
-import signal
 import subprocess
 import sys
 import tarfile
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -23,45 +19,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from exported_rows import INTERNVL, LLAVA, _text_lines, ids, lines, published, tree
 from filelock import FileLock
-from hub_server import HubServer, VirtualFile
 from huggingface_hub import DatasetCard
 from PIL import Image
 
 from llava_zh import export, load_dataset
 from llava_zh.demo import DemoPaths
-from llava_zh.errors import BadArgument, ImageNotFound, OutputError, RunConflict, UnknownName
-from llava_zh.exporters import TARGET_NAMES, targets
-from llava_zh.exporters.images import file_name
+from llava_zh.errors import BadArgument, UnknownName
+from llava_zh.exporters import targets
 from llava_zh.records import MARK
-
-INTERNVL, LLAVA = "internvl-sa-1b-caption", "llava-instruct-zh-600k"
-
-
-def published(demo: DemoPaths, config: str, **arguments: Any) -> list[dict[str, Any]]:
-    """The rows as :func:`load_dataset` gives them, images undecoded."""
-    data_dir = demo.internvl if config.startswith(("single", "multi")) else demo.llava
-    dataset = INTERNVL if data_dir == demo.internvl else LLAVA
-    stream = load_dataset(dataset, config, split="train", streaming=True, data_dir=data_dir, **arguments)
-    return list(stream.decode(False))
-
-
-def lines(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for path in sorted((folder / "data").glob("*.jsonl")) for line in path.open()]
-
-
-def _text_lines(path: str) -> list[str]:
-    return Path(path).read_text(encoding="utf-8").splitlines()
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    """All files of an export but its bookkeeping."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and ".export" not in path.parts
-    }
-
 
 # -- Parquet and JSON Lines --------------------------------------------------------------------------------
 
@@ -340,10 +307,6 @@ def test_a_system_prompt_is_exported_where_the_trainer_has_one(demo: DemoPaths, 
 # -- selection ---------------------------------------------------------------------------------------------
 
 
-def ids(folder: Path) -> list[str]:
-    return [row["id"] for row in lines(folder)]
-
-
 def test_a_sample_is_the_same_for_any_number_of_processes_and_files_and_another_for_another_seed(
     demo: DemoPaths, tmp_path: Path
 ) -> None:
@@ -454,166 +417,6 @@ def test_a_selection_that_cannot_be_is_refused(demo: DemoPaths, tmp_path: Path) 
         export(LLAVA, to="jsonl", task="details", output_dir=tmp_path / "no", data_dir=demo.llava)
     with pytest.raises(BadArgument, match="have different columns in row_format='llava'"):
         export(INTERNVL, to="jsonl", language="zh", **arguments)
-
-
-# -- whole, once, and only what was asked ------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("to", TARGET_NAMES)
-def test_one_process_and_two_write_the_same_files(demo: DemoPaths, tmp_path: Path, to: str) -> None:
-    arguments = {"to": to, "data_dir": demo.internvl, "image_root": demo.sa1b, "num_shards": 4, "limit": 30}
-    out = tmp_path / "out"
-    first = export(INTERNVL, "single_zh", output_dir=out, num_proc=1, **arguments)
-    once = tree(out)
-    shutil.rmtree(out)
-    second = export(INTERNVL, "single_zh", output_dir=out, num_proc=2, **arguments)
-    assert tree(out) == once
-    assert (
-        (first.rows, first.files, first.size)
-        == (second.rows, second.files, second.size)
-        == (30, first.files, first.size)
-    )
-    again = export(INTERNVL, "single_zh", output_dir=out, **arguments)
-    assert (again.written, again.found) == (0, 4) and tree(out) == once
-
-
-def test_an_export_killed_at_any_moment_is_finished_by_asking_again(demo: DemoPaths, tmp_path: Path) -> None:
-    out, whole = tmp_path / "out", tmp_path / "whole"
-    arguments = ["internvl-sa-1b-caption", "single_en", "--to", "webdataset", "--num-shards", "8", "--num-proc", "2"]
-    arguments += [
-        "--max-side",
-        "150",
-        "--data-dir",
-        str(demo.internvl),
-        "--image-root",
-        str(demo.sa1b),
-        "--sample",
-        "60",
-    ]
-    command = [sys.executable, "-m", "llava_zh", "export", *arguments]
-    killed = 0
-    for kill in range(3):
-        process = subprocess.Popen([*command, str(out)], start_new_session=True, stderr=subprocess.DEVNULL)
-        finished = out / ".export" / "finished"
-        before = len(list(finished.glob("*"))) if finished.exists() else 0
-        while process.poll() is None and (
-            not finished.exists() or len(list(finished.glob("*"))) < min(before + kill, 8)
-        ):
-            time.sleep(0.002)
-        with contextlib.suppress(ProcessLookupError):  # it may have come to its end by itself
-            os.killpg(process.pid, signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
-        for path in (out / "data").glob("*") if (out / "data").exists() else ():
-            with tarfile.open(path) as tar:  # what has its name is whole
-                assert all(member.size for member in tar)
-    assert killed
-    done = {path.name: path.stat().st_mtime_ns for path in (out / "data").glob("*")} if (out / "data").exists() else {}
-    finished_names = {path.name.removesuffix(".json") for path in (out / ".export" / "finished").glob("*")}
-    result = subprocess.run([*command, str(out), "--json"], capture_output=True, text=True, check=True)
-    summary = json.loads(result.stdout)
-    assert summary["rows"] == 60 and summary["found"] == len(finished_names)
-    for name in finished_names:
-        assert (out / "data" / name).stat().st_mtime_ns == done[name]  # not written a second time
-    subprocess.run([*command, str(whole)], check=True, capture_output=True)
-    ours, reference = tree(out), tree(whole)
-    assert {name: data for name, data in ours.items() if name != "README.md"} == {
-        name: data for name, data in reference.items() if name != "README.md"
-    }
-    assert not list((out / ".export" / "unfinished").iterdir())
-
-
-def test_a_folder_with_another_export_is_refused_with_the_difference(demo: DemoPaths, tmp_path: Path) -> None:
-    arguments = {"to": "jsonl", "output_dir": tmp_path, "data_dir": demo.internvl}
-    export(INTERNVL, "single_zh", sample=5, **arguments)
-    before = tree(tmp_path)
-    with pytest.raises(
-        RunConflict, match=r'selection: \{"sample": 5, "seed": 0\} there, \{"sample": 6, "seed": 0\} asked for'
-    ):
-        export(INTERNVL, "single_zh", sample=6, **arguments)
-    with pytest.raises(RunConflict, match=r'row_format: "llava" there, "parts" asked for'):
-        export(INTERNVL, "single_zh", sample=5, row_format="parts", **arguments)
-    assert tree(tmp_path) == before
-
-
-def test_a_folder_that_is_no_export_or_in_use_is_refused(demo: DemoPaths, tmp_path: Path) -> None:
-    arguments = {"to": "jsonl", "data_dir": demo.internvl}
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.tex").write_text("x")
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(RunConflict, match="holds files that are not of an export"):
-        export(INTERNVL, "single_zh", output_dir=tmp_path / "mine", **arguments)
-    with pytest.raises(RunConflict, match="is a file"):
-        export(INTERNVL, "single_zh", output_dir=tmp_path / "file", **arguments)
-    (tmp_path / "busy" / ".export").mkdir(parents=True)
-    with (
-        FileLock(tmp_path / "busy" / ".export" / "lock"),
-        pytest.raises(RunConflict, match="another process is exporting"),
-    ):
-        export(INTERNVL, "single_zh", output_dir=tmp_path / "busy", **arguments)
-
-
-def test_a_damaged_or_deleted_shard_is_written_again(demo: DemoPaths, tmp_path: Path) -> None:
-    arguments = {"to": "parquet", "output_dir": tmp_path, "data_dir": demo.internvl, "num_shards": 4}
-    export(INTERNVL, "single_zh", **arguments)
-    before = tree(tmp_path)
-    paths = sorted((tmp_path / "data").iterdir())
-    paths[0].write_bytes(b"cut short")
-    paths[2].unlink()
-    summary = export(INTERNVL, "single_zh", **arguments)
-    assert (summary.written, summary.found) == (2, 2) and tree(tmp_path) == before
-
-
-@pytest.mark.parametrize("num_proc", [1, 2])
-def test_a_missing_picture_stops_the_export_or_leaves_the_row_out(
-    demo: DemoPaths, tmp_path: Path, num_proc: int
-) -> None:
-    root = tmp_path / "root"
-    root.mkdir()
-    shutil.copy(demo.sa1b / "sa_000001.tar", root)
-    arguments = {"to": "llama-factory", "data_dir": demo.internvl, "image_root": root, "num_proc": num_proc}
-    with pytest.raises(ImageNotFound, match=r"sa_00000[02]/sa_\d+\.jpg"):
-        export(INTERNVL, "single_zh", output_dir=tmp_path / "raise", **arguments)
-    assert not list((tmp_path / "raise" / "data").glob("*"))
-    export(INTERNVL, "single_zh", output_dir=tmp_path / "skip", on_missing_image="skip", **arguments)
-    expected = [row for row in published(demo, "single_zh") if "/sa_000001/" in row["image"]["path"]]
-    assert ids(tmp_path / "skip") == [row["id"] for row in expected] != []
-
-
-def test_a_folder_that_cannot_be_written_to_is_an_error_that_names_it(demo: DemoPaths, tmp_path: Path) -> None:
-    export(INTERNVL, "single_zh", to="jsonl", output_dir=tmp_path, data_dir=demo.internvl)
-    shutil.rmtree(tmp_path / "data")
-    (tmp_path / "data").write_text("in the way")
-    with pytest.raises(OutputError, match=r"data/single_zh-00000-of-00001\.jsonl: cannot be written"):
-        export(INTERNVL, "single_zh", to="jsonl", output_dir=tmp_path, data_dir=demo.internvl)
-
-
-def test_the_name_of_an_embedded_picture_cannot_lead_out_of_the_folder() -> None:
-    buffer = io.BytesIO()
-    Image.new("RGB", (4, 4)).save(buffer, "PNG")
-    data = buffer.getvalue()
-    assert file_name("../../etc/passwd", data) == "etc/passwd.png"
-    assert file_name("/abs/a.jpg", data) == "abs/a.png"
-    assert file_name("C:\\x\\..\\a.png", data) == "C_/x/a.png"
-    assert file_name("..", data) == "image.png"
-    assert re.fullmatch(r"[0-9a-f]{32}\.png", file_name(None, data))
-
-
-def test_rows_come_from_a_hub_by_ranges_and_no_more_than_needed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    turns = [{"from": "human", "value": "<image>\nQ"}, {"from": "gpt", "value": "x" * 800}]
-    row = json.dumps({"id": "%08d", "image": "sa_000000/sa_1.jpg", "conversations": turns})
-    big = VirtualFile.lines(lambda i: (row % i).encode(), 500_000)
-    name = "internvl_sa1b_caption_1m_single_image_zh.jsonl"
-    with HubServer({"thomas/InternVL-SA-1B-Caption": {name: big}}, "modelscope") as hub:
-        monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "ms"))
-        for variable, value in hub.env.items():
-            monkeypatch.setenv(variable, value)
-        summary = export(
-            INTERNVL, "single_zh", to="jsonl", output_dir=tmp_path / "out", limit=1000, source="modelscope"
-        )
-        assert summary.rows == 1000 and hub.bytes_sent < big.size / 4
-    assert ids(tmp_path / "out") == [f"{i:08d}" for i in range(1000)]
 
 
 # -- card and command line ---------------------------------------------------------------------------------
