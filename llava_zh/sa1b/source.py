@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import os
 import threading
@@ -15,7 +16,7 @@ _ENDS = 64 << 10  # bytes at each end of a remote archive that tell it from anot
 _HAS_PREAD = hasattr(os, "pread")
 
 
-class Source:
+class Source(abc.ABC):
     """An archive's bytes. `path` names it in messages; `stamp` changes when the archive does."""
 
     path: str
@@ -23,17 +24,17 @@ class Source:
     stamp: str
     remote: bool
 
+    @abc.abstractmethod
     def pread(self, offset: int, size: int) -> bytes:
         """`size` bytes at `offset`, fewer at the end. Raises: BadArchive when the archive changed while open."""
-        raise NotImplementedError
 
     def read_at(self, offset: int, size: int) -> bytes:
         """As `pread`, without looking whether the archive changed: for the many small reads of one scan."""
         return self.pread(offset, size)
 
+    @abc.abstractmethod
     def open_file(self) -> BinaryIO:
         """A file object of its own on the same bytes, for a pass from start to end."""
-        raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
         """What an index remembers of its archive, to be compared with `fresh`."""

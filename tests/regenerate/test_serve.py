@@ -129,10 +129,13 @@ def test_an_unknown_or_missing_engine_says_what_to_do(
 @pytest.fixture(scope="module")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A folder with a tiny random LLaVA; ``transformers`` is on PATH meanwhile."""
-    python = os.environ.get("LLAVA_ZH_SERVING_PYTHON", sys.executable)
+    named = os.environ.get("LLAVA_ZH_SERVING_PYTHON")
+    python = named or sys.executable
     folder = str(tmp_path_factory.mktemp("tiny-llava"))
     script = Path(__file__).with_name("tiny_vlm.py")
     made = subprocess.run([python, str(script), folder], capture_output=True, text=True)
+    # An interpreter that was named for this has to work; only one that happens not to have the extra is passed over.
+    assert not (named and made.returncode), made.stderr
     if made.returncode:
         pytest.skip(f"{python} cannot make the model: {made.stderr.strip().splitlines()[-1]}")
     with pytest.MonkeyPatch.context() as patch:
