@@ -160,20 +160,27 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         tally.report()
 
     def _tables(self, shards: list[Shard], tally: Tally) -> Iterator[tuple[tuple[int, int], pa.Table]]:
-        schema = self.info.features.arrow_schema
+        schema, shape, urls = self.info.features.arrow_schema, self.shape, self._urls(tally)
         constants = {"config": self.config.name, "language": self.config_facts.language}
-        for key, table in self._annotations(shards, tally):
-            yield key, to_rows(table, self.shape, schema, self._urls(tally), constants)
+        return self._annotations(shards, tally, lambda kept: to_rows(kept, shape, schema, urls, constants))
 
-    def _annotations(self, shards: list[Shard], tally: Tally) -> Iterator[tuple[tuple[int, int], pa.Table]]:
-        """What the files say of the rows that are kept, a block of them at a time."""
+    def _annotations(
+        self, shards: list[Shard], tally: Tally, then: Callable[[pa.Table], pa.Table] = lambda kept: kept
+    ) -> Iterator[tuple[tuple[int, int], pa.Table]]:
+        """What `then` makes of what the files say of the rows that are kept, a block of them at a time."""
         expect = Expect(images=self.config_facts.images, task_of=self.task_of)
-        reading = Reading(expect, tally.bad_row, tally.columns, self.token, self._parse_ahead)
+        reading = Reading(
+            expect,
+            tally.bad_row,
+            tally.columns,
+            self.token,
+            then=lambda table: then(self._kept(table, tally)),
+            ahead=self._parse_ahead,
+        )
         for i, shard in enumerate(shards):
             for j, table in enumerate(readers.tables(shard, reading)):
-                kept = self._kept(table, tally)
-                if len(kept):
-                    yield (i, j), kept
+                if len(table):
+                    yield (i, j), table
 
     def image_paths(self) -> Iterator[pa.ListArray]:
         """The published paths of the images of each row, a list a row, some thousands of rows at a time."""

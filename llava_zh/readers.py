@@ -23,7 +23,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 import msgspec
 import pyarrow as pa
@@ -37,9 +38,9 @@ from .records import Expect, Place
 
 # Rows with embedded images can have megabytes each; this bounds a table whatever the rows.
 TABLE_BYTES = 8 << 20
-# Blocks parsed ahead of the consumer. Two keep a consumer of Arrow tables waiting for the parser alone.
+# Tables made ahead of the consumer. Two keep a consumer of Arrow tables waiting for the parser alone.
 PARSE_AHEAD = 2
-T = TypeVar("T")
+Work = Callable[[], pa.Table]
 # Records looked at from a file's start for its keys, until one is good.
 SAMPLED = 100
 
@@ -57,13 +58,15 @@ class Shard:
 class Reading:
     """How to read: what rows must be, whom to tell of bad ones and of the columns seen, and the hub's token.
 
-    `ahead` is the number of blocks that are parsed ahead of the consumer, each on a thread.
+    `then` makes of each table of annotations what comes out, on the thread that parsed it. `ahead` is the number of
+    tables that are made ahead of the consumer, each on a thread.
     """
 
     expect: Expect
     on_bad: Callable[[BadRow], None]
     on_columns: Callable[[Iterable[str]], None]
     token: Any = None
+    then: Callable[[pa.Table], pa.Table] = lambda table: table
     ahead: int = PARSE_AHEAD
 
 
@@ -167,7 +170,7 @@ def tables(shard: Shard, reading: Reading) -> Iterator[pa.Table]:
     """
     kind = kind_of(shard.file.name)
     reader = _READERS[kind or "jsonl"]
-    yield from reader(shard, reading)
+    yield from _in_order(reader(shard, reading), reading)
 
 
 def sample(file: DataFile, token: Any = None) -> Mapping[str, Any]:
@@ -208,6 +211,23 @@ def _first_lines(file: DataFile, token: Any) -> Iterator[Mapping[str, Any] | Bad
             yield jsonl.decode_line(Place(file.label, byte=at), line)
 
 
+def _in_order(work: Iterator[Work], reading: Reading) -> Iterator[pa.Table]:
+    """The table of each piece of work in order, made on threads while the consumer is busy with the tables before."""
+
+    def done(piece: Work) -> pa.Table:
+        return reading.then(piece())
+
+    yield from map(done, itertools.islice(work, 1))
+    ahead: deque[Future[pa.Table]] = deque()
+    with ThreadPoolExecutor(reading.ahead, thread_name_prefix="llava-zh-parse") as pool:
+        for piece in work:
+            ahead.append(pool.submit(done, piece))
+            if len(ahead) > reading.ahead:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
 # -- one reader a kind -------------------------------------------------------------------------------------
 
 
@@ -215,47 +235,29 @@ def _read(file: DataFile, token: Any) -> jsonl.Read:
     return lambda offset, length: read(file, offset, length, token)
 
 
-def _jsonl(shard: Shard, reading: Reading) -> Iterator[pa.Table]:
+def _jsonl(shard: Shard, reading: Reading) -> Iterator[Work]:
     file, whole = shard.file, Range(shard.start, shard.end)
     if file.path is None:
         stream = jsonl.pieces(_read(file, reading.token), whole, file.size)
         return _parsed(file, jsonl.blocks(stream, whole), reading)
-
-    def parse(part: Range) -> pa.Table:
-        # One read and one block: nothing is copied between the file and the parser.
-        stream = jsonl.pieces(_read(file, reading.token), part, file.size)
-        blocks = [_parse(file, block, reading) for block in jsonl.blocks(stream, part)]
-        return pa.concat_tables(blocks) if blocks else records.empty()
-
-    return _in_order(parse, jsonl.parts(whole), reading.ahead)
+    return (partial(_read_and_parse, file, part, reading) for part in jsonl.parts(whole))
 
 
-def _compressed_jsonl(shard: Shard, reading: Reading) -> Iterator[pa.Table]:
+def _read_and_parse(file: DataFile, part: Range, reading: Reading) -> pa.Table:
+    # One read and one block: nothing is copied between the file and the parser.
+    blocks = _parsed(file, jsonl.blocks(jsonl.pieces(_read(file, reading.token), part, file.size), part), reading)
+    tables = [parse() for parse in blocks]
+    return pa.concat_tables(tables) if tables else records.empty()
+
+
+def _compressed_jsonl(shard: Shard, reading: Reading) -> Iterator[Work]:
     stream = _decompressed(shard.file, reading.token)
     return _parsed(shard.file, jsonl.blocks(stream, Range(0, 1 << 62)), reading)
 
 
-def _parsed(file: DataFile, blocks: Iterable[tuple[int, jsonl.Block]], reading: Reading) -> Iterator[pa.Table]:
-    return _in_order(lambda block: _parse(file, block, reading), blocks, reading.ahead)
-
-
-def _parse(file: DataFile, block: tuple[int, jsonl.Block], reading: Reading) -> pa.Table:
-    return jsonl.parse(file.label, *block, reading.expect, reading.on_bad, reading.on_columns)
-
-
-def _in_order(parse: Callable[[T], pa.Table], items: Iterable[T], most: int) -> Iterator[pa.Table]:
-    """`parse` of each item in order, worked out on threads while the consumer is busy with the tables before."""
-    items = iter(items)
-    for first in itertools.islice(items, 1):
-        yield parse(first)
-    ahead: deque[Future[pa.Table]] = deque()
-    with ThreadPoolExecutor(most, thread_name_prefix="llava-zh-parse") as pool:
-        for item in items:
-            ahead.append(pool.submit(parse, item))
-            if len(ahead) > most:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+def _parsed(file: DataFile, blocks: Iterable[tuple[int, jsonl.Block]], reading: Reading) -> Iterator[Work]:
+    for offset, block in blocks:
+        yield partial(jsonl.parse, file.label, offset, block, reading.expect, reading.on_bad, reading.on_columns)
 
 
 def _decompressed(file: DataFile, token: Any) -> Iterator[bytes]:
@@ -275,7 +277,7 @@ def _decompressed(file: DataFile, token: Any) -> Iterator[bytes]:
         ) from error
 
 
-def _json(shard: Shard, reading: Reading) -> Iterator[pa.Table]:
+def _json(shard: Shard, reading: Reading) -> Iterator[Work]:
     rows = _json_rows(shard.file, reading.token)
     yield from _row_tables(((Place(shard.file.label, row=i), row) for i, row in enumerate(rows)), reading)
 
@@ -294,7 +296,7 @@ def _json_rows(file: DataFile, token: Any) -> Iterator[Any]:
         yield jsonl.decode_line(Place(file.label, row=i), bytes(row))
 
 
-def _parquet_tables(shard: Shard, reading: Reading) -> Iterator[pa.Table]:
+def _parquet_tables(shard: Shard, reading: Reading) -> Iterator[Work]:
     file = shard.file
     with _parquet(file, reading.token) as parquet:
         meta = parquet.metadata
@@ -317,13 +319,16 @@ def _parquet_tables(shard: Shard, reading: Reading) -> Iterator[pa.Table]:
             use_threads=False,
         )
         for batch in batches:
-            annotations = records.from_arrow(pa.Table.from_batches([batch]), reading.expect)
-            if annotations is not None:
-                yield annotations
-            else:
-                places = (Place(file.label, row=row + i) for i in range(len(batch)))
-                yield records.from_rows(zip(places, batch.to_pylist(), strict=True), reading.expect, reading.on_bad)
+            yield partial(_parquet_table, file.label, row, batch, reading)
             row += len(batch)
+
+
+def _parquet_table(label: str, first: int, batch: pa.RecordBatch, reading: Reading) -> pa.Table:
+    annotations = records.from_arrow(pa.Table.from_batches([batch]), reading.expect)
+    if annotations is not None:
+        return annotations
+    places = (Place(label, row=first + i) for i in range(len(batch)))
+    return records.from_rows(zip(places, batch.to_pylist(), strict=True), reading.expect, reading.on_bad)
 
 
 @contextlib.contextmanager
@@ -337,7 +342,7 @@ def _parquet(file: DataFile, token: Any) -> Iterator[pq.ParquetFile]:
         raise BadFile(f"{file.label}: not a readable Parquet file ({error}). Fetch the file again.") from error
 
 
-def _tar(shard: Shard, reading: Reading) -> Iterator[pa.Table]:
+def _tar(shard: Shard, reading: Reading) -> Iterator[Work]:
     rows = enumerate(_samples(shard.file, reading.token))
     yield from _row_tables(((Place(shard.file.label, row=i), row) for i, row in rows), reading)
 
@@ -388,7 +393,7 @@ def _add_member(sample: dict[str, Any], file: DataFile, name: str, suffix: str, 
             sample.update({k: v for k, v in fields.items() if k not in records.ALIASES["image"]})
 
 
-def _row_tables(rows: Iterable[tuple[Place, Any]], reading: Reading) -> Iterator[pa.Table]:
+def _row_tables(rows: Iterable[tuple[Place, Any]], reading: Reading) -> Iterator[Work]:
     """Rows as tables of at most :data:`TABLE_BYTES` of images, or some hundreds of rows."""
     batch: list[tuple[Place, Any]] = []
     size = 0
@@ -405,13 +410,13 @@ def _row_tables(rows: Iterable[tuple[Place, Any]], reading: Reading) -> Iterator
             if isinstance(i, Mapping)
         )
         if len(batch) >= 512 or size >= TABLE_BYTES:
-            yield records.from_rows(batch, reading.expect, reading.on_bad)
+            yield partial(records.from_rows, batch, reading.expect, reading.on_bad)
             batch, size = [], 0
     if batch:
-        yield records.from_rows(batch, reading.expect, reading.on_bad)
+        yield partial(records.from_rows, batch, reading.expect, reading.on_bad)
 
 
-def _zip(shard: Shard, reading: Reading) -> Iterator[pa.Table]:
+def _zip(shard: Shard, reading: Reading) -> Iterator[Work]:
     raise BadFile(
         f"{shard.file.label}: a zip archive holds images here, not rows. Pass the files with rows as data_files=."
     )

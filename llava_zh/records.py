@@ -24,6 +24,9 @@ from .errors import BadRow
 
 logger = logging.getLogger(__name__)
 
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+
 TURN = pa.struct([("from", pa.string()), ("value", pa.string())])
 # One row a sample. `images` are the paths as published; `bytes` are the embedded files, null where there are none.
 ANNOTATIONS = pa.schema(
@@ -246,27 +249,20 @@ def _images_fit(paths: pa.Array, embedded: pa.Array, turns: pa.Array, expect: Ex
 
 def _may_be_unsafe(paths: pa.Array) -> bool:
     """Whether any path has what every unsafe one has; spares nearly all of them the expression."""
-    if not len(paths):
-        return False
-    ends = np.frombuffer(paths.buffers()[1], np.int32)[paths.offset : paths.offset + len(paths) + 1]
-    text = (paths.buffers()[2] or pa.py_buffer(b""))[ends[0] : ends[-1]].to_pybytes()
-    if np.any(ends[1:] == ends[:-1]) or any(part in text for part in (b":", b"\\", b"..")):
+    data, offsets = text_bytes(paths)
+    text = data.tobytes()
+    if np.any(offsets[1:] == offsets[:-1]) or any(part in text for part in (b":", b"\\", b"..")):
         return True
-    return bool(np.any(np.frombuffer(text, np.uint8)[ends[:-1] - ends[0]] == ord("/")))
+    return bool(np.any(data[offsets[:-1]] == ord("/")))
 
 
-def _marks(
-    values: pa.Array, offsets: np.ndarray[Any, np.dtype[np.int32]]
-) -> np.ndarray[Any, np.dtype[np.int64]] | None:
+def _marks(values: pa.Array, offsets: np.ndarray[Any, np.dtype[np.int32]]) -> Ints | None:
     """Image marks a row; None when ``<img>`` may be one, which needs a look at the row.
 
     Counting a substring in every text would cost more than parsing it. A mark nearly always opens the first
     turn and no other ``<`` occurs, which one pass over the text buffer for that byte tells.
     """
-    first = values.offset
-    ends = np.frombuffer(values.buffers()[1], dtype=np.int32)[first : first + len(values) + 1]
-    text = np.frombuffer(values.buffers()[2] or b"", dtype=np.uint8)[ends[0] : ends[-1]]
-    angle_brackets = int(np.count_nonzero(text == ord("<")))
+    angle_brackets = int(np.count_nonzero(text_bytes(values)[0] == ord("<")))
     opening = pc.starts_with(values, MARK).to_numpy(zero_copy_only=False)
     if angle_brackets == int(np.count_nonzero(opening)):
         per_turn = opening.astype(np.int64)
@@ -275,6 +271,15 @@ def _marks(
             return None
         per_turn = pc.count_substring(values, MARK).to_numpy().astype(np.int64)
     return np.add.reduceat(per_turn, offsets[:-1]) if len(offsets) > 1 else np.zeros(0, np.int64)
+
+
+def text_bytes(texts: pa.Array) -> tuple[Bytes, Ints]:
+    """The UTF-8 of all `texts`, one after another and not copied, and where each starts (and the last one ends)."""
+    if not len(texts):
+        return np.zeros(0, np.uint8), np.zeros(1, np.int64)
+    _, edges, data = texts.buffers()
+    offsets = np.frombuffer(edges, np.int32)[texts.offset : texts.offset + len(texts) + 1].astype(np.int64)
+    return np.frombuffer(data or b"", np.uint8)[offsets[0] : offsets[-1]], offsets - offsets[0]
 
 
 def _map_strings(column: pa.Array, to: Callable[[str], str | None]) -> pa.Array:

@@ -36,12 +36,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .errors import BadArgument, UnknownName
-from .records import MARK, TURN
+from .records import MARK, TURN, Bytes, Ints, text_bytes
 
 if TYPE_CHECKING:
     from datasets import Features
 
-Ints = np.ndarray[Any, np.dtype[np.int64]]
 Bools = np.ndarray[Any, np.dtype[np.bool_]]
 
 ROW_FORMATS = ("llava", "sharegpt", "messages", "parts")
@@ -222,7 +221,7 @@ class Turns:
             turns = pa.StructArray.from_arrays([self.role, self.text], fields=list(TURN))
         else:
             index = pc.index_in(self.role, value_set=pa.array(list(_ROLE_OF)))
-            content = parts(self.text, self._with_marks(images)) if row_format == "parts" else self.text
+            content = parts(self.text, elsewhere=self._marks_elsewhere(images)) if row_format == "parts" else self.text
             turns = pa.StructArray.from_arrays(
                 [pa.array(list(_ROLE_OF.values())).take(index), content], ["role", "content"]
             )
@@ -287,13 +286,11 @@ class Turns:
         )
         return Turns(role, text, self.offsets + np.concatenate([[0], np.cumsum(added)]).astype(self.offsets.dtype))
 
-    def _with_marks(self, images: Ints) -> Ints:
-        """The turns that may have marks, once each row has one an image; the others have none."""
-        if not len(images):
-            return np.zeros(0, np.int64)
-        opening = pc.starts_with(self.text, MARK).to_numpy(zero_copy_only=False)
-        elsewhere = np.add.reduceat(opening.astype(np.int64), self.offsets[:-1]) != images
-        return np.flatnonzero(opening | np.repeat(elsewhere, np.diff(self.offsets)))
+    def _marks_elsewhere(self, images: Ints) -> bool:
+        """Whether rows that have a mark an image have any that does not open a turn."""
+        # No row has more of either than images, so that the sums are equal only where all rows are.
+        opening = int(pc.sum(pc.starts_with(self.text, MARK)).as_py() or 0)
+        return opening != int(images.sum())
 
     def _any(self, of_turns: pa.Array) -> Bools:
         """Whether it is true of any turn of each row."""
@@ -305,49 +302,75 @@ def _marks(count: int, place: str | None) -> str:
     return f"\n{MARK}" * count if place == "end" else f"{MARK}\n" * count
 
 
-def parts(texts: pa.Array, marked: Ints | None = None) -> pa.Array:
+def parts(texts: pa.Array, *, elsewhere: bool = True) -> pa.Array:
     """Texts with marks as lists of :data:`PART`: what stands between marks, and a part for each mark.
 
     There is no empty text part, except that a turn without any text or image has one. The newline that follows each
-    mark at the start of a text is dropped. Only the texts numbered in `marked` are looked at; None is for all.
+    mark at the start of a text is dropped. Texts must not be null. Where it is known that no mark is `elsewhere` than
+    at the start of a text, the others need not be looked for.
     """
-    turns = len(texts)
-    marked = np.arange(turns) if marked is None else marked
-    pieces = pc.split_pattern(texts.take(pa.array(marked)), MARK)
-    starts = np.concatenate([[0], np.cumsum(pc.list_value_length(pieces).to_numpy())]).astype(np.int64)
-    flat = _without_opening_newlines(pieces.flatten(), starts)
-    # Between two pieces of a text stands an image, so a text of n pieces has 2n - 1 parts before empty ones go.
-    counts = np.ones(turns, dtype=np.int64)
-    counts[marked] = 2 * np.diff(starts) - 1
-    first = np.concatenate([[0], np.cumsum(counts)])
-    at = np.repeat(first[marked] - 2 * starts[:-1], np.diff(starts)) + 2 * np.arange(len(flat))
-    # Where the text of each part is taken from: the texts, then the pieces, then the empty text of all images.
-    source = np.full(first[-1], turns + len(flat))
-    source[first[:-1]] = np.arange(turns)
-    source[at] = turns + np.arange(len(flat))
-    kept = np.ones(len(source), dtype=bool)
-    alone = np.repeat(np.diff(starts) == 1, np.diff(starts))
-    kept[at] = alone | pc.greater(pc.binary_length(flat), 0).to_numpy(zero_copy_only=False)
-    offsets = np.concatenate([[0], np.cumsum(kept)])[first]
-    source = source[kept]
-    kinds = pa.array(["text", "image"]).take(pa.array((source == turns + len(flat)).astype(np.int8)))
-    values = pa.concat_arrays([texts, flat, pa.array([""], pa.string())]).take(pa.array(source))
+    data, offsets = text_bytes(texts)
+    turn, at = _marks_in(data, offsets) if elsewhere else _opening_marks(texts, offsets)
+    after = _text_after(turn, at, data, offsets)
+    images = np.bincount(turn, minlength=len(texts))
+    earlier = np.cumsum(images) - images
+    # A turn with n marks is n + 1 pieces of text with an image between each two, so 2n + 1 parts before empty ones go.
+    first = np.arange(len(texts)) + 2 * earlier
+    image = 2 * np.arange(len(at)) + turn + 1
+    length = np.zeros(len(texts) + 2 * len(at), dtype=np.int64)
+    length[first] = -offsets[:-1]
+    length[image + 1] = -after
+    length[image - 1] += at
+    length[first + 2 * images] += offsets[1:]
+    is_image = np.zeros(len(length), dtype=np.int8)
+    is_image[image] = 1
+    kept = length > 0
+    kept[image] = True
+    kept[first[images == 0]] = True
+    ends, is_image = np.concatenate([[0], np.cumsum(length[kept])]), is_image[kept]
+    count = np.concatenate([[0], np.cumsum(kept)])[np.append(first, len(kept))]
+    values = pa.StringArray.from_buffers(len(is_image), pa.py_buffer(ends.astype(np.int32)), _without(data, at, after))
+    kinds = pa.array(["text", "image"]).take(pa.array(is_image))
     return pa.ListArray.from_arrays(
-        pa.array(offsets, pa.int32()), pa.StructArray.from_arrays([kinds, values], fields=list(PART))
+        pa.array(count, pa.int32()), pa.StructArray.from_arrays([kinds, values], fields=list(PART))
     )
 
 
-def _without_opening_newlines(pieces: pa.Array, starts: Ints) -> pa.Array:
-    """Pieces of texts without the newline after each mark that has only marks and such newlines before it."""
-    newline = pc.starts_with(pieces, "\n").to_numpy(zero_copy_only=False)
-    length = pc.binary_length(pieces).to_numpy()
-    opens = np.zeros(len(pieces), dtype=bool)
-    opens[starts[:-1]] = True
-    words = (length > 1) | ((length == 1) & (opens | ~newline))
-    earlier = np.cumsum(words) - words
-    earlier -= np.repeat(earlier[starts[:-1]], np.diff(starts))
-    dropped = newline & ~opens & (earlier == 0)
-    return pc.if_else(pa.array(dropped), pc.binary_replace_slice(pieces, 0, 1, ""), pieces) if dropped.any() else pieces
+def _opening_marks(texts: pa.Array, offsets: Ints) -> tuple[Ints, Ints]:
+    """Of each mark at the start of a text: the number of its text, and where it starts."""
+    text = np.flatnonzero(pc.starts_with(texts, MARK).to_numpy(zero_copy_only=False))
+    return text, offsets[text]
+
+
+def _marks_in(data: Bytes, offsets: Ints) -> tuple[Ints, Ints]:
+    """Of each mark in the texts of `data`, in order: the number of its text, and where it starts."""
+    at = np.flatnonzero(data[: max(len(data) - len(MARK) + 1, 0)] == ord(MARK[0]))
+    for i, byte in enumerate(MARK.encode()):
+        at = at[data[at + i] == byte]
+    text = np.searchsorted(offsets, at, side="right") - 1
+    whole = at + len(MARK) <= offsets[text + 1]  # not the end of one text with the start of the next
+    return text[whole], at[whole]
+
+
+def _text_after(text: Ints, at: Ints, data: Bytes, offsets: Ints) -> Ints:
+    """Where the text goes on after each mark: after its newline too if there are only such marks before it."""
+    after = at + len(MARK)
+    newline = after < offsets[text + 1]
+    newline[newline] = data[after[newline]] == ord("\n")
+    first = np.diff(text, prepend=-1) > 0
+    apart = at != np.where(first, offsets[text], np.roll(after + newline, 1))
+    if apart.any():
+        inner = np.cumsum(apart)
+        inner -= np.repeat((inner - apart)[first], np.diff(np.append(np.flatnonzero(first), len(at))))
+        newline &= inner == 0
+    return after + newline
+
+
+def _without(data: Bytes, starts: Ints, ends: Ints) -> pa.Buffer:
+    """`data` without what lies from `starts` to `ends`, cut out in Arrow."""
+    edges = np.concatenate([[0], np.stack([starts, ends], axis=1).ravel(), [len(data)]]).astype(np.int32)
+    pieces = pa.Array.from_buffers(pa.binary(), len(edges) - 1, [None, pa.py_buffer(edges), pa.py_buffer(data)])
+    return pieces.take(pa.array(np.arange(0, len(pieces), 2))).buffers()[2] or pa.py_buffer(b"")
 
 
 # -- arrays ------------------------------------------------------------------------------------------------

@@ -19,6 +19,9 @@ from datasets import Features
 from datasets.iterable_dataset import ArrowExamplesIterable
 from datasets.utils.sharding import _merge_gen_kwargs, _shuffle_gen_kwargs, _split_gen_kwargs
 
+# Rows made at once. More are no faster, and a resumed stream has to make the whole batch again.
+ROWS_AT_ONCE = 64
+
 Tables = Callable[..., Iterator[tuple[Any, pa.Table]]]
 
 
@@ -54,8 +57,14 @@ class TypedArrowExamples(ArrowExamplesIterable):  # type: ignore[misc]
         return self._whole_tables
 
     def __iter__(self) -> Iterator[Any]:
+        """Rows, as `datasets` gives them, but made more than ten at a time, which costs half as much a row."""
         try:
-            yield from super().__iter__()
+            for key, table in self._rest():
+                for batch in table.to_reader(max_chunksize=ROWS_AT_ONCE):
+                    for row in batch.to_pylist():
+                        if self._state_dict:
+                            self._state_dict["shard_example_idx"] += 1
+                        yield key, row
         finally:
             self._on_end()
 
@@ -68,16 +77,23 @@ class TypedArrowExamples(ArrowExamplesIterable):  # type: ignore[misc]
     def _iter_arrow(self) -> Iterator[Any]:
         """Tables of one row. Whoever wants tables calls `iter_arrow`. Through this one `map` and `filter` read rows in
         `datasets` before version 5, and count a table as seen with its first row: a resume would lose the others."""
+        for key, table in self._rest():
+            for row in range(len(table)):
+                if self._state_dict:
+                    self._state_dict["shard_example_idx"] += 1
+                yield key, table.slice(row, 1)
+        self._on_end()
+
+    def _rest(self) -> Iterator[tuple[Any, pa.Table]]:
+        """The tables that are left of the shards that are left, less the rows that `_state_dict` says were taken."""
         state = self._state_dict or {"shard_idx": 0, "shard_example_idx": 0}
         for shard in islice(self._shards(), state["shard_idx"], None):
-            before = 0
+            taken = state["shard_example_idx"]
             for key, table in self.generate_tables_fn(**shard):
-                for row in range(max(state["shard_example_idx"] - before, 0), len(table)):
-                    state["shard_example_idx"] = before + row + 1
-                    yield key, table.slice(row, 1)
-                before += len(table)
+                if taken < len(table):
+                    yield key, table.slice(taken)
+                taken = max(taken - len(table), 0)
             state |= {"shard_idx": state["shard_idx"] + 1, "shard_example_idx": 0}
-        self._on_end()
 
     def _with(self, kwargs: dict[str, Any]) -> TypedArrowExamples:
         more = self.generate_more_kwargs_fn

@@ -179,7 +179,11 @@ def text(value: str) -> dict[str, str]:
         (MARK, image()),
         (f"{MARK}\n", image()),
         (f"\n{MARK}\nQ", [text("\n"), *image(), text("\nQ")]),
+        (f"{MARK}{MARK}\nQ", [*image(2), text("Q")]),
+        (f"{MARK}\n{MARK} \n", [*image(2), text(" \n")]),
+        (f"<i<{MARK[1:]}", [text("<i"), *image()]),
         ("Q", [text("Q")]),
+        ("<", [text("<")]),
         ("", [text("")]),
     ],
 )
@@ -191,6 +195,21 @@ def test_parts_stand_where_the_marks_stood(turn: str, content: list[dict[str, st
         [*image(), text("y")],
         content,
     ]
+
+
+def test_a_mark_is_not_put_together_from_two_texts() -> None:
+    assert parts(pa.array([MARK[:3], MARK[3:], "", MARK])).to_pylist() == [
+        [text(MARK[:3])],
+        [text(MARK[3:])],
+        [text("")],
+        image(),
+    ]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["", MARK, f"{MARK}\n"]), TEXT), max_size=6))
+def test_marks_that_all_open_their_text_are_found_without_looking_elsewhere(turns: list[tuple[str, str]]) -> None:
+    texts = pa.array([opening + rest for opening, rest in turns], pa.string())
+    assert parts(texts, elsewhere=False).equals(parts(texts))
 
 
 def test_no_texts_have_no_parts() -> None:

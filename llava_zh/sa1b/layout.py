@@ -133,8 +133,9 @@ class Root:
 
     def refresh(self, everything: bool = False) -> bool:
         """Forget the listings if a folder of archives (or any listed one) changed since; True if so."""
-        folders = list(self._listed_at) if everything else _ARCHIVE_FOLDERS
-        changed = any(self._mtime(f) != self._listed_at[f] for f in folders if f in self._listed_at)
+        listed = dict(self._listed_at)  # another thread may be at it too
+        folders = list(listed) if everything else _ARCHIVE_FOLDERS
+        changed = any(self._mtime(f) != listed[f] for f in folders if f in listed)
         if changed:
             self._forget_listings()
         return changed
