@@ -29,6 +29,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -215,13 +216,19 @@ class Turns:
         flat = lists.flatten()
         return cls(flat.field("from"), flat.field("value"), _offsets(lists).to_numpy())
 
+    @cached_property
+    def opening(self) -> Bools:
+        """Whether each turn opens with a mark."""
+        found: Bools = pc.starts_with(self.text, MARK).to_numpy(zero_copy_only=False)
+        return found
+
     def lists(self, row_format: str, images: Ints) -> pa.Array:
         """As the lists of structs that rows of this format, with as many `images` each, have."""
         if row_format in ("llava", "sharegpt"):
             turns = pa.StructArray.from_arrays([self.role, self.text], fields=list(TURN))
         else:
             index = pc.index_in(self.role, value_set=pa.array(list(_ROLE_OF)))
-            content = parts(self.text, elsewhere=self._marks_elsewhere(images)) if row_format == "parts" else self.text
+            content = parts(self.text, self._only_marks(images)) if row_format == "parts" else self.text
             turns = pa.StructArray.from_arrays(
                 [pa.array(list(_ROLE_OF.values())).take(index), content], ["role", "content"]
             )
@@ -231,8 +238,8 @@ class Turns:
         """With as many marks a row as there are `images`, moved to `place` where they can be."""
         if not len(images):
             return self
-        # Nearly always a mark opens a turn, which is told much faster than whether there is one anywhere.
-        unmarked = ~self._any(pc.starts_with(self.text, MARK))
+        # Nearly always a mark opens the first turn, which is told much faster than whether there is one anywhere.
+        unmarked = ~self.opening[self.offsets[:-1]]
         if unmarked.any():
             unmarked = ~self._any(pc.match_substring(self.text, MARK))
         text, rows = self.text, np.flatnonzero(unmarked)
@@ -286,11 +293,10 @@ class Turns:
         )
         return Turns(role, text, self.offsets + np.concatenate([[0], np.cumsum(added)]).astype(self.offsets.dtype))
 
-    def _marks_elsewhere(self, images: Ints) -> bool:
-        """Whether rows that have a mark an image have any that does not open a turn."""
-        # No row has more of either than images, so that the sums are equal only where all rows are.
-        opening = int(pc.sum(pc.starts_with(self.text, MARK)).as_py() or 0)
-        return opening != int(images.sum())
+    def _only_marks(self, images: Ints) -> Bools | None:
+        """Which turns open with a mark, if there are no other marks; for rows that have a mark an image."""
+        # No row has more turns that open with a mark than images, so that the sums are equal only where all rows are.
+        return self.opening if np.count_nonzero(self.opening) == images.sum() else None
 
     def _any(self, of_turns: pa.Array) -> Bools:
         """Whether it is true of any turn of each row."""
@@ -302,15 +308,17 @@ def _marks(count: int, place: str | None) -> str:
     return f"\n{MARK}" * count if place == "end" else f"{MARK}\n" * count
 
 
-def parts(texts: pa.Array, *, elsewhere: bool = True) -> pa.Array:
+def parts(texts: pa.Array, opening: Bools | None = None) -> pa.Array:
     """Texts with marks as lists of :data:`PART`: what stands between marks, and a part for each mark.
 
     There is no empty text part, except that a turn without any text or image has one. The newline that follows each
-    mark at the start of a text is dropped. Texts must not be null. Where it is known that no mark is `elsewhere` than
-    at the start of a text, the others need not be looked for.
+    mark at the start of a text is dropped. Texts must not be null. Where it is known that no mark stands elsewhere than
+    at the start of a text, and no two there, `opening` says which texts have one.
     """
     data, offsets = text_bytes(texts)
-    turn, at = _marks_in(data, offsets) if elsewhere else _opening_marks(texts, offsets)
+    if opening is not None:
+        return _parts_after_marks(data, offsets, opening)
+    turn, at = _marks_in(data, offsets)
     after = _text_after(turn, at, data, offsets)
     images = np.bincount(turn, minlength=len(texts))
     earlier = np.cumsum(images) - images
@@ -327,19 +335,39 @@ def parts(texts: pa.Array, *, elsewhere: bool = True) -> pa.Array:
     kept = length > 0
     kept[image] = True
     kept[first[images == 0]] = True
-    ends, is_image = np.concatenate([[0], np.cumsum(length[kept])]), is_image[kept]
     count = np.concatenate([[0], np.cumsum(kept)])[np.append(first, len(kept))]
-    values = pa.StringArray.from_buffers(len(is_image), pa.py_buffer(ends.astype(np.int32)), _without(data, at, after))
+    return _part_lists(count, is_image[kept], length[kept], _without(data, at, after))
+
+
+def _parts_after_marks(data: Bytes, offsets: Ints, opening: Bools) -> pa.Array:
+    """As :func:`parts`, where a text has no other mark than one at its start."""
+    marked = np.flatnonzero(opening)
+    at = offsets[marked]
+    after = at + len(MARK)
+    with_more = after < offsets[marked + 1]
+    after += with_more & (data[np.where(with_more, after, 0)] == ord("\n"))
+    length = np.diff(offsets)
+    length[marked] -= after - at
+    is_text = length > 0
+    is_text |= ~opening
+    count = np.concatenate([[0], np.cumsum(is_text.astype(np.int64) + opening)])
+    is_image = np.zeros(count[-1], dtype=np.int8)
+    is_image[count[marked]] = 1
+    lengths = np.zeros(count[-1], dtype=np.int32)
+    # The text part is the last one of its turn. Where there is none, the length of 0 is that of the image part.
+    lengths[count[1:] - 1] = length
+    return _part_lists(count, is_image, lengths, _without(data, at, after))
+
+
+def _part_lists(count: Ints, is_image: np.ndarray[Any, np.dtype[np.int8]], length: Ints, data: pa.Buffer) -> pa.Array:
+    """Lists of parts: where each list starts, which parts are images, and how much of `data` is the text of each."""
+    ends = np.zeros(len(length) + 1, dtype=np.int32)
+    np.cumsum(length, dtype=np.int32, out=ends[1:])
+    texts = pa.StringArray.from_buffers(len(length), pa.py_buffer(ends), data)
     kinds = pa.array(["text", "image"]).take(pa.array(is_image))
     return pa.ListArray.from_arrays(
-        pa.array(count, pa.int32()), pa.StructArray.from_arrays([kinds, values], fields=list(PART))
+        pa.array(count.astype(np.int32)), pa.StructArray.from_arrays([kinds, texts], fields=list(PART))
     )
-
-
-def _opening_marks(texts: pa.Array, offsets: Ints) -> tuple[Ints, Ints]:
-    """Of each mark at the start of a text: the number of its text, and where it starts."""
-    text = np.flatnonzero(pc.starts_with(texts, MARK).to_numpy(zero_copy_only=False))
-    return text, offsets[text]
 
 
 def _marks_in(data: Bytes, offsets: Ints) -> tuple[Ints, Ints]:
@@ -368,7 +396,8 @@ def _text_after(text: Ints, at: Ints, data: Bytes, offsets: Ints) -> Ints:
 
 def _without(data: Bytes, starts: Ints, ends: Ints) -> pa.Buffer:
     """`data` without what lies from `starts` to `ends`, cut out in Arrow."""
-    edges = np.concatenate([[0], np.stack([starts, ends], axis=1).ravel(), [len(data)]]).astype(np.int32)
+    edges = np.zeros(2 * len(starts) + 2, dtype=np.int32)
+    edges[1:-1:2], edges[2:-1:2], edges[-1] = starts, ends, len(data)
     pieces = pa.Array.from_buffers(pa.binary(), len(edges) - 1, [None, pa.py_buffer(edges), pa.py_buffer(data)])
     return pieces.take(pa.array(np.arange(0, len(pieces), 2))).buffers()[2] or pa.py_buffer(b"")
 

@@ -209,7 +209,8 @@ def test_a_mark_is_not_put_together_from_two_texts() -> None:
 @given(st.lists(st.tuples(st.sampled_from(["", MARK, f"{MARK}\n"]), TEXT), max_size=6))
 def test_marks_that_all_open_their_text_are_found_without_looking_elsewhere(turns: list[tuple[str, str]]) -> None:
     texts = pa.array([opening + rest for opening, rest in turns], pa.string())
-    assert parts(texts, elsewhere=False).equals(parts(texts))
+    marked = np.array([opening != "" for opening, _ in turns], bool)
+    assert parts(texts, marked).equals(parts(texts))
 
 
 def test_no_texts_have_no_parts() -> None:
