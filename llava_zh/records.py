@@ -63,7 +63,7 @@ MARK = "<image>"
 # What our exports put before the published path of an image of SA-1B.
 URL = "sa1b://"
 
-_BYTES_AT_ONCE = 256 << 10
+_BYTES_AT_ONCE = 1 << 20
 
 OnBadRow = Literal["raise", "skip"]
 
