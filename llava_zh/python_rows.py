@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from .records import Ints, text_bytes
 
@@ -95,7 +96,7 @@ class _Shape:
         """Of lists: displays, where all rows have lists of the same lengths."""
         offsets = array.offsets.to_numpy()
         lengths = np.diff(offsets)
-        if not self._repeats(lengths, step):
+        if not _repeats(lengths, step):
             return self._leaves(array, step)
         a_row = lengths[:step].tolist()
         inner = iter(self.sources(array.values.slice(offsets[0], offsets[-1] - offsets[0]), sum(a_row)))
@@ -122,14 +123,14 @@ class _Shape:
             return [True] * step
         if array.null_count or not pa.types.is_string(array.type):
             return [False] * step
-        data, offsets = text_bytes(array)
-        lengths = np.diff(offsets)
-        if self._repeats(lengths, step):
-            text, of_row = data.tobytes(), len(data) // self.rows
-            if text == text[:of_row] * self.rows:
+        lengths = pc.binary_length(array).to_numpy()
+        if _repeats(lengths, step):
+            text = text_bytes(array)[0].tobytes()
+            if text == text[: len(text) // self.rows] * self.rows:
                 return [True] * step
         return [not lengths[place::step].any() for place in range(step)]
 
-    def _repeats(self, numbers: Ints, step: int) -> bool:
-        """Whether all rows have the same numbers."""
-        return bool(np.all(numbers.reshape(self.rows, step) == numbers[:step]))
+
+def _repeats(numbers: Ints, step: int) -> bool:
+    """Whether all rows have the same numbers, `step` each."""
+    return bool(np.all(numbers[step:] == numbers[: len(numbers) - step]))
