@@ -48,6 +48,8 @@ ROW_FORMATS = ("llava", "sharegpt", "messages", "parts")
 STORED_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 PART = pa.struct([("type", pa.string()), ("text", pa.string())])
 _ROLE_OF = {"human": "user", "gpt": "assistant", "system": "system"}
+_PUBLISHED_ROLES, _ROLES = pa.array(list(_ROLE_OF)), pa.array(list(_ROLE_OF.values()))
+_KINDS = pa.array(["text", "image"])
 _PLACES = ("front", "end")
 # Marks that stand for themselves before or after the text of a turn, with the whitespace that sets them apart.
 _LEADING_MARKS = rf"\A\s*(?:{MARK}\s*)+"
@@ -227,11 +229,9 @@ class Turns:
         if row_format in ("llava", "sharegpt"):
             turns = pa.StructArray.from_arrays([self.role, self.text], fields=list(TURN))
         else:
-            index = pc.index_in(self.role, value_set=pa.array(list(_ROLE_OF)))
+            role = _ROLES.take(pc.index_in(self.role, value_set=_PUBLISHED_ROLES))
             content = parts(self.text, self._only_marks(images)) if row_format == "parts" else self.text
-            turns = pa.StructArray.from_arrays(
-                [pa.array(list(_ROLE_OF.values())).take(index), content], ["role", "content"]
-            )
+            turns = pa.StructArray.from_arrays([role, content], ["role", "content"])
         return pa.ListArray.from_arrays(pa.array(self.offsets, pa.int32()), turns)
 
     def marked(self, images: Ints, place: str | None) -> Turns:
@@ -364,7 +364,7 @@ def _part_lists(count: Ints, is_image: np.ndarray[Any, np.dtype[np.int8]], lengt
     ends = np.zeros(len(length) + 1, dtype=np.int32)
     np.cumsum(length, dtype=np.int32, out=ends[1:])
     texts = pa.StringArray.from_buffers(len(length), pa.py_buffer(ends), data)
-    kinds = pa.array(["text", "image"]).take(pa.array(is_image))
+    kinds = _KINDS.take(pa.array(is_image))
     return pa.ListArray.from_arrays(
         pa.array(count.astype(np.int32)), pa.StructArray.from_arrays([kinds, texts], fields=list(PART))
     )
