@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -287,8 +288,7 @@ def test_a_trainer_finds_the_turns_and_the_pictures(
 def test_a_trainer_can_be_given_the_files_where_they_lie(demo: DemoPaths, tmp_path: Path) -> None:
     root = tmp_path / "root"
     for path in sorted(demo.sa1b.glob("sa_*.tar")):
-        with tarfile.open(path) as tar:
-            tar.extractall(root / path.stem, filter="data")
+        shutil.unpack_archive(path, root / path.stem, "tar")
     arguments = {"to": "internvl", "images": "url", "data_dir": demo.internvl}
     export(INTERNVL, "single_zh", output_dir=tmp_path / "out", image_root=root, **arguments)
     assert _internvl(tmp_path / "out") and not (tmp_path / "out" / "images").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Iterable
 from itertools import islice
@@ -139,12 +140,9 @@ def test_both_datasets_and_their_pictures_mix(demo: DemoPaths, sa1b_folder: Path
 @pytest.fixture(scope="module")
 def sa1b_folder(demo: DemoPaths, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The miniature's SA-1B, extracted."""
-    import tarfile
-
     root = tmp_path_factory.mktemp("sa1b")
     for archive in demo.sa1b.glob("*.tar"):
-        with tarfile.open(archive) as tar:
-            tar.extractall(root / archive.stem, filter="data")
+        shutil.unpack_archive(archive, root / archive.stem, "tar")
     return root
 
 
