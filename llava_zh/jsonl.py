@@ -70,15 +70,13 @@ def plan(sizes: Sequence[int], *, chunk_size: int, num_shards: int | None = None
     count = power_of_two(max(total / chunk_size, len(sizes))) if num_shards is None else num_shards
     if count < len(sizes):
         raise BadArgument(f"num_shards={count} is less than the number of files, {len(sizes)}; ask for that many.")
-    counts = [1] * len(sizes)
     spare = count - len(sizes)
-    if total:
-        # Every file gets its share of what is left; the largest remainders take what rounding left over.
-        exact = [spare * size / total for size in sizes]
-        counts = [1 + int(share) for share in exact]
-        by_remainder = sorted(range(len(sizes)), key=lambda i: (int(exact[i]) - exact[i], i))
-        for i in by_remainder[: count - sum(counts)]:
-            counts[i] += 1
+    # Every file gets its share of what is left; the largest remainders take what rounding left over.
+    exact = [spare * size / total if total else spare / len(sizes) for size in sizes]
+    counts = [1 + int(share) for share in exact]
+    by_remainder = sorted(range(len(sizes)), key=lambda i: (int(exact[i]) - exact[i], i))
+    for i in by_remainder[: count - sum(counts)]:
+        counts[i] += 1
     return [split(Range(0, size), n) for size, n in zip(sizes, counts, strict=True)]
 
 

@@ -139,6 +139,7 @@ def test_ranges_cover_each_file_without_gaps_and_their_number_is_a_power_of_two(
 
 
 @given(sizes=st.lists(st.integers(0, 10**9), min_size=1, max_size=20), more=st.integers(0, 50))
+@example(sizes=[0, 0], more=3)
 def test_num_shards_is_exactly_what_was_asked_for(sizes: list[int], more: int) -> None:
     planned = jsonl.plan(sizes, chunk_size=1, num_shards=len(sizes) + more)
     assert sum(map(len, planned)) == len(sizes) + more
