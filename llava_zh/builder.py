@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import logging
 import sys
 import threading
 from collections import Counter
@@ -26,9 +25,10 @@ from .images import Images, UnresolvedImages
 from .readers import Reading, Shard
 from .records import Expect
 from .rows import RowOptions, RowShape, to_rows
+from .safe_text import get_logger
 from .streams import TypedArrowExamples
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # Bad rows named one by one in the log of a process; all are counted.
 SHOWN_BAD_ROWS = 5

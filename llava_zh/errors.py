@@ -2,7 +2,8 @@
 
 A class inherits :class:`LlavaZhError` and the builtin a caller would have caught anyway, so both
 ``except LlavaZhError`` and ``except FileNotFoundError`` work. A message says what went wrong, where,
-what was expected and found, and what to do next. Messages never hold tokens or keys.
+what was expected and found, and what to do next. Messages and details pass through :func:`llava_zh.safe_text.safe`:
+they hold no token or key, and nothing that steers a terminal.
 
 Each class takes the finished message as its only positional argument and its details as keywords, kept as
 attributes: an exception raised in a worker process therefore survives pickling on its way to the parent.
@@ -11,16 +12,26 @@ attributes: an exception raised in a worker process therefore survives pickling 
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
+from typing import ClassVar
+
+from .safe_text import safe
 
 
 class LlavaZhError(Exception):
-    """Base of every exception raised on purpose by this library."""
+    """Base of every exception raised on purpose by this library.
+
+    One that is an OSError as well has the `errno` of its kind, for callers that look at it.
+    """
+
+    ERRNO: ClassVar[int] = errno.EIO
 
     def __init__(self, message: str = "", **details: object) -> None:
-        super().__init__(message)
-        for name, value in details.items():
-            setattr(self, name, value)
+        super().__init__(safe(message))
+        number = {"errno": self.ERRNO} if isinstance(self, OSError) else {}
+        for name, value in (number | details).items():
+            setattr(self, name, safe(value) if isinstance(value, str) else value)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -45,6 +56,12 @@ class UnknownName(LlavaZhError, ValueError):
 
 class BadArgument(LlavaZhError, ValueError):
     """An argument whose value cannot work, with the values that would."""
+
+
+class UnsafeName(LlavaZhError, ValueError):
+    """A name from outside (a listing, an archive, a manifest) that would choose a place on this machine."""
+
+    name: str
 
 
 class MissingExtra(LlavaZhError, ImportError):
@@ -91,6 +108,8 @@ class BadFile(LlavaZhError, ValueError):
 class DataFileNotFound(LlavaZhError, FileNotFoundError):
     """A published file that is not where it was looked for."""
 
+    ERRNO = errno.ENOENT
+
 
 class HubError(LlavaZhError, OSError):
     """A hub did not give what was asked: unreachable, offline, refused, missing, limited or broken."""
@@ -106,9 +125,13 @@ class RangeNotSupported(HubError):
 class RootNotFound(LlavaZhError, FileNotFoundError):
     """No SA-1B root was given, or the one given does not exist or holds no SA-1B image."""
 
+    ERRNO = errno.ENOENT
+
 
 class ImageNotFound(LlavaZhError, FileNotFoundError):
     """An image that no archive or folder of the root holds."""
+
+    ERRNO = errno.ENOENT
 
 
 class BadImage(LlavaZhError, OSError):
@@ -125,6 +148,8 @@ class BadIndex(LlavaZhError, OSError):
 
 class ReadOnlyFileSystemError(LlavaZhError, OSError):
     """An attempt to write through the read-only ``sa1b://`` filesystem."""
+
+    ERRNO = errno.EROFS
 
 
 # -- regeneration ------------------------------------------------------------------------------------------

@@ -18,8 +18,9 @@ from typing import Any
 from .errors import BadFile, DataFileNotFound, HubError, UnknownName
 from .facts import SOURCES, DatasetFacts
 from .http import read_range, refused
+from .safe_text import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 PIECE = 4 << 20

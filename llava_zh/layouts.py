@@ -6,7 +6,6 @@ file list and the columns (:func:`detect`).
 
 from __future__ import annotations
 
-import logging
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +17,9 @@ from .errors import DataFileNotFound, UnknownLayout
 from .facts import DatasetFacts
 from .hub import DataFile
 from .images import ArchivedImages, EmbeddedImages, FolderImages, Images, UnresolvedImages
+from .safe_text import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # JSON files that repositories hold beside their data.
 _NOT_ROWS = frozenset(

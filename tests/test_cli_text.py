@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llava_zh.cli import text
@@ -22,6 +22,7 @@ def test_wrapping_keeps_every_character_but_spaces(content: str, columns: int) -
 
 
 @given(MIXED, st.integers(4, 40))
+@example(" ???a", 4)
 def test_a_wrapped_line_is_no_wider_than_asked_but_for_punctuation_that_hangs(content: str, columns: int) -> None:
     for line in text.wrap(content, columns):
         while text.width(line) > columns:

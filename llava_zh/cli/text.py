@@ -7,11 +7,13 @@ import shutil
 import unicodedata
 from collections.abc import Iterator, Sequence
 
+from ..safe_text import one_line
+from ..safe_text import printable as printable
+
 # Closing punctuation is not put at the start of a line, as Chinese typesetting has it: it hangs at the end of the last.
 _NOT_FIRST = frozenset("，。、；：？！）》」』】〉”’…,.;:?!)]}%")
 # What is not split: a run without spaces of narrow characters; each wide character is a piece of its own.
-_PIECE = re.compile(r" +|[^ ⺀-￯]+|.")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_PIECE = re.compile(r" +|[^ ⺀-￯\U0001f000-\U0003ffff]+|.")
 
 
 def columns(at_most: int = 100) -> int:
@@ -25,11 +27,6 @@ def width(text: str) -> int:
         2 if unicodedata.east_asian_width(character) in "WF" else 0 if unicodedata.combining(character) else 1
         for character in text
     )
-
-
-def printable(text: str) -> str:
-    """`text` with control characters written out (``\\x1b``), so that a row cannot steer the terminal."""
-    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
 def shorten(text: str, at_most: int) -> str:
@@ -49,8 +46,9 @@ def wrap(text: str, at_most: int) -> Iterator[str]:
         for piece in _pieces(line, at_most):
             taken = width(piece)
             hangs = used <= at_most and _NOT_FIRST.issuperset(piece)
-            if used + taken > at_most and current.strip() and not hangs:
-                yield current.rstrip()
+            if used + taken > at_most and not hangs:
+                if current.strip():
+                    yield current.rstrip()
                 piece = piece.lstrip(" ")
                 current, used = piece, width(piece)
             else:
@@ -65,7 +63,8 @@ def _pieces(line: str, at_most: int) -> Iterator[str]:
 
 
 def table(rows: Sequence[Sequence[str]], right: Sequence[int] = (), indent: str = "") -> str:
-    """`rows` in aligned columns, those numbered in `right` to the right; the last column is left as it is."""
+    """`rows` in aligned columns, those numbered in `right` to the right; the last column is not padded."""
+    rows = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(width(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:

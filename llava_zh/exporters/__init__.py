@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import BadArgument, UnknownName
+from ..safe_text import get_logger
 
 if TYPE_CHECKING:
     from ..builder import PublishedBuilder
     from ..rows import RowOptions
     from .run import ExportSummary
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 TARGET_NAMES = ("parquet", "jsonl", "webdataset", "llama-factory", "ms-swift", "internvl", "qwen-vl")
 IMAGE_MODES = ("url", "files", "embed")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import multiprocessing
 import os
 import shutil
@@ -21,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from ..durable import sync_folder
 from ..errors import OutputError, RunConflict
+from ..safe_text import get_logger
 from . import shards
 from .card import card
 from .files import write_bytes
@@ -28,7 +28,7 @@ from .selection import Taken
 from .shards import Job, OutputShard, Piece, Written
 from .targets import TARGETS, DataFile, labels
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import mmap
 import os
 import zlib
@@ -17,9 +16,10 @@ from llava_zh.sa1b.index import ArchiveIndex, Scan, assemble
 from llava_zh.sa1b.source import Source
 from llava_zh.sa1b.tar_scan import scan_tar
 from llava_zh.sa1b.urls import SA_NAME
+from llava_zh.safe_text import get_logger
 
 SUFFIX = ".sa1bx"
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 def cache_dir() -> Path:

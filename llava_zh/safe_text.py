@@ -1,0 +1,126 @@
+"""Text on its way out of the library: without secrets, and without characters that steer a terminal.
+
+Errors, log records, reports and tables quote what datasets, archives, hubs and servers sent. Each of them passes
+through :func:`safe`. Secrets are known by their values: whoever takes one in hands it to :func:`keep_secret`, and from
+then on neither it nor a piece of it leaves, wherever in a text it stands.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import threading
+from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
+
+HIDDEN = "[secret]"
+# Secrets that clients read by themselves.
+_VARIABLES = (
+    "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "MODELSCOPE_API_TOKEN", "MODELSCOPE_SDK_TOKEN", "OPENAI_API_KEY",
+    "LLAVA_ZH_API_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
+)  # fmt: skip
+# A shorter one would be found in every other word.
+_SHORTEST = 4
+# A piece of this length gives a long secret away, as where a text was cut in its middle.
+_PIECE = 8
+_PIECES_FROM = 16
+
+_secrets: dict[str, None] = {}
+_lock = threading.Lock()
+
+# C0 but for newline and tab, DEL and C1 (an escape sequence needs one of them), marks that turn the direction of the
+# text around them, line separators, tag characters and half surrogate pairs, which no encoding can write.
+_STEERING = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff"
+    r"\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
+
+def keep_secret(secret: object) -> None:
+    """Let `secret` (a token, a key, a password; anything but text is none) never appear in a text that leaves."""
+    if not isinstance(secret, str) or len(secret) < _SHORTEST:
+        return
+    forms = (secret, quote(secret, safe=""), quote_plus(secret), json.dumps(secret)[1:-1])
+    with _lock:
+        _secrets.update(dict.fromkeys(form for form in forms if len(form) >= _SHORTEST))
+
+
+def keep_url_secrets(url: object) -> None:
+    """:func:`keep_secret` for the password in a URL and for the values of its query, which may be a signature."""
+    if not isinstance(url, str) or "://" not in url:
+        return
+    for part in url.split("::"):
+        try:
+            split = urlsplit(part)
+            password = split.password
+        except ValueError:
+            continue
+        if password:
+            keep_secret(password)
+            keep_secret(unquote(password))
+        for _, value in parse_qsl(split.query):
+            if len(value) >= _PIECES_FROM:
+                keep_secret(value)
+
+
+def redacted(text: str) -> str:
+    """`text` with every secret, and every longer piece of a long one, written as ``[secret]``."""
+    with _lock:
+        known = list(_secrets)
+    known += [value for name in _VARIABLES if len(value := os.environ.get(name, "")) >= _SHORTEST]
+    known.sort(key=len, reverse=True)
+    for secret in known:
+        text = text.replace(secret, HIDDEN)
+    return _without_pieces(text, [secret for secret in known if len(secret) >= _PIECES_FROM])
+
+
+def _without_pieces(text: str, secrets: list[str]) -> str:
+    pieces = {secret[at : at + _PIECE] for secret in secrets for at in range(len(secret) - _PIECE + 1)}
+    if not pieces:
+        return text
+    kept, at, start = [], 0, 0
+    while start <= len(text) - _PIECE:
+        if text[start : start + _PIECE] not in pieces:
+            start += 1
+            continue
+        end = start + _PIECE
+        while end < len(text) and text[end - _PIECE + 1 : end + 1] in pieces:
+            end += 1
+        kept += [text[at:start], HIDDEN]
+        at = start = end
+    return "".join([*kept, text[at:]])
+
+
+def printable(text: str) -> str:
+    """`text` with what steers a terminal written out (``\\x1b``, ``\\u202e``); newlines and tabs stay."""
+    return _STEERING.sub(_escaped, text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def safe(text: str) -> str:
+    """`text` as it may leave: redacted and printable."""
+    return printable(redacted(text))
+
+
+def one_line(text: str) -> str:
+    """:func:`safe`, on one line: for a name from outside within a line or a cell of our own."""
+    return safe(text).replace("\n", "\\n").replace("\t", " ")
+
+
+def get_logger(name: str) -> logging.Logger:
+    """The logger called `name`, whose records leave as :func:`safe` text."""
+    logger = logging.getLogger(name)
+    if not any(isinstance(kept, _Safe) for kept in logger.filters):
+        logger.addFilter(_Safe())
+    return logger
+
+
+class _Safe(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = safe(record.getMessage()), None
+        return True
