@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from isal import isal_zlib
+
 from llava_zh.errors import BadArchive
 from llava_zh.sa1b.gzip_points import PointReader
 from llava_zh.sa1b.index import ArchiveIndex, Member
@@ -21,7 +23,10 @@ class Archive:
     def read(self, member: Member, start: int = 0, stop: int | None = None) -> bytes:
         """Bytes `start` to `stop` (its end by default) of `member`.
 
-        Raises: BadArchive, which names archive, member and offset, when they cannot be read.
+        A whole member is held against its CRC-32 where the index knows it (gzip and zip archives); any part of a zip
+        member is, too, since all of it is read. A part of a gzip member is not checked, nor is anything in a plain tar.
+
+        Raises: BadArchive, which names archive, member and offset, when they cannot be read or do not fit.
         """
         if stop is None or stop > member.size:
             stop = member.size
@@ -32,6 +37,7 @@ class Archive:
                 data = self._points.read(self.source, member.offset + start, stop - start)
             elif self.kind == "zip":
                 data = read_zip(self.source, member)
+                self._check(member, data)
                 if stop - start < len(data):
                     data = data[start:stop]
             else:
@@ -42,7 +48,13 @@ class Archive:
             raise self._unreadable(
                 member, f"expected {stop - start:,} bytes, the archive ends after {len(data):,} of them."
             )
+        if self.kind != "zip":
+            self._check(member, data)
         return data
+
+    def _check(self, member: Member, data: bytes) -> None:
+        if member.crc is not None and len(data) == member.size and isal_zlib.crc32(data) != member.crc:
+            raise self._unreadable(member, f"its bytes do not fit their checksum (CRC-32 {member.crc:08x})")
 
     def _unreadable(self, member: Member, why: str) -> BadArchive:
         return BadArchive(

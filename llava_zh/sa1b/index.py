@@ -6,6 +6,7 @@ JSON header, then the arrays, each on an 8-byte edge:
     keys u4, offsets u8, sizes u4           members called sa_<id>.jpg or .json, sorted by key: 16 bytes a member
     names, name_starts, ...                 all other members, sorted by name
     packed, named_packed                    zip only: bytes in the archive; the top bit of an offset marks deflate
+    crcs, named_crcs                        gzip and zip only, u4: CRC-32 of a member's bytes, 0 where not known
     points_out, points_bit, window_starts   gzip only: see `gzip_points`
     windows                                 gzip only: zlib streams, which carry a checksum of their own
 
@@ -18,7 +19,7 @@ import json
 import zlib
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ import numpy as np
 from llava_zh.errors import BadIndex
 from llava_zh.sa1b.urls import SA_NAME, key_name, member_key
 
-MAGIC = b"SA1BIDX1"
+MAGIC = b"SA1BIDX2"
 DEFLATED = 1 << 63
 _PROBLEMS_KEPT = 200
 MAX_KEYED_SIZE = 2**32 - 1
@@ -44,12 +45,29 @@ class Member(NamedTuple):
     size: int
     packed: int  # bytes it takes in a zip file; elsewhere the same as size
     deflated: bool = False
+    crc: int | None = None  # CRC-32 of its bytes; None where it is not known, as in plain tars, whose data is not read
+
+
+#: The kinds of Problem, and what each says of the archive.
+PROBLEM_KINDS = {
+    "duplicate": "several members have one name; the last of them is used",
+    "link": "a hard or symbolic link, which is not followed",
+    "device": "a device, a FIFO or a member of unknown type, which is not opened",
+    "sparse": "a sparse file, which is not read",
+    "unsafe": "a name that would leave the archive, or that no URL can carry",
+    "damaged": "bytes that are not what they should be: no header where one is due, or a member that cannot be read",
+    "lost": "bytes that were passed over, or a member in them; what follows is read again",
+    "truncated": "the archive ends before its end marker",
+    "checksum": "bytes that can be read but do not fit their checksum",
+}
+#: Kinds that keep no member from being read.
+HARMLESS_PROBLEMS = frozenset(("duplicate",))
 
 
 class Problem(NamedTuple):
     """Something in an archive that keeps a member, or what follows, from being read; `offset` as in Member."""
 
-    kind: str  # duplicate, link, device, sparse, unsafe, damaged, truncated, checksum
+    kind: str  # one of PROBLEM_KINDS
     member: str
     offset: int
     detail: str
@@ -62,11 +80,22 @@ class Numbered(NamedTuple):
     keys: Array
     offsets: Array
     sizes: Array
+    crcs: Array | None = None  # u4, CRC-32 of each member's bytes, 0 where it is not known; None where none is
 
     def members(self) -> Iterator[Member]:
         """The same members one by one."""
-        for key, offset, size in zip(self.keys.tolist(), self.offsets.tolist(), self.sizes.tolist(), strict=True):
-            yield Member(f"{self.prefix}{key_name(key)}", offset, size, size)
+        columns = (self.keys, self.offsets, self.sizes, self.known_crcs())
+        for key, offset, size, crc in zip(*(column.tolist() for column in columns), strict=True):
+            yield Member(f"{self.prefix}{key_name(key)}", offset, size, size, crc=crc or None)
+
+    def known_crcs(self) -> Array:
+        """`crcs`, zeros where there are none."""
+        return np.zeros(len(self.keys), "u4") if self.crcs is None else self.crcs
+
+    def rows(self, rows: Array) -> Numbered:
+        """The members in these `rows` alone."""
+        crcs = None if self.crcs is None else self.crcs[rows]
+        return Numbered(self.prefix, self.keys[rows], self.offsets[rows], self.sizes[rows], crcs)
 
 
 @dataclass
@@ -99,18 +128,22 @@ def assemble(kind: str, scan: Scan, archive: dict[str, Any]) -> bytes:
     prefixes: list[str | None]
     if uniform is not None:
         arrays, prefixes = _from_arrays(uniform, problems), [uniform.prefix] * 2
-        named = _first(scan.listed, problems)
+        named = _last(scan.listed, problems)
     else:
-        keyed, named, prefixes = _by_number(_first(scan.members(), problems))
+        keyed, named, prefixes = _by_number(_last(scan.members(), problems))
         arrays = {
             "keys": np.array(list(keyed), "<u4"),
             "offsets": np.array([_marked(member) for member in keyed.values()], "<u8"),
             "sizes": np.array([member.size for member in keyed.values()], "<u4"),
+            "crcs": _crcs(keyed.values()),
         }
         if kind == "zip":
             arrays["packed"] = np.array([member.packed for member in keyed.values()], "<u4")
     if named:
         arrays |= _named_arrays(named, kind)
+    for name in ("crcs", "named_crcs"):
+        if not arrays.get(name, np.empty(0)).any():
+            arrays.pop(name, None)
     header = {
         "kind": kind,
         "archive": archive,
@@ -128,31 +161,34 @@ def _uniform(scan: Scan) -> Numbered | None:
         return None
     if any(SA_NAME.fullmatch(member.name.rpartition("/")[2]) for member in scan.listed):
         return None
-    columns = zip(*(batch[1:] for batch in scan.numbered), strict=True)
-    return Numbered(scan.numbered[0].prefix, *(np.concatenate(column) for column in columns))
+    columns = [(batch.keys, batch.offsets, batch.sizes, batch.known_crcs()) for batch in scan.numbered]
+    return Numbered(scan.numbered[0].prefix, *(np.concatenate(column) for column in zip(*columns, strict=True)))
 
 
 def _from_arrays(batch: Numbered, problems: list[Problem]) -> dict[str, Array]:
-    keys, rows = np.unique(batch.keys, return_index=True)
+    keys, from_behind = np.unique(batch.keys[::-1], return_index=True)  # the first row met is the archive's last
+    rows = len(batch.keys) - 1 - from_behind
     if len(keys) < len(batch.keys):
-        again = np.setdiff1d(np.arange(len(batch.keys)), rows)
-        problems += [_duplicate(member) for member in Numbered(batch.prefix, *(a[again] for a in batch[1:])).members()]
+        unused = batch.rows(np.setdiff1d(np.arange(len(batch.keys)), rows))
+        problems += [_duplicate(member) for member in unused.members()]
     return {
         "keys": keys.astype("<u4"),
         "offsets": batch.offsets[rows].astype("<u8"),
         "sizes": batch.sizes[rows].astype("<u4"),
+        "crcs": batch.known_crcs()[rows].astype("<u4"),
     }
 
 
-def _first(members: list[Member], problems: list[Problem]) -> dict[str, Member]:
-    """Members by name; of several with one name the first, and the others become `problems`."""
-    first: dict[str, Member] = {}
-    problems += [_duplicate(member) for member in members if first.setdefault(member.name, member) is not member]
-    return first
+def _last(members: list[Member], problems: list[Problem]) -> dict[str, Member]:
+    """Members by name; of several with one name the last, as every reader takes it; the others become `problems`."""
+    last = {member.name: member for member in members}
+    if len(last) < len(members):
+        problems += [_duplicate(member) for member in members if last[member.name] is not member]
+    return last
 
 
 def _duplicate(member: Member) -> Problem:
-    return Problem("duplicate", member.name, member.offset, "the first member of this name is used")
+    return Problem("duplicate", member.name, member.offset, "a later member has the same name; the last one is used")
 
 
 def _by_number(members: dict[str, Member]) -> tuple[dict[int, Member], dict[str, Member], list[str | None]]:
@@ -186,10 +222,15 @@ def _named_arrays(members: dict[str, Member], kind: str) -> dict[str, Array]:
         "by_base": np.array(sorted(range(len(bases)), key=bases.__getitem__), "<u4"),
         "named_offsets": np.array([_marked(member) for _, member in blobs], "<u8"),
         "named_sizes": np.array([member.size for _, member in blobs], "<u8"),
+        "named_crcs": _crcs(member for _, member in blobs),
     }
     if kind == "zip":
         arrays["named_packed"] = np.array([member.packed for _, member in blobs], "<u8")
     return arrays
+
+
+def _crcs(members: Iterable[Member]) -> Array:
+    return np.array([member.crc or 0 for member in members], "<u4")
 
 
 def _marked(member: Member) -> int:
@@ -246,6 +287,7 @@ class ArchiveIndex:
         self.keys = self.array("keys")
         # bisect on a memoryview is several times as fast as numpy for one value.
         self._keys, self._offsets, self._sizes = (self.array(name).data for name in ("keys", "offsets", "sizes"))
+        self._crcs, self._named_crcs = self.array("crcs", "u4").data, self.array("named_crcs", "u4").data
         self._blob = self.array("names", "u1").data
         self._starts = self.array("name_starts").data
         self._named = max(0, len(self._starts) - 1)
@@ -268,7 +310,9 @@ class ArchiveIndex:
             return None
         offset, size = self._offsets[row], self._sizes[row]
         packed = int(self._arrays["packed"][row]) if self.kind == "zip" else size
-        return Member(f"{self.prefixes[key & 1]}{key_name(key)}", offset & ~DEFLATED, size, packed, offset >= DEFLATED)
+        crc = (self._crcs[row] or None) if self._crcs else None
+        name = f"{self.prefixes[key & 1]}{key_name(key)}"
+        return Member(name, offset & ~DEFLATED, size, packed, offset >= DEFLATED, crc)
 
     def find(self, name: str) -> Member | None:
         """The member at path `name`; one known by number is also found without the archive's own folder prefix."""
@@ -306,7 +350,8 @@ class ArchiveIndex:
     def _row(self, row: int) -> Member:
         offset, size = int(self._arrays["named_offsets"][row]), int(self._arrays["named_sizes"][row])
         packed = int(self._arrays["named_packed"][row]) if self.kind == "zip" else size
-        return Member(self._text(row), offset & ~DEFLATED, size, packed, offset >= DEFLATED)
+        crc = (self._named_crcs[row] or None) if self._named_crcs else None
+        return Member(self._text(row), offset & ~DEFLATED, size, packed, offset >= DEFLATED, crc)
 
     def under(self, folder: str) -> Iterator[Member]:
         """The members not known by number whose paths start with ``folder + "/"``, sorted; all of them for ""."""

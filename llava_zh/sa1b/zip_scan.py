@@ -42,7 +42,7 @@ def scan_zip(source: Source) -> Scan:
             result.problems.append(Problem("link", name, offset, "it is a symbolic link, which is not followed"))
         else:
             deflated = entry.compress_type == zipfile.ZIP_DEFLATED
-            result.listed.append(Member(safe, offset, entry.file_size, entry.compress_size, deflated))
+            result.listed.append(Member(safe, offset, entry.file_size, entry.compress_size, deflated, entry.CRC))
     return result
 
 

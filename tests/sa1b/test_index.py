@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llava_zh.errors import BadIndex
-from llava_zh.sa1b.index import ArchiveIndex, Member, Scan, assemble, contains
+from llava_zh.sa1b.index import ArchiveIndex, Member, Numbered, Scan, assemble, contains
 from llava_zh.sa1b.urls import member_key
 
 STATE = {"size": 1, "stamp": "x", "ends": ""}
@@ -18,28 +18,26 @@ paths = st.one_of(
 )
 members = st.lists(
     st.builds(
-        lambda name, offset, size, deflated: Member(name, offset, size, size // 2, deflated),
+        lambda name, offset, size, deflated, crc: Member(name, offset, size, size // 2, deflated, crc),
         paths,
         st.integers(0, 2**40),
         st.one_of(st.integers(0, 2**20), st.just(2**33)),
         st.booleans(),
+        st.one_of(st.none(), st.integers(1, 2**32 - 1)),
     ),
     max_size=60,
 )
 
 
-def first_of_each_name(listed: list[Member]) -> dict[str, Member]:
-    first: dict[str, Member] = {}
-    for member in listed:
-        first.setdefault(member.name, member)
-    return first
+def last_of_each_name(listed: list[Member]) -> dict[str, Member]:
+    return {member.name: member for member in listed}
 
 
 @settings(deadline=None)
 @given(members)
 def test_every_member_is_found_at_its_place_whatever_the_order(listed: list[Member]) -> None:
     index = ArchiveIndex(assemble("zip", Scan(listed), STATE))
-    expected = first_of_each_name(listed)
+    expected = last_of_each_name(listed)
     assert len(index) == len(expected)
     for name, member in expected.items():
         found = index.find(name)
@@ -50,9 +48,36 @@ def test_every_member_is_found_at_its_place_whatever_the_order(listed: list[Memb
 
 @settings(deadline=None)
 @given(members)
-def test_of_duplicates_the_first_is_used_and_the_others_are_reported(listed: list[Member]) -> None:
+def test_of_duplicates_the_last_is_used_and_the_others_are_reported(listed: list[Member]) -> None:
     index = ArchiveIndex(assemble("zip", Scan(listed), STATE))
-    assert index.problem_counts.get("duplicate", 0) == len(listed) - len(first_of_each_name(listed))
+    assert index.problem_counts.get("duplicate", 0) == len(listed) - len(last_of_each_name(listed))
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 30), max_size=60), st.booleans())
+def test_of_numbered_members_with_one_number_the_last_is_used(ids: list[int], with_crcs: bool) -> None:
+    batches = []
+    for start in range(0, len(ids), 20):
+        keys = np.array(ids[start : start + 20], "u4") * 2
+        places = np.arange(start, start + len(keys), dtype="u8")
+        crcs = (places + 7).astype("u4") if with_crcs and start != 20 else None
+        batches.append(Numbered("", keys, places * 1024 + 512, places + 1, crcs))
+    listed = [member for batch in batches for member in batch.members()]
+    scan = Scan(numbered=batches)
+    index = ArchiveIndex(assemble("gzip", scan, STATE))
+    expected = last_of_each_name(listed)
+    assert {member.name: member for member in index.members()} == expected
+    reported = [problem for problem in index.problems if problem.kind == "duplicate"]
+    assert len(reported) == len(listed) - len(expected)
+    assert all("the last one is used" in problem.detail for problem in reported)
+
+
+def test_checksums_cost_four_bytes_a_member_and_nothing_where_none_is_known() -> None:
+    def length(crc: int | None) -> int:
+        listed = [Member(f"sa_{i}.jpg", i * 10**6, 10**6, 10**6, crc=crc) for i in range(10**4)]
+        return len(assemble("gzip", Scan(listed), STATE))
+
+    assert 0 <= length(5) - length(None) - 4 * 10**4 < 64
 
 
 @given(members, paths)

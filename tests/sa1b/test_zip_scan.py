@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,21 @@ def test_a_member_that_inflates_beyond_its_promise_is_stopped(tmp_path: Path) ->
     assert member is not None and member.size == 100
     with pytest.raises(BadArchive, match="not the 100 bytes"):
         opened.read(member)
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_member_that_does_not_fit_its_checksum_is_never_handed_out(tmp_path: Path, packing: int) -> None:
+    path = tmp_path / "a.zip"
+    picture = bytes(range(256)) * 20
+    with zipfile.ZipFile(path, "w", packing) as archive:
+        archive.writestr("sa_1.jpg", picture)
+    data = path.read_bytes()
+    crc = zlib.crc32(picture).to_bytes(4, "little")
+    assert data.count(crc) == 2
+    path.write_bytes(data.replace(crc, (zlib.crc32(picture) ^ 1).to_bytes(4, "little")))
+    opened = open_zip(path)
+    member = opened.index.find("sa_1.jpg")
+    assert member is not None
+    for stop in (None, 100):
+        with pytest.raises(BadArchive, match="do not fit their checksum"):
+            opened.read(member, 0, stop)
