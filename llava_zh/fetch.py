@@ -22,6 +22,7 @@ import filelock
 from . import hub
 from .errors import BadFile, HubError, LlavaZhError, OutputError, RangeNotSupported, RunConflict
 from .hub import DataFile
+from .safe_text import one_line
 
 _CHUNK = 4 << 20
 
@@ -200,7 +201,7 @@ def _progress(doing: str, file: DataFile, start: int) -> Iterator[Callable[[int]
     """A bar in bytes for what takes longer than a second; the hub client's usual switches silence it."""
     from huggingface_hub.utils.tqdm import tqdm
 
-    what = f"{doing} {PurePosixPath(file.name).name}"
+    what = one_line(f"{doing} {PurePosixPath(file.name).name}")
     bar: Any = tqdm(total=file.size, initial=start, unit="B", unit_scale=True, desc=what, delay=1)  # type: ignore[no-untyped-call]
     with bar:
         yield bar.update

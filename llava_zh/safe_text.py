@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import threading
+from collections.abc import Mapping
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
 
 HIDDEN = "[secret]"
@@ -105,6 +106,25 @@ def _escaped(match: re.Match[str]) -> str:
 def safe(text: str) -> str:
     """`text` as it may leave: redacted and printable."""
     return printable(redacted(text))
+
+
+def json_text(value: object, *, indent: int | None = None, ascii_only: bool = False) -> str:
+    """`value` as JSON that may leave: its strings redacted, and what steers a terminal as JSON's own escapes.
+
+    Args:
+        ascii_only: Escape all that is not ASCII, for a stream that cannot write it.
+    """
+    text = json.dumps(_redacted_within(value), indent=indent, ensure_ascii=ascii_only)
+    # json itself escapes what is below a space; the line breaks that are left are those of the indent.
+    return _STEERING.sub(lambda match: json.dumps(match[0])[1:-1], text)
+
+
+def _redacted_within(value: object) -> object:
+    if isinstance(value, str):
+        return redacted(value)
+    if isinstance(value, Mapping):
+        return {_redacted_within(key): _redacted_within(inner) for key, inner in value.items()}
+    return [_redacted_within(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def one_line(text: str) -> str:

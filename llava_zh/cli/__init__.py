@@ -8,9 +8,11 @@ import os
 import shutil
 import sys
 import textwrap
+import traceback
 from collections.abc import Sequence
 
 from ..errors import LlavaZhError
+from . import text, wording
 
 # Module names in the order `llava-zh --help` lists them; each has `add_parser(subparsers)`. All are imported for any
 # command and for --help, so a module imports what is heavy where it is used.
@@ -42,18 +44,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         # Not every terminal can show Chinese; a character it lacks is no reason to stop.
         getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args = parser.parse_args(argv)
     try:
         status = int(args.run(args))
         sys.stdout.flush()
         return status
     except LlavaZhError as error:
-        print(f"llava-zh: {error}", file=sys.stderr)
+        text.tell(f"llava-zh: {wording.as_typed(str(error), wording.options_of(parser, args.run))}")
         return 1
     except KeyboardInterrupt:
-        print("llava-zh: interrupted", file=sys.stderr)
+        text.tell("llava-zh: interrupted")
         return 130
     except BrokenPipeError:
         # `llava-zh show … | head` closes our stdout; Python would complain again while flushing it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception:
+        # A fault of ours. What the trace quotes may come from outside, so Python does not print it by itself.
+        text.tell(
+            f"{traceback.format_exc()}llava-zh: this is a fault in llava-zh; please report it with the lines above."
+        )
+        return 1

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
+
+from . import text
 
 _EXAMPLE = """\
 example:
@@ -94,17 +95,20 @@ def run(args: argparse.Namespace) -> int:
     if options["length"] and None in options["length"]:
         options["length"] = options["length"][None]
     report = curate(args.path, **options)
-    print(json.dumps(report.to_dict(), ensure_ascii=False, indent=2) if args.json else report)
+    if args.json:
+        text.say_json(report.to_dict(), indent=2)
+    else:
+        text.say(report)
     return 0
 
 
-def _bounds(text: str) -> tuple[str | None, tuple[int | None, int | None]]:
-    language, _, bounds = text.rpartition("=")
+def _bounds(given: str) -> tuple[str | None, tuple[int | None, int | None]]:
+    language, _, bounds = given.rpartition("=")
     low, colon, high = bounds.partition(":")
     if not colon or language not in ("", "zh", "en"):
-        raise argparse.ArgumentTypeError(f"expected MIN:MAX, zh=MIN:MAX or en=MIN:MAX, found {text!r}")
+        raise argparse.ArgumentTypeError(f"expected MIN:MAX, zh=MIN:MAX or en=MIN:MAX, found {given!r}")
     return language or None, (int(low) if low else None, int(high) if high else None)
 
 
-def _share_or_none(text: str) -> float | None:
-    return None if text.lower() == "none" else float(text)
+def _share_or_none(given: str) -> float | None:
+    return None if given.lower() == "none" else float(given)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
-import sys
 import time
 import unicodedata
 from collections.abc import Iterator
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LlavaZhError
+from . import text
 
 if TYPE_CHECKING:
     from ..demo import DemoPaths
@@ -64,17 +63,15 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
     from ..demo import write_demo
 
-    print(f"Writing {args.folder} …", file=sys.stderr)
+    text.tell(f"Writing {args.folder} …")
     paths = write_demo(args.folder, rows=args.rows, seed=args.seed)
     with _caches_in(paths.root / "cache"):
         loaded = list(_load_all(paths))
     if args.json:
         folders = {name: str(folder) for name, folder in asdict(paths).items()}
-        print(
-            json.dumps({"folders": folders, "configs": [asdict(one) for one in loaded]}, ensure_ascii=False, indent=2)
-        )
+        text.say_json({"folders": folders, "configs": [asdict(one) for one in loaded]}, indent=2)
     else:
-        print(_report(paths, loaded))
+        text.say(_report(paths, loaded))
     return 0
 
 
@@ -96,7 +93,7 @@ def _load_all(paths: DemoPaths) -> Iterator[Loaded]:
 
     for dataset, data_dir, image_root in ((INTERNVL, paths.internvl, str(paths.sa1b)), (LLAVA, paths.llava, None)):
         for config in get_dataset_config_names(dataset):
-            print(f"Loading {dataset} {config} …", file=sys.stderr)
+            text.tell(f"Loading {dataset} {config} …")
             yield _load(
                 dataset, config, data_dir=str(data_dir), image_root=image_root, cache=paths.root / "cache" / "datasets"
             )

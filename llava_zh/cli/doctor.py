@@ -87,11 +87,11 @@ def run(args: argparse.Namespace) -> int:
     sections.append(("Caches", _caches, False))
     status = 0
     for title, check, asked in sections:
-        print(title)
+        text.say(text.one_line(title))
         for finding in _guarded(check):
-            print(f"  {finding.state or '–':7}  {finding.what}: {finding.detail}")
+            text.say(text.one_line(f"  {finding.state or '–':7}  {finding.what}: {finding.detail}"))
             if finding.advice:
-                print(f"  {'':7}  → {finding.advice}")
+                text.say(f"  {'':7}  → {finding.advice}")
             if asked and finding.state in ("missing", "failed"):
                 status = 1
         sys.stdout.flush()

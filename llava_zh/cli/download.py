@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,10 +74,10 @@ def run(args: argparse.Namespace) -> int:
                 rows.append((file.name, text.size(file.size), "kept" if kept else "fetched", checked))
     finally:
         if len(rows) > 1:
-            print(text.table(rows, right=(1,)))
+            text.say(text.table(rows, right=(1,)))
     if damaged:
         raise BadFile("\n".join(str(error) for error in damaged))
-    print(f"\n{_where(files, folder, source)}\nLoad with:\n  {_load_line(facts, args, folder, source)}")
+    text.say(f"\n{_where(files, folder, source)}\nLoad with:\n  {_load_line(facts, args, folder, source)}")
     return 0
 
 
@@ -88,7 +87,7 @@ def _wanted(facts: DatasetFacts, config: str | None, files: Sequence[DataFile]) 
         return files
     name = facts.config(config).file
     if name is None:
-        print(f"The configurations of {facts.name} share their files: all are fetched.", file=sys.stderr)
+        text.tell(f"The configurations of {facts.name} share their files: all are fetched.")
         return files
     if not any(file.name == name for file in files):
         seen = ", ".join(file.name for file in files[:20])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from typing import Any
 
 from ..exporters import IMAGE_MODES, TARGET_NAMES
+from . import text
 from .options import add_dataset, add_load_options, load_keywords
 
 _EXAMPLE = """\
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
         **keywords,
     )
     if args.json:
-        print(json.dumps(asdict(summary), ensure_ascii=False))
+        text.say_json(asdict(summary))
     else:
-        print(summary)
+        text.say(summary)
     return 0

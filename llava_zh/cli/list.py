@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -36,9 +35,9 @@ def run(args: argparse.Namespace) -> int:
 
     facts = [dataset_facts(name) for name in list_datasets()]
     if args.json:
-        print(json.dumps([asdict(one) for one in facts], ensure_ascii=False, indent=2))
+        text.say_json([asdict(one) for one in facts], indent=2)
     else:
-        print("\n\n".join(_described(one) for one in facts))
+        text.say("\n\n".join(_described(one) for one in facts))
     return 0
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from typing import Any
 
+from . import text
 from .options import add_dataset, add_load_options, load_keywords
 
 _EXAMPLE = """\
@@ -120,16 +120,19 @@ def run(args: argparse.Namespace) -> int:
     given = {name: value for name in options if (value := getattr(args, name)) is not None} | load_keywords(args)
     try:
         if args.write_batch:
-            print("\n".join(map(str, write_batch(args.path, args.name, **given))))
+            text.say("\n".join(map(str, write_batch(args.path, args.name, **given))))
             return 0
         if args.read_batch:
             report = read_batch(args.path, args.name, results=args.read_batch, **given)
         else:
             report = regenerate(args.path, args.name, **given)
     except KeyboardInterrupt:
-        print(f"Stopped; the same command goes on. Figures: {args.output_dir}/report.json", file=sys.stderr)
+        text.tell(f"Stopped; the same command goes on. Figures: {args.output_dir}/report.json")
         return 130
-    print(json.dumps(asdict(report), ensure_ascii=False) if args.json else report.summary())
+    if args.json:
+        text.say_json(asdict(report))
+    else:
+        text.say(report.summary())
     return 3 if report.failed else 0
 
 

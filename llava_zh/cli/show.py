@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import io
 import itertools
-import json
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -49,11 +47,11 @@ def run(args: argparse.Namespace) -> int:
     rows = builder.as_streaming_dataset(split="train").decode(False)
     for number, row in enumerate(itertools.islice(rows, args.count)):
         if args.json:
-            print(json.dumps({name: _jsonable(value) for name, value in row.items()}, ensure_ascii=False))
+            text.say_json({name: _jsonable(value) for name, value in row.items()})
         else:
-            print("\n".join(_described(number, row, opens, text.columns())), end="\n\n")
+            text.say("\n".join(_described(number, row, opens, text.columns())) + "\n")
     if not opens and not args.json:
-        print("The images were not opened: give --image-root, or set SA1B_ROOT.", file=sys.stderr)
+        text.tell("The images were not opened: give --image-root, or set SA1B_ROOT.")
     return 0
 
 
@@ -82,7 +80,7 @@ def _described(number: int, row: Mapping[str, Any], opens: bool, columns: int) -
     """The lines that show one row: its number and id, its images, its turns."""
     about = [f"row {number}"] if row.get("id") is None else [f"row {number}", f"id {row['id']}"]
     about += dict.fromkeys(str(row[name]) for name in ("config", "language", "task") if row.get(name) is not None)
-    head = text.printable(f"── {' · '.join(about)} ")
+    head = f"── {text.one_line(' · '.join(about))} "
     yield head + "─" * max(0, columns - text.width(head))
     for image in images_of(row):
         yield from _labelled("image", _image(image, opens), columns)

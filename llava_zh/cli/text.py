@@ -1,19 +1,41 @@
-"""Text on a terminal: wide characters, wrapping, tables, and nothing that steers the terminal."""
+"""Text on a terminal: wide characters, wrapping, tables, and nothing that steers the terminal.
+
+All that the commands print goes through :func:`say`, :func:`say_json` and :func:`tell`, so that whatever a dataset, an
+archive or a server sent is shown as text. A name from outside within a line or a cell of ours goes through
+:func:`one_line` besides.
+"""
 
 from __future__ import annotations
 
 import re
 import shutil
+import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-from ..safe_text import one_line
-from ..safe_text import printable as printable
+from ..safe_text import json_text, printable, safe
+from ..safe_text import one_line as one_line
 
 # Closing punctuation is not put at the start of a line, as Chinese typesetting has it: it hangs at the end of the last.
 _NOT_FIRST = frozenset("，。、；：？！）》」』】〉”’…,.;:?!)]}%")
 # What is not split: a run without spaces of narrow characters; each wide character is a piece of its own.
 _PIECE = re.compile(r" +|[^ ⺀-￯\U0001f000-\U0003ffff]+|.")
+
+
+def say(content: object = "") -> None:
+    """Print what a command is asked for, on standard output."""
+    sys.stdout.write(safe(str(content)) + "\n")
+
+
+def say_json(value: object, indent: int | None = None) -> None:
+    """Print `value` as JSON on standard output; valid on every terminal."""
+    encoding = (sys.stdout.encoding or "").lower().replace("-", "")
+    sys.stdout.write(json_text(value, indent=indent, ascii_only=not encoding.startswith("utf")) + "\n")
+
+
+def tell(message: object) -> None:
+    """Print a message beside the data, on standard error."""
+    sys.stderr.write(safe(str(message)) + "\n")
 
 
 def columns(at_most: int = 100) -> int:

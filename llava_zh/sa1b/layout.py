@@ -29,6 +29,7 @@ from llava_zh.sa1b.archive import Archive
 from llava_zh.sa1b.index import Member
 from llava_zh.sa1b.source import LocalSource, RemoteSource, Source
 from llava_zh.sa1b.urls import archive_stem, member_key, public_name
+from llava_zh.safe_text import one_line
 
 #: Archives kept open by a root; each costs two file descriptors and the pages of its index that were touched.
 MAX_OPEN = 128
@@ -402,6 +403,6 @@ def _progress_bar(path: str, size: int) -> Iterator[Callable[[int], object]]:
     """Gives a function of the bytes done so far, shown as a bar when it takes longer than a second."""
     from huggingface_hub.utils.tqdm import tqdm
 
-    bar: Any = tqdm(total=size, unit="B", unit_scale=True, desc=f"Indexing {path}", delay=1)  # type: ignore[no-untyped-call]
+    bar: Any = tqdm(total=size, unit="B", unit_scale=True, desc=f"Indexing {one_line(path)}", delay=1)  # type: ignore[no-untyped-call]
     with bar:
         yield lambda done: bar.update(done - bar.n)

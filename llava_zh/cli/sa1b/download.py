@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from .. import text
@@ -47,13 +46,13 @@ def run(args: argparse.Namespace) -> int:
         what = "NOT FETCHED" if one.problem else "kept" if one.kept else "fetched"
         checked = "" if one.problem or one.kept else "size, MD5" if one.md5 else "size"
         rows.append((one.name, "" if one.size is None else text.size(one.size), what, checked))
-    print(text.table(rows, right=(1,)))
+    text.say(text.table(rows, right=(1,)))
     failed = [one for one in done if one.problem]
     expired = [one for one in failed if one.expired]
     for one in [*expired[:1], *(one for one in failed if not one.expired)]:
-        print(text.printable(one.problem or ""), file=sys.stderr)
+        text.tell(text.one_line(one.problem or ""))
     if len(expired) > 1:
-        print(f"{len(expired) - 1} more links have expired.", file=sys.stderr)
+        text.tell(f"{len(expired) - 1} more links have expired.")
     if any(one.kept for one in done):
-        print("Those kept were not checked again; llava-zh sa1b verify --checklist does.", file=sys.stderr)
+        text.tell("Those kept were not checked again; llava-zh sa1b verify --checklist does.")
     return 1 if failed else 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from .. import text
 from .common import Subparsers, add_archives, add_num_proc, add_root, filesystem, new_parser
@@ -43,19 +42,19 @@ def run(args: argparse.Namespace) -> int:
     names = None if args.archives is None else archive_names(args.archives)
     made = fs.build_index(names, sidecar=args.sidecar, num_proc=args.num_proc, rebuild=args.rebuild)
     if not made:
-        print("Nothing to index: every archive file has an index already, or there is none.", file=sys.stderr)
+        text.tell("Nothing to index: every archive file has an index already, or there is none.")
         return 0
     rows = [("ARCHIVE", "LAYOUT", "MEMBERS", "IMAGE IDS", "PROBLEMS")]
     for info in made:
         problems = ", ".join(f"{number} {kind}" for kind, number in info.problems.items())
         ids = "" if info.ids is None else f"{info.ids[0]}-{info.ids[1]}"
         rows.append((info.name, info.kind, f"{info.members or 0:,}", ids, problems or "none"))
-    print(text.table(rows, right=(2, 3)))
+    text.say(text.table(rows, right=(2, 3)))
     for info in made:
         if info.problem:
-            print(f"{info.name}: {text.printable(info.problem)}", file=sys.stderr)
+            text.tell(text.one_line(f"{info.name}: {info.problem}"))
         elif info.problems:
             for problem in fs.open_archive(info).index.problems[:5]:
                 where = f"{problem.member or 'the archive'} at {problem.offset:,}"
-                print(text.printable(f"{info.name}: {problem.kind}: {where}: {problem.detail}"), file=sys.stderr)
+                text.tell(text.one_line(f"{info.name}: {problem.kind}: {where}: {problem.detail}"))
     return 1 if any(info.problem for info in made) else 0

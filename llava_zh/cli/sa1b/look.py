@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -70,23 +69,23 @@ def run_locate(args: argparse.Namespace) -> int:
             missing.append(str(error))
     if args.json:
         for one in found:
-            print(json.dumps(asdict(one), ensure_ascii=False))
+            text.say_json(asdict(one))
     elif found:
         rows = [("IMAGE", "LAYOUT", "MEMBER", "OFFSET", "SIZE", "FILE")]
         for one in found:
             offset = "" if one.offset is None else f"{one.offset}"
-            rows.append((one.path, one.kind, one.member or "", offset, f"{one.size}", text.printable(one.file)))
-        print(text.table(rows, right=(3, 4)))
+            rows.append((one.path, one.kind, one.member or "", offset, f"{one.size}", one.file))
+        text.say(text.table(rows, right=(3, 4)))
     for message in missing:
-        print(f"llava-zh: {message}", file=sys.stderr)
+        text.tell(f"llava-zh: {message}")
     return 1 if missing else 0
 
 
 def run_ls(args: argparse.Namespace) -> int:
     """Run ``ls``; returns the exit status."""
     for entry in filesystem(args).ls(args.path, detail=True):
-        name = text.printable(entry["name"]) + ("/" if entry["type"] == "directory" else "")
-        print(f"{entry['size']:>12} {name}" if args.long else name)
+        name = text.one_line(entry["name"]) + ("/" if entry["type"] == "directory" else "")
+        text.say(f"{entry['size']:>12} {name}" if args.long else name)
     return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from .. import text
@@ -53,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.images_of is not None:
         from ... import load_dataset_builder
 
-        print(f"Reading the rows of {args.images_of[1]} …", file=sys.stderr)
+        text.tell(f"Reading the rows of {args.images_of[1]} …")
         images = Selection()
         for lists in load_dataset_builder(*args.images_of, data_dir=args.data_dir).image_paths():
             images.add(lists.flatten())
@@ -70,15 +69,15 @@ def run(args: argparse.Namespace) -> int:
     for one in done:
         what = "NOT REPACKED" if one.problem else "kept" if one.kept else "repacked"
         rows.append((one.name, f"{one.members:,}", text.size(one.bytes), what, str(len(one.missing) or "")))
-    print(text.table(rows, right=(1, 2, 4)))
+    text.say(text.table(rows, right=(1, 2, 4)))
     for one in done:
         messages = [one.problem] if one.problem else []
         messages += [f"left out: {reason}" for reason in one.left_out[:_SHOWN]]
         messages += [f"asked for, but not there: {name}" for name in one.missing[:_SHOWN]]
         for message in messages:
-            print(text.printable(f"{one.name}: {message}"), file=sys.stderr)
+            text.tell(text.one_line(f"{one.name}: {message}"))
     absent = images.archives() - {one.name for one in done} if images is not None and args.archives is None else set()
     if absent:
-        print(f"Images in {len(absent)} archives that are not there were not repacked.", file=sys.stderr)
-    print("The pixels stay under SA-1B's research licence: do not pass them on.", file=sys.stderr)
+        text.tell(f"Images in {len(absent)} archives that are not there were not repacked.")
+    text.tell("The pixels stay under SA-1B's research licence: do not pass them on.")
     return 1 if any(one.problem or one.missing for one in done) else 0

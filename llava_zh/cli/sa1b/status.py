@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -54,15 +52,15 @@ def run(args: argparse.Namespace) -> int:
     counted = _coverage(fs, args)
     if args.json:
         found = {config: None if one is None else asdict(one) for config, one in counted.items()}
-        print(json.dumps({"archives": [asdict(info) for info in infos], "coverage": found}, indent=1))
+        text.say_json({"archives": [asdict(info) for info in infos], "coverage": found}, indent=1)
         return 0
-    print(_archives(infos))
+    text.say(_archives(infos))
     if counted:
-        print("\n" + _covered(counted))
+        text.say("\n" + _covered(counted))
     waiting = sum(not info.indexed and info.kind != "unusable" for info in infos)
     if waiting:
         root = ",".join(root.name for root in fs.roots)
-        print(f"{waiting} not indexed yet. To index now: llava-zh sa1b index --image-root {root}", file=sys.stderr)
+        text.tell(f"{waiting} not indexed yet. To index now: llava-zh sa1b index --image-root {root}")
     return 0
 
 
@@ -79,7 +77,7 @@ def _archives(infos: list[ArchiveInfo]) -> str:
                 "" if info.members is None else f"{info.members:,}",
                 "" if info.ids is None else f"{info.ids[0]}-{info.ids[1]}",
                 "" if info.size is None else text.size(info.size),
-                text.printable(f"{info.root}/{info.path}".rstrip("/")),
+                f"{info.root}/{info.path}".rstrip("/"),
             )
         )
         if info.problem:
@@ -90,7 +88,7 @@ def _archives(infos: list[ArchiveInfo]) -> str:
             notes.append(f"{info.name}: {found}{whole}")
     kinds = ", ".join(f"{number} {kind}" for kind, number in Counter(info.kind for info in infos).items())
     total = text.size(sum(info.size or 0 for info in infos))
-    lines = [text.table(rows, right=(3, 4, 5)), *map(text.printable, notes), f"{len(infos)} in all: {kinds}; {total}"]
+    lines = [text.table(rows, right=(3, 4, 5)), *map(text.one_line, notes), f"{len(infos)} in all: {kinds}; {total}"]
     return "\n".join(lines)
 
 
@@ -105,7 +103,7 @@ def _coverage(fs: Sa1bFileSystem, args: argparse.Namespace) -> dict[str, Coverag
     options = {"data_dir": args.data_dir, "source": args.source, "revision": args.revision}
     counted: dict[str, Coverage | None] = {}
     for config in [args.name] if args.name else get_dataset_config_names(path):
-        print(f"Reading the rows of {config} …", file=sys.stderr)
+        text.tell(f"Reading the rows of {config} …")
         try:
             builder = load_dataset_builder(path, config, image_root=args.image_root, **options)
         except DataFileNotFound:

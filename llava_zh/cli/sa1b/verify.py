@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,16 +53,16 @@ def run(args: argparse.Namespace) -> int:
         num_proc=args.num_proc,
         fresh=args.fresh,
     )
-    print(_table(report))
+    text.say(_table(report))
     _tell(report)
     where = args.output_dir.absolute()
     images = sum(archive.images for archive in report.archives)
-    print(f"{images:,} images are good, {len(report.bad_images):,} are bad. Report: {where / 'report.json'}")
+    text.say(f"{images:,} images are good, {len(report.bad_images):,} are bad. Report: {where / 'report.json'}")
     damaged = sum(not archive.ok and not archive.bad for archive in report.archives)
     if damaged:
-        print(f"{damaged} archives are faulty as a whole; archives='available' keeps the rows whose images are there")
+        text.say(f"{damaged} archives are faulty as a whole; --archives available keeps rows whose images are there")
     if report.bad_images:
-        print(f"To leave the bad ones out: bad_images={str(where / 'bad-images.txt')!r} in load_dataset")
+        text.say(f"To leave the bad ones out: bad_images={str(where / 'bad-images.txt')!r} in load_dataset")
     return 0 if report.ok else 1
 
 
@@ -88,11 +87,11 @@ def _tell(report: VerifyReport) -> None:
             lines.append(f"{one.file}: {problem['kind']}: {where}: {problem['detail']}")
         lines += [f"{bad.path}: {bad.reason}" for bad in one.bad]
     for line in lines[:_SHOWN]:
-        print(text.printable(line), file=sys.stderr)
+        text.tell(text.one_line(line))
     if len(lines) > _SHOWN:
-        print(f"… and {len(lines) - _SHOWN:,} more, see the report", file=sys.stderr)
+        text.tell(f"… and {len(lines) - _SHOWN:,} more, see the report")
     if report.twice_count:
-        print(f"{report.twice_count:,} images are in several archives, such as {_first(report.twice)}", file=sys.stderr)
+        text.tell(f"{report.twice_count:,} images are in several archives, such as {_first(report.twice)}")
 
 
 def _hint(kind: str) -> str:

@@ -1,0 +1,59 @@
+"""Messages of the library, which speak of arguments, in the words of the command line, which has options."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Mapping
+
+_CALL = r"load_dataset(?:_builder)?\([^()]*\)"  # a line of Python to copy stays one
+_QUOTES = "'\""
+_VALUE = r"'[^']*'|\"[^\"]*\"|\[[^\]]*\]|[A-Za-z0-9_]+(?:\.[0-9]+)?"
+# Not in a path, a quoted text or a longer word: those are names of other things.
+_ARGUMENT = re.compile(
+    rf"(?P<call>{_CALL})|(?<![\w/.'\"-])(?P<name>(?>[a-z]+(?:_[a-z]+)*))(?:=(?P<value>{_VALUE})?|(?![\w/'\"-]|\.\w))"
+)
+
+
+def options_of(parser: argparse.ArgumentParser, run: Callable[..., object]) -> dict[str, str]:
+    """From an argument's name to the option that gives it, for the command that `run` carries out."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in dict.fromkeys(action.choices.values()):
+                if command.get_default("run") is run:
+                    return _options(command)
+                if found := options_of(command, run):
+                    return found
+    return {}
+
+
+def _options(command: argparse.ArgumentParser) -> dict[str, str]:
+    options: dict[str, str] = {}
+    for action in command._actions:
+        named = "--" + action.dest.replace("_", "-")
+        for option in action.option_strings:
+            if option.startswith("--") and (action.dest not in options or option == named):
+                options[action.dest] = option
+    return options
+
+
+def as_typed(message: str, options: Mapping[str, str]) -> str:
+    """`message` with each argument, and its value, as it is typed: ``images='files'`` as ``--images files``.
+
+    A bare word is taken for an argument where it cannot be another word: with a low line in it, or in front of the
+    colon after which a message says what is wrong with it.
+    """
+
+    def typed(match: re.Match[str]) -> str:
+        name, value = match["name"], match["value"]
+        if name is None or name not in options:
+            return match[0]
+        option = options[name]
+        if "=" not in match[0]:
+            opens = match.start() == 0 and message[match.end() :].startswith(":")
+            return option if "_" in name or opens else match[0]
+        if value is None or value == "True":
+            return option
+        return f"{option} {value[1:-1] if value[0] in _QUOTES else value}"
+
+    return _ARGUMENT.sub(typed, message)
