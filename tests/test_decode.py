@@ -99,7 +99,12 @@ def sources() -> dict[str, tuple[bytes, Callable[[Any], bool]]]:
     deep = Image.fromarray((np.asarray(plain.convert("L")).astype(np.uint16) << 8) + 17)
     transparent = plain.convert("RGBA")
     transparent.putalpha(Image.linear_gradient("L").resize((64, 48)))
-    close = {"RGB": plain, "L": plain.convert("L").convert("RGB")}
+    white = Image.new("RGB", plain.size, "white")
+    close = {
+        "RGB": plain,
+        "L": plain.convert("L").convert("RGB"),
+        "on white": Image.composite(plain, white, transparent.getchannel("A")),
+    }
 
     def like(name: str, least: float = 30) -> Callable[[Any], bool]:
         return lambda image: psnr(image, close[name]) > least
@@ -112,7 +117,7 @@ def sources() -> dict[str, tuple[bytes, Callable[[Any], bool]]]:
         "png": (encoded(plain, "PNG"), like("RGB", 90)),
         "palette png": (encoded(plain.quantize(256), "PNG"), like("RGB", 25)),
         "16 bit png": (encoded(deep, "PNG"), like("L", 90)),
-        "transparent png": (encoded(transparent, "PNG"), like("RGB", 90)),
+        "transparent png": (encoded(transparent, "PNG"), like("on white", 60)),
         "one bit png": (encoded(plain.convert("1", dither=Image.Dither.NONE), "PNG"), lambda image: True),
         "webp": (encoded(plain, "WEBP", lossless=True), like("RGB", 90)),
     }

@@ -317,16 +317,15 @@ def _images(image_root: str | None) -> Findings:
 
 
 def _one_image(filesystem: Any, info: Any) -> Finding:
-    from PIL import Image
+    from .. import pictures
 
     try:
         if info.kind == "flat":
             path = f"sa_{info.ids[0]}.jpg"
         else:
             path = next(name for name in filesystem.ls(info.name, detail=False) if name.endswith(".jpg"))
-        with filesystem.open(path) as file, Image.open(file) as picture:
-            picture.load()
-            return Finding("ok", f"sa1b://{path}", f"{picture.width}×{picture.height}, decodes")
+        found = pictures.decodes(filesystem.cat_file(path), f"sa1b://{path}")
+        return Finding("ok", f"sa1b://{path}", f"{found.width}×{found.height}, decodes")
     except StopIteration:
         return Finding("failed", info.path, "holds no .jpg")
     except (LlavaZhError, OSError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -109,12 +108,12 @@ def _image(image: Mapping[str, Any], opens: bool) -> str:
 
 
 def image_size(image: Mapping[str, Any]) -> str:
-    import fsspec
-    from PIL import Image
+    from .. import pictures
+    from ..decode import read_bytes
 
-    opened = io.BytesIO(image["bytes"]) if image["bytes"] is not None else fsspec.open(image["path"], "rb").open()
-    with opened as file, Image.open(file) as picture:
-        return f"{picture.width}×{picture.height}"
+    data = image["bytes"] if image["bytes"] is not None else read_bytes(image["path"])
+    found = pictures.header(data, "")
+    return f"{found.width}×{found.height}"
 
 
 def _said(turn: Mapping[str, Any]) -> str:

@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
-from ..decode import decode_bytes, fitting, read_bytes
-from ..errors import BadArgument, BadImage, ImageNotFound
+from .. import pictures
+from ..decode import read_bytes, smaller
+from ..errors import BadArgument, ImageNotFound
 from ..images import ArchivedImages, EmbeddedImages, FolderImages, Images, Sa1bImages, UnresolvedImages
 from . import files
 
 JPEG_QUALITY = 90
-_SUFFIXES = {
-    "JPEG": ".jpg",
-    "MPO": ".jpg",
-    "PNG": ".png",
-    "WEBP": ".webp",
-    "GIF": ".gif",
-    "BMP": ".bmp",
-    "TIFF": ".tif",
-}
 
 
 @dataclass(frozen=True)
@@ -109,7 +99,10 @@ class ImageExport:
 
     def _pixels(self, embedded: bytes | None, url: str) -> Pixels:
         data = read_bytes(url) if embedded is None else embedded
-        return Pixels(data) if self.max_side is None else shrunk(data, url, self.max_side)
+        if self.max_side is None:
+            return Pixels(data)
+        small = smaller(data, url, max_side=self.max_side, quality=JPEG_QUALITY, keep_alpha=True)
+        return Pixels(small.data, small.size)
 
     def _write(self, name: str, data: bytes) -> None:
         path = self.folder / "images" / name
@@ -118,48 +111,9 @@ class ImageExport:
             self.written += 1
 
 
-def shrunk(data: bytes, name: str, max_side: int) -> Pixels:
-    """An image whose longer side is at most `max_side`: the same bytes if it fits and lies upright, else a new file.
-
-    A JPEG, and what has no transparency, becomes a JPEG of quality 90; the rest a PNG.
-
-    Raises:
-        BadImage: It cannot be decoded.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            size, upright = image.size, image.getexif().get(0x0112, 1) == 1
-            transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-            profile = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA", "L") else None
-            grey = image.mode in ("L", "1")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadImage(f"{name}: cannot be decoded ({error}). Is the file complete ({len(data)} bytes)?") from error
-    if upright and fitting(size, max_side) == size:
-        return Pixels(data, size)
-    small: Any = decode_bytes(data, name, max_side, None, "RGBA" if transparent else "L" if grey else "RGB")
-    buffer = io.BytesIO()
-    if transparent:
-        small.save(buffer, "PNG", icc_profile=profile)
-    else:
-        small.save(buffer, "JPEG", quality=JPEG_QUALITY, icc_profile=profile)
-    return Pixels(buffer.getvalue(), small.size)
-
-
 def file_name(path: str | None, data: bytes) -> str:
     """The name of an image's file: the published path with the ending that fits its bytes, or a digest of them."""
-    from PIL import Image, UnidentifiedImageError
-
-    suffix = ""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            suffix = _SUFFIXES.get(image.format or "", "")
-    except (UnidentifiedImageError, OSError):
-        if path is None:
-            raise BadImage(
-                f"An embedded image of {len(data)} bytes is no image: it starts with {data[:16]!r}."
-            ) from None
+    suffix = pictures.header(data, path or "embedded image").suffix
     if path is None:
         return f"{hashlib.sha256(data).hexdigest()[:32]}{suffix}"
     # The path of an embedded image is only a name, and may be any text.

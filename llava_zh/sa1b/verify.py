@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import multiprocessing
 import os
@@ -27,7 +26,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from llava_zh.errors import BadArchive, BadIndex, ImageNotFound, LlavaZhError
+from llava_zh import pictures
+from llava_zh.errors import BadArchive, BadImage, BadIndex, ImageNotFound, LlavaZhError
 from llava_zh.lines import AppendFile
 from llava_zh.sa1b.contents import ARCHIVE_FILES, Contents, Item, chosen
 from llava_zh.sa1b.gzip_pass import decompressed
@@ -411,14 +411,11 @@ def _reason(contents: Contents, item: Item) -> tuple[str | None, int]:
 
 def jpeg_problem(data: bytes) -> str | None:
     """Why `data` is no JPEG that decodes in full, or None if it is one."""
-    from PIL import Image
-
     if data[:2] != b"\xff\xd8":
         return f"is no JPEG: {len(data):,} bytes that start with {data[:8]!r}"
     try:
-        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-            image.load()
-    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, its own bomb error and others
+        pictures.decodes(data, "")
+    except BadImage as error:
         return f"does not decode: {error}".replace("\n", " ").replace("\t", " ")
     return None
 

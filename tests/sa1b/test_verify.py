@@ -81,10 +81,10 @@ def test_each_bad_member_is_named_with_its_reason(tmp_path: Path, make_fs: MakeF
     assert not report.ok
     found = {bad.path: bad.reason for bad in report.archives[0].bad}
     assert found.keys() == {f"sa_000000/{name}" for name in BAD}
-    assert "does not decode: image file is truncated" in found["sa_000000/sa_2.jpg"]
+    assert "does not decode: truncated" in found["sa_000000/sa_2.jpg"]
     assert "is no JPEG: 17 bytes that start with b'<html>go'" in found["sa_000000/sa_3.jpg"]
     assert "is no JPEG: 0 bytes" in found["sa_000000/sa_4.jpg"]
-    assert "decompression bomb" in found["sa_000000/sa_5.jpg"]
+    assert "pixels are too many" in found["sa_000000/sa_5.jpg"]
     assert "is no JSON" in found["sa_000000/sa_6.json"]
     assert report.archives[0].images == 4
     if kind == "gzip":
