@@ -41,6 +41,8 @@ TABLE_BYTES = 8 << 20
 # Tables made ahead of the consumer. Two keep a consumer of Arrow tables waiting for the parser alone.
 PARSE_AHEAD = 2
 Work = Callable[[], pa.Table]
+# Where a record is, the record or what is wrong with it, and its line without the line end where it has one.
+Record = tuple[Place, Mapping[str, Any] | BadRow, bytes | None]
 # Records looked at from a file's start for its keys, until one is good.
 SAMPLED = 100
 
@@ -201,14 +203,49 @@ def _first_element(file: DataFile, token: Any) -> Iterator[Any]:
 
 
 def _first_lines(file: DataFile, token: Any) -> Iterator[Mapping[str, Any] | BadRow]:
-    if kind_of(file.name) == "jsonl":
-        start = Range(0, min(file.size, jsonl.FIRST_BLOCK))
-        blocks = jsonl.blocks(jsonl.pieces(_read(file, token), start, file.size), start)
-    else:
+    start = Range(0, min(file.size, jsonl.FIRST_BLOCK))
+    return (record for _, record, _ in _records_on_lines(file, token, start))
+
+
+def _records_on_lines(file: DataFile, token: Any, whole: Range) -> Iterator[Record]:
+    if kind_of(file.name) in ("jsonl.gz", "jsonl.zst"):
         blocks = jsonl.blocks(_decompressed(file, token), Range(0, 1 << 62))
+    else:
+        blocks = jsonl.blocks(jsonl.pieces(_read(file, token), whole, file.size), whole)
     for offset, block in blocks:
         for at, line in jsonl.lines(offset, block):
-            yield jsonl.decode_line(Place(file.label, byte=at), line)
+            place = Place(file.label, byte=at)
+            yield place, jsonl.decode_line(place, line), line
+
+
+def raw_records(file: DataFile, token: Any = None) -> Iterator[Record]:
+    """All records of a file, one after another: as they are (keys and values unchanged), or what is wrong with them.
+
+    Raises:
+        BadFile: The file is damaged as a whole.
+    """
+    kind = kind_of(file.name)
+    if kind == "parquet":
+        yield from _raw_parquet(file, token)
+    elif kind in ("json", "tar"):
+        rows: Iterable[Any] = _json_rows(file, token) if kind == "json" else _samples(file, token)
+        for i, row in enumerate(rows):
+            place = Place(file.label, row=i)
+            known = isinstance(row, Mapping | BadRow)
+            yield place, row if known else records.bad_row(place, "row", "one JSON object", row), None
+    elif kind == "zip":
+        raise _not_rows(file)
+    else:
+        yield from _records_on_lines(file, token, Range(0, file.size))
+
+
+def _raw_parquet(file: DataFile, token: Any) -> Iterator[Record]:
+    with _parquet(file, token) as parquet:
+        at = 0
+        for batch in parquet.iter_batches(batch_size=_rows_a_table(parquet.metadata), use_threads=False):
+            for row in batch.to_pylist():
+                yield Place(file.label, row=at), row, None
+                at += 1
 
 
 def _in_order(work: Iterator[Work], reading: Reading) -> Iterator[pa.Table]:
@@ -309,11 +346,9 @@ def _parquet_tables(shard: Shard, reading: Reading) -> Iterator[Work]:
                     "Rename the column, or name other files with data_files=."
                 )
         reading.on_columns(parquet.schema_arrow.names)
-        groups = [meta.row_group(i) for i in range(shard.start, shard.end)]
         row = sum(meta.row_group(i).num_rows for i in range(shard.start))
-        mean = max(sum(g.total_byte_size for g in groups) // max(sum(g.num_rows for g in groups), 1), 1)
         batches = parquet.iter_batches(
-            batch_size=max(min(TABLE_BYTES // mean, 10_000), 1),
+            batch_size=_rows_a_table(meta, shard.start, shard.end),
             row_groups=list(range(shard.start, shard.end)),
             columns=names,
             use_threads=False,
@@ -321,6 +356,13 @@ def _parquet_tables(shard: Shard, reading: Reading) -> Iterator[Work]:
         for batch in batches:
             yield partial(_parquet_table, file.label, row, batch, reading)
             row += len(batch)
+
+
+def _rows_a_table(meta: pq.FileMetaData, start: int = 0, end: int | None = None) -> int:
+    """Rows of these row groups that make a table of at most :data:`TABLE_BYTES`."""
+    groups = [meta.row_group(i) for i in range(start, meta.num_row_groups if end is None else end)]
+    mean: int = max(sum(g.total_byte_size for g in groups) // max(sum(g.num_rows for g in groups), 1), 1)
+    return max(min(TABLE_BYTES // mean, 10_000), 1)
 
 
 def _parquet_table(label: str, first: int, batch: pa.RecordBatch, reading: Reading) -> pa.Table:
@@ -417,9 +459,11 @@ def _row_tables(rows: Iterable[tuple[Place, Any]], reading: Reading) -> Iterator
 
 
 def _zip(shard: Shard, reading: Reading) -> Iterator[Work]:
-    raise BadFile(
-        f"{shard.file.label}: a zip archive holds images here, not rows. Pass the files with rows as data_files=."
-    )
+    raise _not_rows(shard.file)
+
+
+def _not_rows(file: DataFile) -> BadFile:
+    return BadFile(f"{file.label}: a zip archive holds images here, not rows. Pass the files with rows as data_files=.")
 
 
 _READERS = {

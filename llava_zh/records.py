@@ -315,7 +315,7 @@ def from_rows(
         try:
             if isinstance(row, BadRow):
                 raise row
-            good.append(_Checked(place, row, expect).annotation())
+            good.append(annotation(place, row, expect))
         except BadRow as error:
             on_bad(error)
     return pa.Table.from_pylist(good, schema=ANNOTATIONS)
@@ -336,6 +336,24 @@ def with_line(error: BadRow, line: int) -> BadRow:
     """The same error, with the number of its line (from 1)."""
     place = Place(error.file, byte=error.byte, line=line)
     return bad_row(place, error.field, error.expected, error.found, error.hint)
+
+
+def annotation(place: Place, row: Mapping[str, Any], expect: Expect) -> dict[str, Any]:
+    """One record as a row of :data:`ANNOTATIONS`.
+
+    Raises:
+        BadRow: It is not what it must be.
+    """
+    return _Checked(place, row, expect).annotation()
+
+
+def turns_of(place: Place, row: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The turns of one record as ``{from, value}``, without a look at its images.
+
+    Raises:
+        BadRow: It has none, or one of them is none.
+    """
+    return _Checked(place, row, Expect()).turns()[1]
 
 
 class _Checked:
@@ -418,6 +436,10 @@ class _Checked:
         return path, data
 
     def _conversations(self, images: int) -> list[dict[str, str]]:
+        return self._with_marks(*self.turns(), images)
+
+    def turns(self) -> tuple[str, list[dict[str, str]]]:
+        """The name under which the row has its turns, and the turns with LLaVA's keys and roles."""
         name, value = self._get("conversations")
         if isinstance(value, str):
             try:
@@ -432,8 +454,7 @@ class _Checked:
         if not isinstance(value, list) or not value:
             found = "nothing (the key is missing or null)" if value is None else value
             raise self._bad(name, "a list of at least one turn", found)
-        turns = [self._turn(f"{name}[{i}]", turn) for i, turn in enumerate(value)]
-        return self._with_marks(name, turns, images)
+        return name, [self._turn(f"{name}[{i}]", turn) for i, turn in enumerate(value)]
 
     def _turn(self, field: str, turn: Any) -> dict[str, str]:
         if not isinstance(turn, Mapping):

@@ -113,6 +113,10 @@ def two_zstd_frames(data: bytes) -> bytes:
     ],
 )
 def test_the_same_rows_come_out_of_every_container(tmp_path: Path, name: str, pack: Callable[[bytes], bytes]) -> None:
+    raw = [
+        record for _, record, _ in readers.raw_records(data_file(tmp_path, name, pack(json_lines(varied_rows(300)))))
+    ]
+    assert raw == varied_rows(300)
     file = data_file(tmp_path, name, pack(json_lines(rows(300))))
     assert ids(read(file)) == list(range(300))
 
