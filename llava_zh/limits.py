@@ -52,3 +52,4 @@ PICTURE_PIXELS = Limit("LLAVA_ZH_MAX_PICTURE_PIXELS", 178_956_970, "pixels", "a 
 ANSWER = Limit("LLAVA_ZH_MAX_ANSWER_BYTES", 4 << 20, "bytes", "a server's answer")
 LISTED_FILES = Limit("LLAVA_ZH_MAX_LISTED_FILES", 1_000_000, "files", "a hub's listing")
 MEMBERS = Limit("LLAVA_ZH_MAX_MEMBERS", 20_000_000, "members", "an archive")
+INDEX = Limit("LLAVA_ZH_MAX_INDEX_BYTES", 1 << 30, "bytes", "the index of an archive")

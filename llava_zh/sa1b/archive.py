@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from isal import isal_zlib
 
-from llava_zh.errors import BadArchive
+from llava_zh.errors import BadArchive, BadIndex
 from llava_zh.sa1b.gzip_points import PointReader
 from llava_zh.sa1b.index import ArchiveIndex, Member
 from llava_zh.sa1b.source import Source
@@ -16,9 +16,13 @@ class Archive:
 
     def __init__(self, source: Source, index: ArchiveIndex) -> None:
         self.source = source
-        self.index = index
         self.kind = index.kind
-        self._points = PointReader(index.array) if index.kind == "gzip" else None
+        self._take(index)
+
+    def _take(self, index: ArchiveIndex) -> None:
+        self.index = index
+        self._points = PointReader(index.array, index.window) if index.kind == "gzip" else None
+        self.source.known_as(index.archive)
 
     def read(self, member: Member, start: int = 0, stop: int | None = None) -> bytes:
         """Bytes `start` to `stop` (its end by default) of `member`.
@@ -32,6 +36,22 @@ class Archive:
             stop = member.size
         if start >= stop:
             return b""
+        try:
+            return self._read(member, start, stop)
+        except BadIndex:
+            member = self._renewed(member)
+            return self._read(member, start, min(stop, member.size))
+
+    def _renewed(self, member: Member) -> Member:
+        """The same `member` by another index, for that of this one was removed or written over since it was opened."""
+        index = self.index.renew()
+        found = None if index is None or index.kind != self.kind else index.find(member.name)
+        if index is None or found is None:
+            raise self._unreadable(member, "the archive's index was written over, and there is no other")
+        self._take(index)
+        return found
+
+    def _read(self, member: Member, start: int, stop: int) -> bytes:
         try:
             if self._points is not None:
                 data = self._points.read(self.source, member.offset + start, stop - start)

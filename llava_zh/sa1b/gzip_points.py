@@ -70,12 +70,14 @@ _PREFIXES = [_bits_before(bit) for bit in range(8)]
 class PointReader:
     """Reads ranges of the decompressed stream, each from the seek point before it."""
 
-    def __init__(self, arrays: Callable[..., np.ndarray[Any, Any]]) -> None:
-        """`arrays` gives the index's arrays by name."""
+    def __init__(
+        self, arrays: Callable[..., np.ndarray[Any, Any]], window: Callable[[int, int], bytes] | None = None
+    ) -> None:
+        """`arrays` gives the index's arrays by name, `window` a window by where it lies in that of windows."""
         self._out = arrays("points_out").data
         self._bit = arrays("points_bit").data
         self._starts = arrays("window_starts", "u4").data
-        self._windows = arrays("windows", "u1").data
+        self._unpacked = window or _in_memory(arrays("windows", "u1").data)
         starts = arrays("window_starts", "u4")
         usable = np.flatnonzero(np.diff(starts)) if len(starts) else np.empty(0, "i8")
         if len(self._out):
@@ -116,7 +118,11 @@ class PointReader:
 
     def _window(self, row: int) -> bytes:
         start, stop = self._starts[row], self._starts[row + 1]
-        return zlib.decompress(self._windows[start:stop]) if stop > start else b""
+        return self._unpacked(start, stop) if stop > start else b""
+
+
+def _in_memory(windows: memoryview) -> Callable[[int, int], bytes]:
+    return lambda start, stop: zlib.decompress(windows[start:stop])
 
 
 class _Inflate:

@@ -1,36 +1,33 @@
-"""The index of one archive: where each member's bytes lie, as sorted arrays in one file, read by memory map.
-
-File: 8 bytes of magic, two little-endian u32 (length of the header, CRC-32 of all that follows up to the windows), a
-JSON header, then the arrays, each on an 8-byte edge:
+"""The index of one archive: where each member's bytes lie. Look-ups are searches in sorted arrays.
 
     keys u4, offsets u8, sizes u4           members called sa_<id>.jpg or .json, sorted by key: 16 bytes a member
-    names, name_starts, ...                 all other members, sorted by name
+    names, name_starts, by_base, named_...  all other members, sorted by name; each name ends with a NUL
     packed, named_packed                    zip only: bytes in the archive; the top bit of an offset marks deflate
     crcs, named_crcs                        gzip and zip only, u4: CRC-32 of a member's bytes, 0 where not known
     points_out, points_bit, window_starts   gzip only: see `gzip_points`
-    windows                                 gzip only: zlib streams, which carry a checksum of their own
+    windows                                 gzip only: zlib streams
 
-Nothing here knows where index files live or how archives are read: see `store` and `archive`.
+The file is described in `index_file`. Nothing here knows where index files live or how archives are read: see `store`
+and `archive`.
 """
 
 from __future__ import annotations
 
-import json
-import zlib
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from llava_zh.errors import BadIndex
+from llava_zh.sa1b import index_file
+from llava_zh.sa1b.index_file import DEFLATED
 from llava_zh.sa1b.urls import SA_NAME, key_name, member_key
 
-MAGIC = b"SA1BIDX2"
-DEFLATED = 1 << 63
-_PROBLEMS_KEPT = 200
 MAX_KEYED_SIZE = 2**32 - 1
 
 Buffer = bytes | memoryview
@@ -150,9 +147,9 @@ def assemble(kind: str, scan: Scan, archive: dict[str, Any]) -> bytes:
         "prefixes": prefixes,
         "end": scan.end,
         "problem_counts": dict(Counter(problem.kind for problem in problems)),
-        "problems": problems[:_PROBLEMS_KEPT],
+        "problems": problems,
     }
-    return _pack(header, arrays | scan.points)
+    return index_file.pack(header, arrays | scan.points)
 
 
 def _uniform(scan: Scan) -> Numbered | None:
@@ -217,8 +214,8 @@ def _named_arrays(members: dict[str, Member], kind: str) -> dict[str, Array]:
     blobs = sorted((name.encode("utf-8", "surrogateescape"), member) for name, member in members.items())
     bases = [name.rpartition(b"/")[2].decode("utf-8", "surrogateescape") for name, _ in blobs]
     arrays: dict[str, Array] = {
-        "names": np.frombuffer(b"".join(name for name, _ in blobs), "u1"),
-        "name_starts": np.cumsum([0, *(len(name) for name, _ in blobs)], dtype="<u8"),
+        "names": np.frombuffer(b"".join(name + b"\0" for name, _ in blobs), "u1"),
+        "name_starts": np.cumsum([0, *(len(name) + 1 for name, _ in blobs)], dtype="<u8"),
         "by_base": np.array(sorted(range(len(bases)), key=bases.__getitem__), "<u4"),
         "named_offsets": np.array([_marked(member) for _, member in blobs], "<u8"),
         "named_sizes": np.array([member.size for _, member in blobs], "<u8"),
@@ -237,60 +234,67 @@ def _marked(member: Member) -> int:
     return member.offset | (DEFLATED if member.deflated else 0)
 
 
-def _pack(header: dict[str, Any], arrays: dict[str, np.ndarray[Any, Any]]) -> bytes:
-    arrays = dict(sorted(arrays.items(), key=lambda item: item[0] == "windows"))  # windows last, outside the CRC
-    table: dict[str, list[Any]] = {}
-    body = bytearray()
-    for name, array in arrays.items():
-        body += bytes(-len(body) % 8)
-        table[name] = [array.dtype.str, len(array), len(body)]
-        body += array.tobytes()
-    checked = table["windows"][2] if "windows" in table else len(body)
-    text = json.dumps(header | {"arrays": table, "checked": checked, "length": len(body)}).encode()
-    text += b" " * (-(len(text) + 16) % 8)
-    crc = zlib.crc32(memoryview(body)[:checked], zlib.crc32(text))
-    return b"".join((MAGIC, len(text).to_bytes(4, "little"), crc.to_bytes(4, "little"), text, body))
-
-
 class ArchiveIndex:
-    """A parsed index file. Look-ups take microseconds and touch only the pages they need."""
+    """A parsed index file. Look-ups take microseconds."""
 
-    def __init__(self, data: Buffer, source: str = "index") -> None:
-        """Parse `data`, the bytes or memory map of an index file.
+    def __init__(self, data: Buffer | Path, source: str = "index") -> None:
+        """Read and check the index file at the path `data`, or the one whose bytes are `data`, called `source`.
 
-        Raises: BadIndex when magic, lengths or checksum do not fit.
+        Raises: BadIndex when anything in it is not as it has to be; OSError when the file cannot be read.
         """
-        view = memoryview(data)
-        try:
-            if bytes(view[:8]) != MAGIC:
-                raise ValueError(f"magic {bytes(view[:8])!r} instead of {MAGIC!r}")
-            start = 16 + int.from_bytes(view[8:12], "little")
-            text = bytes(view[16:start])
-            header = json.loads(text)
-            body = view[start:]
-            if len(body) != header["length"]:
-                raise ValueError(f"{len(body)} bytes of arrays instead of {header['length']}")
-            if zlib.crc32(body[: header["checked"]], zlib.crc32(text)) != int.from_bytes(view[12:16], "little"):
-                raise ValueError("checksum does not match")
-        except (ValueError, KeyError, TypeError) as error:
-            raise BadIndex(f"Damaged SA-1B index {source}: {error}.") from None
-        self.kind: str = header["kind"]
-        self.archive: dict[str, Any] = header["archive"]
-        self.prefixes: list[str | None] = header["prefixes"]
-        self.end: int = header["end"]
-        self.problem_counts: dict[str, int] = header["problem_counts"]
-        self.problems = [Problem(*problem) for problem in header["problems"]]
-        self._arrays = {
-            name: np.frombuffer(body, dtype, count, offset) for name, (dtype, count, offset) in header["arrays"].items()
-        }
-        self.nbytes = len(view)
-        self.keys = self.array("keys")
+        file = index_file.from_path(data) if isinstance(data, Path) else index_file.from_bytes(data, source)
+        self._file = file
+        self.source = str(data) if isinstance(data, Path) else source
+        header = file.header
+        self.kind: str = header.kind
+        self.archive: dict[str, Any] = msgspec.to_builtins(header.archive)
+        self.prefixes: tuple[str | None, str | None] = header.prefixes
+        self.end = header.end
+        self.problem_counts = header.problem_counts
+        self.problems = [Problem(*problem) for problem in header.problems]
+        self._arrays = file.arrays
+        self.keys = self.array("keys", "u4")
         # bisect on a memoryview is several times as fast as numpy for one value.
         self._keys, self._offsets, self._sizes = (self.array(name).data for name in ("keys", "offsets", "sizes"))
         self._crcs, self._named_crcs = self.array("crcs", "u4").data, self.array("named_crcs", "u4").data
         self._blob = self.array("names", "u1").data
         self._starts = self.array("name_starts").data
         self._named = max(0, len(self._starts) - 1)
+        #: Gives another index of the same archive when the file of this one is no longer what was read.
+        self.renew: Callable[[], ArchiveIndex | None] = lambda: None
+
+    def window(self, start: int, stop: int) -> bytes:
+        """The window at `start` to `stop` in the array of windows, decompressed: at most 32 KiB.
+
+        Raises: BadIndex when the index file is no longer what was read.
+        """
+        try:
+            return self._file.window(start, stop)
+        except (ValueError, OSError) as error:
+            raise BadIndex(f"The SA-1B index {self.source} cannot be read any more: {error}.") from None
+
+    def scan(self) -> Scan | None:
+        """What a pass found that went as far as the last whole member, to be continued from there.
+
+        None if more is wrong with the archive than that it was cut off, or was found than the index keeps.
+        """
+        known = {"truncated", "duplicate", "link", "device", "sparse", "unsafe"}
+        if set(self.problem_counts) - known or sum(self.problem_counts.values()) > len(self.problems):
+            return None
+        listed = sorted(self.under(""), key=lambda member: member.offset)
+        everything = Numbered("", self.keys, self.array("offsets"), self.array("sizes", "u4"))
+        numbered = []
+        for kind, prefix in enumerate(self.prefixes):
+            same = self.prefixes[0] == self.prefixes[1]
+            rows = np.flatnonzero((self.keys % 2 == kind) | same)
+            rows = rows[np.argsort(everything.offsets[rows])]
+            if len(rows) and not (same and kind):
+                numbered.append(everything.rows(rows)._replace(prefix=prefix or ""))
+        ends = [member.offset + member.size for member in listed]
+        ends += [int((batch.offsets + batch.sizes).max()) for batch in numbered]
+        end = (max(ends, default=0) + 511) // 512 * 512
+        problems = [problem for problem in self.problems if problem.kind != "truncated" and problem.offset < end]
+        return Scan(listed, numbered, problems, end)
 
     def array(self, name: str, dtype: str = "u8") -> np.ndarray[Any, Any]:
         """The array called `name`, empty if this archive has none."""
@@ -342,7 +346,7 @@ class ArchiveIndex:
         return [m for m in found if m.name == path or m.name.endswith("/" + path)] or found
 
     def _name(self, row: int) -> bytes:
-        return bytes(self._blob[self._starts[row] : self._starts[row + 1]])
+        return bytes(self._blob[self._starts[row] : self._starts[row + 1] - 1])
 
     def _text(self, row: int) -> str:
         return self._name(row).decode("utf-8", "surrogateescape")

@@ -27,12 +27,12 @@ from llava_zh.errors import BadArchive, BadIndex, RootNotFound
 from llava_zh.sa1b import store
 from llava_zh.sa1b.archive import Archive
 from llava_zh.sa1b.index import Member
-from llava_zh.sa1b.source import LocalSource, RemoteSource, Source
+from llava_zh.sa1b.source import LocalSource, RemoteSource, Source, open_limit
 from llava_zh.sa1b.urls import archive_stem, member_key, public_name
 from llava_zh.safe_text import one_line
 
-#: Archives kept open by a root; each costs two file descriptors and the pages of its index that were touched.
-MAX_OPEN = 128
+#: Archives kept open by a root; each costs one file descriptor and its index without the windows. None: `open_limit`.
+MAX_OPEN: int | None = None
 _ARCHIVE_FOLDERS = ("", "data", "images")
 _PROBED = (".tar", ".tar.gz", ".tgz", ".zip")
 
@@ -281,7 +281,7 @@ class Root:
     def _keep(self, path: str, archive: Archive) -> Archive:
         with self._lock:
             self._open[path] = archive
-            while len(self._open) > MAX_OPEN:
+            while len(self._open) > (MAX_OPEN or open_limit()):
                 self._open.popitem(last=False)  # closed when the last reader lets go of it
         return archive
 

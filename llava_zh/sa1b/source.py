@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import hashlib
 import os
+import stat
 import threading
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,7 +14,20 @@ from llava_zh.errors import BadArchive
 from llava_zh.sa1b.urls import public_name
 
 _ENDS = 64 << 10  # bytes at each end of a remote archive that tell it from another of the same size
+_OPEN = 128  # archives held open at most
 _HAS_PREAD = hasattr(os, "pread")
+
+
+def open_limit() -> int:
+    """How many archives may be held open at once, each with one descriptor: a share of what the process may have."""
+    try:
+        import resource
+
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    except ImportError:  # Windows: 512 for the C library's files, and more for those of the system
+        most = 512
+    unlimited = most < 0 or most > 8 * _OPEN
+    return _OPEN if unlimited else max(4, most // 8)
 
 
 class Source(abc.ABC):
@@ -23,6 +37,8 @@ class Source(abc.ABC):
     size: int
     stamp: str
     remote: bool
+
+    _ends_then = ""  # of these `size` bytes, as an index knows them
 
     @abc.abstractmethod
     def pread(self, offset: int, size: int) -> bytes:
@@ -50,24 +66,50 @@ class Source(abc.ABC):
             return False
         return state.get("stamp") == self.stamp or (sidecar and self.remote and state.get("ends") == self.ends())
 
-    def ends(self) -> str:
-        """A digest of the first and last bytes."""
-        head, tail = self.pread(0, _ENDS), self.pread(max(0, self.size - _ENDS), _ENDS)
+    def grown_from(self, state: dict[str, Any]) -> bool:
+        """Whether these bytes start with those that an index was made for, as far as their both ends tell."""
+        size: int = state["size"]
+        return 0 < size < self.size and self.ends(size) == str(state["ends"])
+
+    def grown(self) -> bool:
+        """Whether the archive has more bytes than when it was opened, so that opening it anew may show more."""
+        return False
+
+    def known_as(self, state: dict[str, Any]) -> None:
+        """Take over from a fresh index what these bytes looked like; it tells a file that grows from a changed one."""
+        self._ends_then = state["ends"]
+
+    def ends(self, size: int | None = None) -> str:
+        """A digest of the first and last bytes of the first `size`, of all by default."""
+        size = self.size if size is None else size
+        head, tail = self.read_at(0, min(size, _ENDS)), self.read_at(max(0, size - _ENDS), min(size, _ENDS))
         return hashlib.blake2b(head + tail, digest_size=16).hexdigest()
 
 
 class LocalSource(Source):
-    """A file on disk. The descriptor is opened once and closed with the object; `os.pread` needs no lock."""
+    """A file on disk, as long as it was when it was opened; `os.pread` needs no lock.
+
+    The descriptor is closed with the object. A file that only grows, as one that is being fetched, can be read; one
+    that was written to otherwise cannot.
+    """
 
     remote = False
 
     def __init__(self, path: str) -> None:
+        """
+        Raises: BadArchive when there is no regular file at `path`; OSError when it cannot be opened.
+        """
         self.path = path
-        self._fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+        # What is no file at all, such as a FIFO, would be waited for.
+        flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+        self._fd = os.open(path, flags)
         status = os.fstat(self._fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise BadArchive(f"{path} is no regular file.", archive=path)
         self.size, self._mtime = status.st_size, status.st_mtime_ns
         self.stamp = f"mtime:{self._mtime}"
         self._lock = threading.Lock()  # used only where there is no pread
+        self._grown_to = (self.size, self._mtime)
 
     def __del__(self) -> None:
         fd = getattr(self, "_fd", None)
@@ -75,23 +117,38 @@ class LocalSource(Source):
             os.close(fd)
 
     def pread(self, offset: int, size: int) -> bytes:
-        data = os.pread(self._fd, size, offset) if _HAS_PREAD else self._seek_and_read(offset, size)
+        data = self.read_at(offset, size)
         while len(data) < size and offset + len(data) < self.size:  # the kernel gives at most 2 GiB at once
-            more = os.pread(self._fd, size - len(data), offset + len(data)) if _HAS_PREAD else b""
+            more = self.read_at(offset + len(data), size - len(data)) if _HAS_PREAD else b""
             if not more:
                 break
             data += more
         status = os.fstat(self._fd)
         if status.st_mtime_ns != self._mtime or status.st_size != self.size:
+            self._only_grown(status, offset)
+        return data
+
+    def _only_grown(self, status: os.stat_result, offset: int) -> None:
+        """Raise BadArchive unless all that happened to the file is that bytes were added at its end."""
+        now = status.st_size, status.st_mtime_ns
+        if now == self._grown_to:
+            return
+        if status.st_size <= self.size or self._ends_then != self.ends():
             raise BadArchive(
                 f"{self.path} was written to while it was open (it had {self.size:,} bytes, now {status.st_size:,}); "
                 "its index is made anew at the next access.",
                 archive=self.path,
                 offset=offset,
             )
-        return data
+        self._grown_to = now
+
+    def grown(self) -> bool:
+        return os.fstat(self._fd).st_size > self.size
 
     def read_at(self, offset: int, size: int) -> bytes:
+        size = min(size, self.size - offset)
+        if size <= 0 or offset < 0:
+            return b""
         return os.pread(self._fd, size, offset) if _HAS_PREAD else self._seek_and_read(offset, size)
 
     def _seek_and_read(self, offset: int, size: int) -> bytes:
@@ -107,17 +164,32 @@ class LocalSource(Source):
         return Path(self.path).open("rb")
 
 
+def in_this_process(fs: Any) -> Any:
+    """The fsspec filesystem `fs`; in a process that was forked since `fs` was made, one like it that works there.
+
+    The loop of an asynchronous one (HTTP, S3) runs in a thread, and threads do not live on in a child.
+    """
+    if getattr(fs, "_pid", None) in (None, os.getpid()):
+        return fs
+    return type(fs)(*fs.storage_args, **fs.storage_options)  # fsspec keeps one for each process
+
+
 class RemoteSource(Source):
     """A file on an fsspec filesystem, read by byte ranges."""
 
     remote = True
 
     def __init__(self, fs: Any, path: str) -> None:
-        self._fs, self._path = fs, path
+        self._given, self._path = fs, path
         self.path = public_name(fs.unstrip_protocol(path))
-        info = fs.info(path)
+        info = self._fs.info(path)
         self.size = int(info["size"])
         self.stamp = f"remote:{remote_stamp(info)}"
+
+    @property
+    def _fs(self) -> Any:
+        self._given = in_this_process(self._given)
+        return self._given
 
     def pread(self, offset: int, size: int) -> bytes:
         size = min(size, self.size - offset)

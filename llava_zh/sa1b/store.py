@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import mmap
 import os
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
+from llava_zh import limits
 from llava_zh.errors import BadArchive, BadIndex
+from llava_zh.sa1b.atomic import write_atomically
 from llava_zh.sa1b.index import ArchiveIndex, Scan, assemble
 from llava_zh.sa1b.source import Source
 from llava_zh.sa1b.tar_scan import scan_tar
@@ -20,6 +20,8 @@ from llava_zh.safe_text import get_logger
 
 SUFFIX = ".sa1bx"
 _log = get_logger(__name__)
+
+__all__ = ["SUFFIX", "build", "cache_dir", "cached_path", "detect", "first_id", "load", "scan", "write_atomically"]
 
 
 def cache_dir() -> Path:
@@ -101,35 +103,54 @@ def first_id(source: Source) -> int | None:
 def load(source: Source, archive: str, sidecar: Callable[[], bytes | None] | None = None) -> ArchiveIndex | None:
     """The index of `source` if there is a good one: beside the archive, else in the cache. `archive` is its full name.
 
-    `sidecar` reads a remote sidecar. A stale or damaged index counts as none.
+    `sidecar` reads a remote sidecar. A stale or damaged index counts as none; of a damaged one a warning is logged.
     """
-    candidates: list[tuple[Any, bool]] = []
-    if sidecar is not None:
-        candidates.append((sidecar, True))
-    else:
-        candidates.append((Path(archive + SUFFIX), True))
-    candidates.append((cached_path(archive), False))
-    for where, beside in candidates:
-        try:
-            data = where() if callable(where) else _map(where)
-            if data is None:
-                continue
-            index = ArchiveIndex(data, str(where))
-        except BadIndex as error:
-            _log.warning("%s It is made anew.", error)
-            continue
-        except OSError:
-            continue
+    for index, beside in _kept(source, archive, sidecar):
         if source.fresh(index.archive, beside):
+            index.renew = lambda: _renewed(source, archive, sidecar)
             return index
     return None
 
 
-def _map(path: Path) -> memoryview | None:
-    with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:
-            raise BadIndex(f"The SA-1B index {path} is empty.")
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+def _renewed(source: Source, archive: str, sidecar: Callable[[], bytes | None] | None) -> ArchiveIndex | None:
+    index = load(source, archive, sidecar)
+    return build(source, archive) if index is None and not source.remote else index
+
+
+def _kept(
+    source: Source, archive: str, sidecar: Callable[[], bytes | None] | None
+) -> Iterator[tuple[ArchiveIndex, bool]]:
+    """The indexes of the archive of this name that are whole, fresh or not, and whether each lies beside it."""
+    candidates: list[tuple[Path | Callable[[], bytes | None], bool]] = [(cached_path(archive), False)]
+    if sidecar is not None:
+        candidates.insert(0, (sidecar, True))
+    elif not source.remote:
+        candidates.insert(0, (Path(archive + SUFFIX), True))
+    for where, beside in candidates:
+        try:
+            data = where() if callable(where) else where
+            index = None if data is None else ArchiveIndex(data, f"of {source.path}")
+        except BadIndex as error:
+            _warn_of(str(error), where)
+            continue
+        except OSError:
+            continue
+        if index is not None:
+            yield index, beside
+
+
+_warned: set[tuple[str, int]] = set()
+
+
+def _warn_of(message: str, where: Path | Callable[[], bytes | None]) -> None:
+    """Log that an index is damaged, once for what is there now."""
+    version = 0
+    if isinstance(where, Path):
+        with contextlib.suppress(OSError):
+            version = where.stat().st_mtime_ns
+    if (message, version) not in _warned:
+        _warned.add((message, version))
+        _log.warning("%s It is made anew.", message)
 
 
 def build(
@@ -144,7 +165,8 @@ def build(
     """Make the index of `source`, write it, and give it back; processes that want the same one wait and then read it.
 
     With `sidecar` it is written beside the archive, else into the cache. Where it cannot be written, a warning is
-    logged and the index serves from memory.
+    logged and the index serves from memory. A plain tar that has grown since it was last indexed is gone through from
+    where it ended then.
 
     Raises: BadArchive when the archive cannot be read at all.
     """
@@ -154,15 +176,41 @@ def build(
             index = load(source, archive)
             if index is not None and (not sidecar or target.exists()):
                 return index
-        kind, found = scan(source, threads, progress)
+        earlier = None if rebuild else _grown(source, archive)
+        if earlier is not None:
+            kind, found = "tar", scan_tar(source.read_at, earlier.end, earlier)
+        else:
+            kind, found = scan(source, threads, progress)
         data = assemble(kind, found, source.state())
+        if len(data) > limits.INDEX.value:
+            raise BadArchive(f"{source.path}: {limits.INDEX.exceeded(len(data))}", archive=source.path)
         try:
             write_atomically(target, data)
-            written = _map(target)
+            index = ArchiveIndex(target)
+        except BadIndex:
+            index = _in_memory(source, data)
         except OSError as error:
             _log.warning("Cannot write the index %s (%s); it is kept in memory only.", target, error)
-            written = None
-        return ArchiveIndex(data if written is None else written, str(target))
+            index = _in_memory(source, data)
+        index.renew = lambda: _renewed(source, archive, None)
+        return index
+
+
+def _in_memory(source: Source, data: bytes) -> ArchiveIndex:
+    try:
+        return ArchiveIndex(data, f"of {source.path}")
+    except BadIndex as error:
+        raise BadArchive(f"{source.path} changed while it was indexed ({error}).", archive=source.path) from None
+
+
+def _grown(source: Source, archive: str) -> Scan | None:
+    """What an earlier index knows of a tar that was cut off then and has only grown since, to be continued."""
+    if source.remote:
+        return None
+    for index, _ in _kept(source, archive, None):
+        if index.kind == "tar" and index.problem_counts.get("truncated") and source.grown_from(index.archive):
+            return index.scan()
+    return None
 
 
 @contextlib.contextmanager
@@ -177,22 +225,3 @@ def _locked(path: Path) -> Iterator[None]:
         except OSError as error:
             _log.debug("No lock %s: %s", path, error)
         yield
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` under a temporary name, sync, rename; what an earlier, killed writer left is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-        with contextlib.suppress(OSError):
-            leftover.unlink()
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise

@@ -59,7 +59,8 @@ def test_every_member_of_a_gzip_tar_reads_as_it_was_written(gzip_tar: Path, file
 @given(st.data())
 def test_any_range_equals_the_same_range_of_the_full_decompression(gzip_tar: Path, data: st.DataObject) -> None:
     whole = gzip.decompress(gzip_tar.read_bytes())
-    reader = PointReader(_index(gzip_tar).array)
+    index = _index(gzip_tar)
+    reader = PointReader(index.array, index.window)
     offset = data.draw(st.integers(0, len(whole)))
     size = data.draw(st.integers(0, 1 << 20))
     assert reader.read(LocalSource(str(gzip_tar)), offset, size) == whole[offset : offset + size]
@@ -75,7 +76,7 @@ def _index(path: Path) -> ArchiveIndex:
 def test_a_read_starts_at_a_point_close_before_the_member(gzip_tar: Path) -> None:
     index = _index(gzip_tar)
     assert len(index.array("points_out")) > 4
-    reader = PointReader(index.array)
+    reader = PointReader(index.array, index.window)
     for member in index.members():
         row, _, _ = reader.span(member.offset, member.size)
         assert 0 <= member.offset - int(index.array("points_out")[row]) < 2 * gzip_points.SPACING
@@ -98,7 +99,7 @@ def test_many_small_streams_as_bgzip_writes_them_are_read_from_their_own_starts(
     assert_reads_as(path, files)
     index = index_of(path)
     last = max(index.members(), key=lambda m: m.offset)
-    row, _, _ = PointReader(index.array).span(last.offset, last.size)
+    row, _, _ = PointReader(index.array, index.window).span(last.offset, last.size)
     assert row > 0
 
 

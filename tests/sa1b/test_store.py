@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from llava_zh.errors import BadArchive
 from llava_zh.sa1b import store
 from llava_zh.sa1b.source import LocalSource
 
-from .conftest import Files, sa1b_files, tar_bytes, write_archive
+from .conftest import Files, jpeg, sa1b_files, tar_bytes, write_archive
 
 
 def build(path: Path, **options: bool) -> store.ArchiveIndex:
@@ -88,14 +89,52 @@ def test_a_cache_that_cannot_be_written_costs_a_warning_and_nothing_else(
     assert len(index) == 80 and "in memory only" in caplog.text
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_full_disk_leaves_no_half_written_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+FULL = """
+import resource, sys
+from pathlib import Path
+from llava_zh.sa1b.store import write_atomically
+resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))  # the system refuses what is longer
+try:
+    write_atomically(Path(sys.argv[1]), b"y" * 100)
+except OSError as error:
+    print(type(error).__name__)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_a_full_disk_leaves_no_half_written_index_and_the_old_one_in_place(tmp_path: Path) -> None:
     target = tmp_path / "x.sa1bx"
-    (tmp_path / f".x.sa1bx.{os.getpid()}.tmp").symlink_to("/dev/full")
-    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(()))  # keep the stand-in for the full disk
-    with pytest.raises(OSError, match="No space left"):
-        store.write_atomically(target, b"x" * 100)
-    assert not target.exists()
+    store.write_atomically(target, b"x" * 10)
+    assert start(target, FULL).communicate(timeout=60)[0] == "OSError\n"
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"x" * 10]
+
+
+def test_threads_and_processes_that_write_one_file_never_show_a_part_of_it(tmp_path: Path) -> None:
+    target = tmp_path / "folder" / "x.sa1bx"
+    writer = (
+        "import sys; from pathlib import Path; from llava_zh.sa1b.store import write_atomically\n"
+        "for _ in range(40): write_atomically(Path(sys.argv[1]), b'p' * 300_000)"
+    )
+    others = [start(target, writer) for _ in range(2)]
+    wrong: list[object] = []
+
+    def write(letter: bytes) -> None:
+        try:
+            for _ in range(40):
+                store.write_atomically(target, letter * 300_000)
+                data = target.read_bytes()
+                if len(data) != 300_000 or len(set(data)) != 1:
+                    wrong.append(len(data))
+        except OSError as error:  # another writer took its temporary file away
+            wrong.append(error)
+
+    threads = [threading.Thread(target=write, args=(letter,)) for letter in (b"a", b"b", b"c")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [process.wait(60) for process in others] == [0, 0] and not wrong
+    assert [path.name for path in target.parent.iterdir()] == ["x.sa1bx"]
 
 
 def test_something_that_is_no_archive_says_what_it_starts_with(tmp_path: Path) -> None:
@@ -162,3 +201,24 @@ def test_a_killed_build_leaves_no_index_and_the_next_one_cleans_up(
     assert len(build(gzip_tar)) == 80
     assert time.monotonic() - began < 30  # the dead process holds no lock
     assert not list(index_cache.rglob("*.tmp"))
+
+
+MANY = """
+import resource, sys
+from llava_zh.sa1b.filesystem import Sa1bFileSystem
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))  # macOS' default
+fs = Sa1bFileSystem(fo=sys.argv[1], skip_instance_cache=True)
+for _ in range(2):
+    print(sum(len(fs.cat_file(f"sa_{number:06d}/sa_{number + 1}.jpg")) for number in range(160)))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the number of files")
+def test_more_archives_are_read_than_files_may_be_open(tmp_path: Path) -> None:
+    pictures = [jpeg(number, (16, 16)) for number in range(160)]
+    for number, picture in enumerate(pictures):
+        kind = ("tar", "gzip", "zip")[number % 3]
+        suffix = "zip" if kind == "zip" else "tar"
+        write_archive(tmp_path / f"sa_{number:06d}.{suffix}", {f"sa_{number + 1}.jpg": picture}, kind)
+    total = str(sum(map(len, pictures)))
+    assert start(tmp_path, MANY).communicate(timeout=120)[0].split() == [total, total]
