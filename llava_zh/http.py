@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import random
@@ -14,7 +13,7 @@ from typing import Any
 import requests
 import urllib3
 
-from .errors import HubError, RangeNotSupported
+from .errors import HubError, LlavaZhError, RangeNotSupported
 
 PIECE = 256 << 10
 CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
@@ -22,6 +21,7 @@ CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
 ATTEMPTS = 6
 # A server that ignores Range sends the whole file. Up to this size that costs less than it would to complain.
 WHOLE_FILE = 16 << 20
+LONGEST_PAUSE = 60.0
 _BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
 _BROKEN = (
     requests.exceptions.ConnectionError,
@@ -57,14 +57,18 @@ def read_range(url: str, headers: Headers, start: int, length: int, *, what: str
             timeout = (CONNECT_SECONDS, READ_SECONDS)
             with _session(os.getpid()).get(url, headers=request, stream=True, timeout=timeout) as response:
                 if response.status_code in _BUSY:
-                    problem, pause = f"status {response.status_code}", _retry_after(response)
+                    problem, pause = f"status {response.status_code}", retry_after(response.headers.get("Retry-After"))
                 else:
                     for piece in _body(response, at, end, what, hint):
                         at += len(piece)
                         yield piece
         except _BROKEN as error:
             problem = type(error).__name__
-        except requests.RequestException as error:  # no URL, too many redirects: asking again will not help
+        except (requests.RequestException, ValueError, OSError) as error:
+            # No URL, too many redirects, a redirect or a header that nothing can be made of: asking again will not
+            # help. The error's own text holds the request, credentials included.
+            if isinstance(error, LlavaZhError):
+                raise
             raise HubError(f"{what}: the request cannot be made ({type(error).__name__}). {hint}") from None
         if at >= end:
             return
@@ -78,8 +82,11 @@ def read_range(url: str, headers: Headers, start: int, length: int, *, what: str
 def _body(response: requests.Response, at: int, end: int, what: str, hint: str) -> Iterator[bytes]:
     """The wanted bytes out of one answer."""
     skip = 0
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if response.status_code in (200, 206) and encoding not in ("", "identity"):
+        raise HubError(f"{what}: asked for the bytes as they are, the server sent them as {encoding[:40]!r}. {hint}")
     if response.status_code == 200:
-        size = int(response.headers.get("Content-Length") or 0)
+        size = _whole_number(response.headers.get("Content-Length")) or 0
         if at > 0 and not 0 < size <= WHOLE_FILE:
             raise RangeNotSupported(
                 f"{what}: the server ignores Range and sends all {size or 'unknown'} bytes, so a shard cannot be read "
@@ -87,9 +94,9 @@ def _body(response: requests.Response, at: int, end: int, what: str, hint: str) 
             )
         skip = at
     elif response.status_code == 206:
-        begin = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+        begin = re.match(r"bytes ([0-9]{1,18})-", response.headers.get("Content-Range", ""))
         if begin is None or int(begin[1]) != at:
-            found = response.headers.get("Content-Range")
+            found = response.headers.get("Content-Range", "")[:80]
             raise HubError(f"{what}: asked for bytes from {at} on, the server sent Content-Range {found!r}. {hint}")
     else:
         raise refused(response.status_code, what, hint)
@@ -108,7 +115,7 @@ def _body(response: requests.Response, at: int, end: int, what: str, hint: str) 
 def _arriving(response: requests.Response) -> Iterator[bytes]:
     """The body as it arrives: `iter_content` waits for whole pieces, and drops what it holds on a broken connection."""
     read = getattr(response.raw, "read1", response.raw.read)  # urllib3 1 has no read1, and needs none
-    while piece := read(PIECE, decode_content=True):
+    while piece := read(PIECE, decode_content=False):
         yield piece
 
 
@@ -124,11 +131,17 @@ def refused(status: int, what: str, hint: str) -> HubError:
     return HubError(f"{what}: {meaning}. {hint}", status=status)
 
 
-def _retry_after(response: requests.Response) -> float:
-    """Seconds to wait as the server asks, at most a minute; 0 when it does not say."""
-    with contextlib.suppress(ValueError):
-        return min(max(float(response.headers.get("Retry-After", "")), 0.0), 60.0)
-    return 0.0
+def retry_after(value: object) -> float:
+    """Seconds to wait as a ``Retry-After`` header asks, at most :data:`LONGEST_PAUSE`; 0 where it names no number."""
+    text = str(value or "").strip()
+    if re.fullmatch(r"[0-9]{1,18}(\.[0-9]{0,9})?", text) is None:
+        return 0.0
+    return min(float(text), LONGEST_PAUSE)
+
+
+def _whole_number(value: str | None) -> int | None:
+    """A header's number; None for anything that is none, or has more digits than any size."""
+    return int(value) if value is not None and re.fullmatch(r"[0-9]{1,18}", value.strip()) else None
 
 
 @functools.lru_cache(maxsize=2)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
 from hub_server import HubServer, VirtualFile
+from hunting import hunt
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from llava_zh import http
 from llava_zh.errors import HubError, RangeNotSupported
@@ -158,3 +166,70 @@ def test_an_address_that_cannot_be_asked_is_told_of_at_once(url: str) -> None:
 
     with pytest.raises(HubError, match=r"x: the request cannot be made \((Missing|Invalid)\w+\)\. Do this\."):
         list(http.read_range(url, no_headers, 0, 5, what="x", hint="Do this."))
+
+
+def raw_server(answer: bytes) -> tuple[str, threading.Thread]:
+    """A server that gives `answer` to each of a few connections, whatever is asked."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(20)
+
+    def serve() -> None:
+        with listener, contextlib.suppress(OSError):
+            for _ in range(4):
+                connection, _ = listener.accept()
+                with connection, contextlib.suppress(OSError):
+                    connection.settimeout(5)
+                    connection.recv(65536)
+                    connection.sendall(answer)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    return f"http://127.0.0.1:{listener.getsockname()[1]}/file", thread
+
+
+HEADERS = st.sampled_from(
+    ["Content-Length", "Content-Range", "Retry-After", "Content-Encoding", "Transfer-Encoding", "Location", "ETag"]
+)
+VALUES = st.sampled_from(
+    [
+        "nan",
+        "inf",
+        "-1",
+        "abc",
+        "9" * 5000,
+        "1e309",
+        "gzip",
+        "chunked",
+        "bytes 0-4/5",
+        "bytes 0-4",
+        "bytes */x",
+        "//",
+        "",
+    ]
+    + ["0x10", "bytes " + "9" * 5000 + "-", "http://[", "http://127.0.0.1:1/x", "\x00", "ſ", "1, 2", "identity"]
+) | st.text(st.characters(max_codepoint=255, exclude_characters="\r\n"), max_size=20)
+
+
+@hunt(25)
+@given(
+    st.sampled_from([200, 206, 301, 302, 404, 416, 429, 503, 999]),
+    st.lists(st.tuples(HEADERS, VALUES), max_size=4),
+    st.binary(max_size=40) | st.just(gzip.compress(bytes(1 << 22))),
+)
+@example(429, [("Retry-After", "nan")], b"")
+@example(200, [("Content-Length", "abc")], b"12345")
+@example(200, [("Content-Length", "9" * 5000)], b"12345")
+@example(206, [("Content-Range", "bytes " + "9" * 5000 + "-")], b"12345")
+@example(206, [("Content-Range", "bytes 0-4/5"), ("Content-Encoding", "gzip")], gzip.compress(bytes(1 << 22)))
+def test_whatever_a_server_answers_gives_the_bytes_or_an_error_of_ours(
+    status: int, headers: list[tuple[str, str]], body: bytes
+) -> None:
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers)
+    url, _ = raw_server(f"HTTP/1.1 {status} X\r\n{head}Connection: close\r\n\r\n".encode("latin-1", "replace") + body)
+    with mock.patch.object(http, "ATTEMPTS", 2), mock.patch.object(http, "LONGEST_PAUSE", 0.01):
+        try:
+            got = b"".join(http.read_range(url, dict, 0, 5, what="x", hint="Do this."))
+        except HubError as error:
+            assert str(error).startswith("x: ")
+        else:
+            assert len(got) == 5
