@@ -22,6 +22,7 @@ import filelock
 from . import hub
 from .errors import BadFile, HubError, LlavaZhError, OutputError, RangeNotSupported, RunConflict
 from .hub import DataFile
+from .places import checked_name, inside
 from .safe_text import one_line
 
 _CHUNK = 4 << 20
@@ -45,7 +46,24 @@ def into_cache(file: DataFile, token: Any = None) -> tuple[DataFile, bool]:
     return fetched, False
 
 
-def into_folder(file: DataFile, folder: Path, token: Any = None) -> tuple[DataFile, bool]:
+def into_snapshot(file: DataFile, snapshot: Path, token: Any = None, *, force: bool = False) -> DataFile:
+    """`file` in `snapshot`, a folder of a client's cache; other processes that want it wait for the one that fetches.
+
+    Args:
+        force: Fetch it anew where it is there already. What a link of the client's leads to is replaced with it.
+    """
+    target = _target(file, snapshot, links=True)
+    if force and target.exists():
+        blob = target.resolve()
+        if blob != target and blob.parent == snapshot.parents[1] / "blobs":
+            blob.unlink()
+        target.unlink()
+    if not target.exists():
+        into_folder(replace(file, path=None), snapshot, token, wait=True)
+    return replace(file, path=str(target))
+
+
+def into_folder(file: DataFile, folder: Path, token: Any = None, *, wait: bool = False) -> tuple[DataFile, bool]:
     """`file` below `folder` under its published name, checked, and whether it was there before.
 
     What a stopped call left is continued. Nothing stands under the file's name before all of it is there and checked.
@@ -53,8 +71,9 @@ def into_folder(file: DataFile, folder: Path, token: Any = None) -> tuple[DataFi
     Raises:
         HubError: The hub does not give it; what came is kept for the next call.
         BadFile: What came is not what the hub lists and was removed, or another file has its name.
-        RunConflict: Another process is fetching it into the same folder.
+        RunConflict: Another process is fetching it into the same folder; with `wait` its end is waited for.
         OutputError: The folder cannot be written.
+        UnsafeName: Its name leads out of the folder, by itself or through a symbolic link.
     """
     target = _target(file, folder)
     placed = replace(file, path=str(target))
@@ -65,10 +84,12 @@ def into_folder(file: DataFile, folder: Path, token: Any = None) -> tuple[DataFi
     with _written(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            lock = filelock.FileLock(f"{part}.lock", timeout=0).acquire()
+            lock = filelock.FileLock(f"{part}.lock", timeout=-1 if wait else 0).acquire()
         except filelock.Timeout as error:
             raise RunConflict(f"Another process is fetching {target}. Wait for it, or end it.") from error
         with lock:
+            if target.exists():  # fetched by the process that was waited for
+                return placed, True
             _append(file, part, token)
             try:
                 check(replace(file, path=str(part)), hint="It was removed; run the command again.")
@@ -160,14 +181,12 @@ def _copy(file: DataFile, handle: BinaryIO, token: Any) -> None:
             advance(len(piece))
 
 
-def _target(file: DataFile, folder: Path) -> Path:
-    """Where `file` goes; a name that a hub made up must not lead out of the folder."""
-    name = PurePosixPath(file.name)
-    if name.is_absolute() or ".." in name.parts or "\\" in file.name or ":" in file.name:
-        raise HubError(
-            f"{file.label}: the hub lists a file whose name leads out of the folder. Nothing of it was fetched."
-        )
-    return folder.absolute() / name
+def _target(file: DataFile, folder: Path, links: bool = False) -> Path:
+    """Where `file` goes; with `links` the last step may be a link of a client's, which leads out to its blobs."""
+    whose = f"{file.source}:{file.repo}@{file.revision[:12]}"
+    name = PurePosixPath(checked_name(file.name, whose))
+    parent = inside(folder, str(name.parent), whose) if name.parent.parts else folder.absolute()
+    return parent / name.name if links else inside(folder, str(name), whose)
 
 
 def _part(file: DataFile, target: Path) -> Path:

@@ -7,18 +7,21 @@ read from there. Importing this module imports neither hub client; using it does
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .errors import BadFile, DataFileNotFound, HubError, UnknownName
+from .errors import BadFile, DataFileNotFound, HubError, LlavaZhError, UnknownName
 from .facts import SOURCES, DatasetFacts
 from .http import read_range, refused
-from .safe_text import get_logger
+from .limits import LISTED_FILES
+from .places import checked_name, inside
+from .safe_text import get_logger, keep_secret
 
 logger = get_logger(__name__)
 
@@ -224,26 +227,22 @@ class HuggingFace:
         api = HfApi(token=token)
         try:
             commit = revision if is_commit(revision) else str(api.dataset_info(repo, revision=revision).sha)
+            if not is_commit(commit):
+                raise HubError(f"huggingface:{repo}@{revision}: the hub names {commit[:80]!r}, which is no commit.")
             if names is not None:
                 entries = api.get_paths_info(repo, list(names), repo_type="dataset", revision=commit)
             else:
-                entries = list(api.list_repo_tree(repo, repo_type="dataset", revision=commit, recursive=True))
+                entries = _bounded(api.list_repo_tree(repo, repo_type="dataset", revision=commit, recursive=True), repo)
+        except LlavaZhError:
+            raise
         except Exception as error:
-            raise self._explain(error, f"huggingface:{repo}@{revision}") from error
-        return [
-            self._with_cache(
-                DataFile(
-                    name=entry.path,
-                    size=entry.size,
-                    source=self.name,
-                    repo=repo,
-                    revision=commit,
-                    digest=entry.lfs.sha256 if entry.lfs else entry.blob_id,
-                )
-            )
+            raise self._explain(error, f"huggingface:{repo}@{revision}") from None
+        listed = [
+            _listed(self.name, repo, commit, entry.path, entry.size, entry.lfs.sha256 if entry.lfs else entry.blob_id)
             for entry in entries
-            if isinstance(entry, RepoFile)
+            if isinstance(entry, RepoFile) and (names is None or entry.path in names)
         ]
+        return [self._with_cache(file) for file in listed]
 
     def url(self, file: DataFile) -> str:
         from huggingface_hub import hf_hub_url
@@ -255,24 +254,27 @@ class HuggingFace:
     def headers(self, token: Any) -> Mapping[str, str]:
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined] # public by its docs
 
-        return dict(build_hf_headers(token=token))
+        headers = dict(build_hf_headers(token=token))
+        keep_secret(headers.get("authorization", "").removeprefix("Bearer "))
+        return headers
 
     def download(self, file: DataFile, token: Any, *, force: bool = False) -> DataFile:
-        """The file on this machine, fetched into the client's cache."""
-        from huggingface_hub import hf_hub_download
+        """The file on this machine, in the client's cache.
 
-        try:
-            path = hf_hub_download(
-                file.repo,
-                file.name,
-                repo_type="dataset",
-                revision=file.revision,
-                token=token,
-                force_download=force,
-            )
-        except Exception as error:
-            raise self._explain(error, file.label) from error
-        return replace(file, path=str(path))
+        The client itself (1.33 and 2.4, read in their source) joins a hub's ETag to the cache's path as it comes, so
+        that a hub could have it write anywhere, and begins a broken download anew. Our own fetch writes below the
+        commit's folder, where the client looks for files on systems without symbolic links.
+        """
+        from .fetch import into_snapshot
+
+        return into_snapshot(file, self.snapshot(file.repo, file.revision), token, force=force)
+
+    def snapshot(self, repo: str, commit: str) -> Path:
+        """The folder of the client's cache that holds the files of a commit."""
+        from huggingface_hub.file_download import repo_folder_name
+
+        folder = repo_folder_name(repo_id=repo, repo_type="dataset")
+        return inside(self.cache_folder(), f"{folder}/snapshots/{commit}", f"huggingface:{repo}")
 
     def _cached_all(self, repo: str, revision: str, names: Sequence[str]) -> list[DataFile]:
         """The named files if all of them are in the cache at a pinned revision, which no network can make staler."""
@@ -293,14 +295,13 @@ class HuggingFace:
 
     def _snapshot(self, repo: str, revision: str, names: Sequence[str] | None) -> list[DataFile]:
         """What the cache holds of a repository, when nothing else may be asked."""
-        from huggingface_hub import constants, snapshot_download
-        from huggingface_hub.file_download import repo_folder_name
+        from huggingface_hub import snapshot_download
 
         try:
             folder = Path(snapshot_download(repo, repo_type="dataset", revision=revision, local_files_only=True))
         except FileNotFoundError as error:
             # What was fetched by its commit, as we do, is not entered under the branch's name.
-            cached = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repo, repo_type="dataset"), "snapshots")
+            cached = self.snapshot(repo, "x").parent
             commits = [] if is_commit(revision) else sorted(cached.glob("*"), key=lambda path: path.stat().st_mtime)
             if not commits:
                 raise _offline(f"huggingface:{repo}@{revision}") from error
@@ -364,17 +365,10 @@ class ModelScope:
         try:
             entries = api.list_repo_files(repo, "dataset", revision=revision, recursive=True)
         except Exception as error:
-            raise self._explain(error, f"modelscope:{repo}@{revision}") from error
+            raise self._explain(error, f"modelscope:{repo}@{revision}") from None
         files = [
-            DataFile(
-                name=entry.path,
-                size=int(entry.size or 0),
-                source=self.name,
-                repo=repo,
-                revision=revision,
-                digest=entry.sha256 or None,
-            )
-            for entry in entries
+            _listed(self.name, repo, revision, entry.path, entry.size or 0, entry.sha256)
+            for entry in _bounded(entries, repo)
             if entry.type != "tree" and (names is None or entry.path in names)
         ]
         return [self._with_cache(file, api) for file in files]
@@ -384,6 +378,7 @@ class ModelScope:
 
     def headers(self, token: Any) -> Mapping[str, str]:
         secret = token if isinstance(token, str) else None if token is False else self._config().token
+        keep_secret(secret)
         return {"Authorization": f"Bearer {secret}", "Cookie": f"m_session_id={secret}"} if secret else {}
 
     def download(self, file: DataFile, token: Any, *, force: bool = False) -> DataFile:
@@ -398,7 +393,7 @@ class ModelScope:
                 expected_sha256=file.digest if file.digest and len(file.digest) == 64 else None,
             )
         except Exception as error:
-            raise self._explain(error, file.label) from error
+            raise self._explain(error, file.label) from None
         return replace(file, path=str(path))
 
     def _with_cache(self, file: DataFile, api: Any) -> DataFile:
@@ -432,6 +427,29 @@ class ModelScope:
 
     def _explain(self, error: Exception, what: str) -> HubError:
         return _explained(error, what, self.hint, "MODELSCOPE_ENDPOINT")
+
+
+def _listed(source: str, repo: str, revision: str, name: object, size: object, digest: object) -> DataFile:
+    """A file as a hub lists it, with nothing in it that a hub could choose a place or a length without end by.
+
+    Raises:
+        UnsafeName: Its name leads out of the repository.
+        HubError: Its size is none.
+    """
+    where = f"{source}:{repo}@{revision[:12]}"
+    checked = checked_name(str(name), where)
+    if not isinstance(size, int) or not 0 <= size < 1 << 60:
+        raise HubError(f"{where}: the hub lists {checked} with a size of {str(size)[:40]!r} bytes.")
+    known = isinstance(digest, str) and re.fullmatch(r"[0-9a-fA-F]{40}|[0-9a-fA-F]{64}", digest)
+    return DataFile(checked, size, source, None, repo, revision, str(digest).lower() if known else None)
+
+
+def _bounded(entries: Iterable[Any], repo: str) -> list[Any]:
+    """All of a listing, unless it goes on beyond the limit."""
+    listed = list(itertools.islice(entries, LISTED_FILES.value + 1))
+    if len(listed) > LISTED_FILES.value:
+        raise HubError(f"{repo}: {LISTED_FILES.exceeded()}")
+    return listed
 
 
 def _offline(what: str) -> HubError:
