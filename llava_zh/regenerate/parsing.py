@@ -19,9 +19,13 @@ MAX_CHARS = 100_000
 
 # What a turn may be labelled with, and what an error calls it.
 _LABELS = {
-    "conversation": {"human": "用户|User", "gpt": r"(?:视觉)?(?:AI\s?)?(?:助手|Assistant)"},
+    "conversation": {"human": "用户|User", "gpt": "{ai}(?:助手|Assistant)"},
     "qa": {"human": "问题|Question", "gpt": "回答|答案|Answer"},
 }
+# What stands before an assistant's label. Within a line, "AI" apart from the label is the end of what was said before
+# (用户：什么是AI 助手：…), unless a sentence ended before it.
+_AI_AT_LINE_START = r"(?:视觉)?(?:AI[ \t]?)?"
+_AI_ANYWHERE = r"(?:视觉)?(?:AI)?(?:(?:(?<=[\n。？！?!…]AI)|(?<=[\n。？！?!…][ \t]AI))[ \t])?"
 _NAMES = {"conversation": {"human": "用户", "gpt": "助手"}, "qa": {"human": "问题", "gpt": "回答"}}
 
 # A label, its colon (full or half width) and the Markdown around both: a heading before, bold or italics that close
@@ -44,11 +48,13 @@ class _Markers:
 
     @classmethod
     def of(cls, human: str, gpt: str) -> _Markers:
-        marker = _MARKER.format(labels=f"(?P<human>{human})|(?P<gpt>{gpt})")
+        labels = f"(?P<human>{human})|(?P<gpt>{gpt})"
+        line_start = _MARKER.format(labels=labels.format(ai=_AI_AT_LINE_START))
+        anywhere = _MARKER.format(labels=labels.format(ai=_AI_ANYWHERE))
         return cls(
-            re.compile(r"^[ \t]*+" + marker, re.MULTILINE | re.IGNORECASE),
-            re.compile(r"(?<![A-Za-z])" + marker, re.IGNORECASE),
-            re.compile(rf"(?<!\\n)(?:\\n)++[ \t]*+(?={marker})", re.IGNORECASE),
+            re.compile(r"^[ \t]*+" + line_start, re.MULTILINE | re.IGNORECASE),
+            re.compile(r"(?<![A-Za-z])" + anywhere, re.IGNORECASE),
+            re.compile(rf"(?<!\\n)(?:\\n)++[ \t]*+(?={line_start})", re.IGNORECASE),
         )
 
 

@@ -8,7 +8,8 @@ import time
 from dataclasses import replace
 
 import pytest
-from hypothesis import assume, given, settings
+from hunting import hunt
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from llava_zh.errors import BadAnswer
@@ -77,9 +78,13 @@ def test_any_question_and_answer_in_any_accepted_styling_parse_back(case: tuple[
     assert parse_answer(answer, QA) == turns(*texts)
 
 
-@settings(deadline=None)
+@hunt(100)
 @given(st.lists(paragraph, min_size=2, max_size=10).filter(lambda texts: len(texts) % 2 == 0), st.sampled_from(":："))
+@example(["0AI", "0"], ":")
+@example(["AI", "0"], "：")
+@example(["0 AI", "视觉", "OpenAI", "0"], "：")
 def test_rounds_that_run_on_in_one_line_parse_back(texts: list[str], colon: str) -> None:
+    assume(not any(re.search(r"[。？！?!…][ \t]?AI\Z", text, re.IGNORECASE) for text in texts))  # a label's "AI"
     answer = " ".join(f"{('用户', '助手')[index % 2]}{colon}{text}" for index, text in enumerate(texts))
     assert parse_answer(answer, CONVERSATION) == turns(*texts)
 
@@ -117,6 +122,14 @@ def test_a_detailed_description_keeps_its_paragraphs() -> None:
     text = "### 场景\n\n- 两个人\n- 一只狗"
     assert parse_answer(text, PROMPTS["detail"]) == [{"from": "gpt", "value": text}]
     assert parse_answer("a\n\nb", PROMPTS["original"]) == [{"from": "gpt", "value": "a\n\nb"}]
+
+
+def test_ai_belongs_to_the_label_it_is_joined_to_or_that_begins_a_sentence() -> None:
+    assert parse_answer("用户：是猫吗？ AI 助手：是。 用户：几只？AI助手：两只。", CONVERSATION) == turns(
+        "是猫吗？", "是。", "几只？", "两只。"
+    )
+    assert parse_answer("用户：什么是AI 助手：程序。", CONVERSATION) == turns("什么是AI", "程序。")
+    assert parse_answer("用户：什么是\nAI\n助手：程序。\nAI", CONVERSATION) == turns("什么是\nAI", "程序。\nAI")
 
 
 def test_a_bold_question_loses_the_bold_that_its_label_opened() -> None:
