@@ -6,17 +6,20 @@ read from there. Importing this module imports neither hub client; using it does
 
 from __future__ import annotations
 
-import fnmatch
 import itertools
 import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .errors import BadFile, DataFileNotFound, HubError, LlavaZhError, UnknownName
+from .data_files import IMAGE_SUFFIXES as IMAGE_SUFFIXES
+from .data_files import DataFile as DataFile
+from .data_files import is_commit as is_commit
+from .data_files import local_files as local_files
+from .errors import BadFile, HubError, LlavaZhError, UnknownName
 from .facts import SOURCES, DatasetFacts
 from .http import read_range, refused
 from .limits import LISTED_FILES
@@ -27,50 +30,6 @@ logger = get_logger(__name__)
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 PIECE = 4 << 20
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
-MAX_DEPTH = 4  # deeper than any published layout
-_SA1B_FOLDER = re.compile(r"sa_\d{6}")  # holds 11,000 images and as many masks, whose names end in .json
-
-
-@dataclass(frozen=True)
-class DataFile:
-    """One published file, local or remote. Holds no credentials: it travels to worker processes and into caches.
-
-    Args:
-        name: Path within its folder or repository, with ``/``.
-        size: Bytes.
-        source: ``"local"``, or the hub it is on.
-        path: Where it is on this machine, or None when it has to be read over the network.
-        digest: SHA-256 (large files) or git blob id as the hub lists it.
-    """
-
-    name: str
-    size: int
-    source: str
-    path: str | None = None
-    repo: str = ""
-    revision: str = ""
-    digest: str | None = None
-
-    @property
-    def label(self) -> str:
-        """How messages call the file."""
-        return self.path or f"{self.source}:{self.repo}@{self.revision[:12]}/{self.name}"
-
-    @property
-    def identity(self) -> str:
-        """Text that changes whenever the file's content may have."""
-        if self.source == "local":
-            assert self.path is not None
-            return f"{self.path}:{self.size}:{os.stat(self.path).st_mtime_ns}"
-        # A commit says it all, and the digest is not known of a file that was found in the cache.
-        digest = "" if is_commit(self.revision) else self.digest or ""
-        return f"{self.source}:{self.repo}@{self.revision}/{self.name}:{digest}"
-
-
-def is_commit(revision: str) -> bool:
-    """Whether `revision` is a full commit hash, whose files never change."""
-    return len(revision) == 40 and not set(revision) - set("0123456789abcdef")
 
 
 def source_name(source: str | None) -> str:
@@ -124,68 +83,6 @@ def check_is_data(file: DataFile, token: Any = None) -> None:
                 f"{file.label}: this is a Git LFS pointer of {file.size} bytes, not the data it stands for. "
                 "Run `git lfs pull` in that clone, or `llava-zh download`."
             )
-
-
-# -- local folders -----------------------------------------------------------------------------------------
-
-
-def local_files(data_dir: str | None, data_files: Any) -> list[DataFile]:
-    """The files named by `data_files` (paths or patterns, relative to `data_dir`), or all of `data_dir`.
-
-    Raises:
-        DataFileNotFound: The folder or a named file is not there.
-    """
-    base = Path(data_dir or ".").expanduser()
-    if data_dir is not None and not base.is_dir():
-        raise DataFileNotFound(f"data_dir {str(base)!r} is not a folder. Fetch the files with: llava-zh download")
-    if data_files is None:
-        return [_local(path, path.relative_to(base).as_posix()) for path in _walk(base, 0)]
-    found: list[DataFile] = []
-    for pattern in _flatten(data_files):
-        path = base / Path(pattern).expanduser()
-        if path.is_file():
-            found.append(_local(path, path.name))
-            continue
-        matches = (
-            [f for f in _walk(path.parent, MAX_DEPTH) if fnmatch.fnmatch(f.name, path.name)]
-            if path.parent.is_dir()
-            else []
-        )
-        if not matches:
-            raise DataFileNotFound(
-                f"data_files: no file {str(path)!r}. Relative paths start at data_dir, or the current folder."
-            )
-        found += [_local(match, match.name) for match in matches]
-    return list(dict.fromkeys(found))
-
-
-def _flatten(data_files: Any) -> Iterator[str]:
-    if isinstance(data_files, str | os.PathLike):
-        yield os.fspath(data_files)
-    elif isinstance(data_files, Mapping):
-        if set(data_files) - {"train"}:
-            raise UnknownName.of("split", next(iter(set(data_files) - {"train"})), ["train"])
-        yield from _flatten(data_files["train"])
-    else:
-        for item in data_files:
-            yield from _flatten(item)
-
-
-def _walk(folder: Path, depth: int) -> Iterator[Path]:
-    """Files below `folder` in the order of their names, but for hidden ones, deep folders and images: those may be
-    millions, and are looked up by the paths that rows give."""
-    names = (
-        e for e in os.scandir(folder) if not e.name.startswith(".") and not e.name.lower().endswith(IMAGE_SUFFIXES)
-    )
-    for entry in sorted(names, key=lambda e: e.name):
-        if entry.is_file():
-            yield Path(entry.path)
-        elif entry.is_dir() and depth < MAX_DEPTH and not _SA1B_FOLDER.fullmatch(entry.name):
-            yield from _walk(Path(entry.path), depth + 1)
-
-
-def _local(path: Path, name: str) -> DataFile:
-    return DataFile(name=name, size=path.stat().st_size, source="local", path=str(path.absolute()))
 
 
 # -- hubs --------------------------------------------------------------------------------------------------
