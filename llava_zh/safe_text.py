@@ -28,6 +28,8 @@ _PIECE = 8
 _PIECES_FROM = 16
 
 _secrets: dict[str, None] = {}
+_telling: list[str] = []
+_signs: list[str] = []
 _lock = threading.Lock()
 
 # C0 but for newline and tab, DEL and C1 (an escape sequence needs one of them), marks that turn the direction of the
@@ -45,6 +47,10 @@ def keep_secret(secret: object) -> None:
     forms = (secret, quote(secret, safe=""), quote_plus(secret), json.dumps(secret)[1:-1])
     with _lock:
         _secrets.update(dict.fromkeys(form for form in forms if len(form) >= _SHORTEST))
+        _telling[:] = filter(_tells, _secrets)
+        # Sixteen characters of a secret hold one of these whole.
+        signs = (secret[at : at + _PIECE] for secret in _telling for at in range(0, len(secret) - 7, _PIECE))
+        _signs[:] = dict.fromkeys(signs)
 
 
 def keep_url_secrets(url: object) -> None:
@@ -65,6 +71,12 @@ def keep_url_secrets(url: object) -> None:
                 keep_secret(value)
 
 
+def keep_environment_secrets() -> None:
+    """:func:`keep_secret` for the tokens and keys of the environment as it is now; :func:`redacted` looks each time."""
+    for name in _VARIABLES:
+        keep_secret(os.environ.get(name))
+
+
 def redacted(text: str) -> str:
     """`text` with every secret, and every longer piece of a long one, written as ``[secret]``."""
     with _lock:
@@ -77,9 +89,10 @@ def redacted(text: str) -> str:
 
 
 def _without_pieces(text: str, secrets: list[str]) -> str:
-    pieces = {secret[at : at + _PIECE] for secret in secrets for at in range(len(secret) - _PIECE + 1)}
-    if not pieces:
+    # Every piece holds five characters that begin at a fourth one of its secret; almost all texts hold none of these.
+    if not any(secret[at : at + 5] in text for secret in secrets for at in range(0, len(secret) - 4, 4)):
         return text
+    pieces = {secret[at : at + _PIECE] for secret in secrets for at in range(len(secret) - _PIECE + 1)}
     kept, at, start = [], 0, 0
     while start <= len(text) - _PIECE:
         if text[start : start + _PIECE] not in pieces:
@@ -96,6 +109,31 @@ def _without_pieces(text: str, secrets: list[str]) -> str:
 def printable(text: str) -> str:
     """`text` with what steers a terminal written out (``\\x1b``, ``\\u202e``); newlines and tabs stay."""
     return _STEERING.sub(_escaped, text)
+
+
+def cut(text: str, length: int) -> str:
+    """The first `length` characters of `text`, redacted before it is cut: no half of a secret is left at its end."""
+    window = text[: length + 4096]
+    shown = redacted(window)
+    if len(window) < len(text):
+        shown = shown[:-_PIECES_FROM]  # where a shorter secret may itself have been cut
+    return shown if len(shown) <= length and len(window) == len(text) else shown[:length] + "…"
+
+
+def holds_secret(text: str) -> bool:
+    """Whether a secret, or sixteen characters of a longer one, stand in a text that is data and must not be altered.
+
+    Less strict than :func:`redacted`, since keys such as ``EMPTY`` or ``password`` are words as well: a shorter secret
+    counts if it has eight characters, letters and digits among them. Quick, for every answer of a model.
+    """
+    return any(sign in text for sign in _signs) and any(
+        secret[at : at + _PIECES_FROM] in text for secret in _telling for at in range(max(len(secret) - 15, 1))
+    )
+
+
+def _tells(secret: str) -> bool:
+    mixed = any(map(str.isdigit, secret)) and any(map(str.isalpha, secret))
+    return len(secret) >= _PIECES_FROM or (len(secret) >= _PIECE and mixed)
 
 
 def _escaped(match: re.Match[str]) -> str:

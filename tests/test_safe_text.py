@@ -86,3 +86,29 @@ def test_log_records_leave_safe(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         logger.warning("%s: %s", "\x1b[31m", base64.b64encode(b"x") + KEY.encode())
     assert "\x1b" not in caplog.text and "canary" not in caplog.text
+
+
+@given(st.text(max_size=40), st.integers(0, 60), st.integers(1, 400), st.sampled_from([KEY, "hunter-22"]))
+def test_a_text_is_cut_after_its_secrets_are_taken_out(before: str, padding: int, length: int, secret: str) -> None:
+    safe_text.keep_secret(secret)
+    text = before + " " * padding + secret + "." * 5000
+    left = safe_text.cut(text, length)
+    assert len(left) <= length + 1
+    assert secret[:5] not in left.removeprefix(before)
+
+
+def test_a_window_that_ends_within_a_short_secret_leaves_nothing_of_it() -> None:
+    safe_text.keep_secret("hunter-22")
+    for end in range(4090, 4110):
+        text = (KEY * 200)[:end] + "hunter-22" + "." * 100
+        assert "hunt" not in safe_text.cut(text, 10)
+        assert "hunt" not in safe_text.cut(text, 4000)
+
+
+def test_data_holds_a_secret_where_a_telling_part_of_it_stands_there() -> None:
+    for secret in ("hunter-22x", "EMPTY", "password"):
+        safe_text.keep_secret(secret)
+    for text in (f"一只{KEY}猫", f"x{KEY[3:19]}", f"{KEY[-16:]}y", "my hunter-22x"):
+        assert safe_text.holds_secret(text)
+    for text in (f"一只{KEY[3:18]}", "the EMPTY password", "hunter-2", "一只猫", ""):
+        assert not safe_text.holds_secret(text)
