@@ -45,7 +45,7 @@ def detect(source: Source) -> str:
 
     Raises: BadArchive for anything else.
     """
-    head = source.pread(0, 512)
+    head = source.read_at(0, 512)
     if head[:2] == b"\x1f\x8b":
         return "gzip"
     if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
@@ -92,7 +92,7 @@ def scan(source: Source, threads: int = 0, progress: Callable[[int], object] | N
 
 def first_id(source: Source) -> int | None:
     """The image id of the first member name, sa_<id>, that an archive's first bytes show; None if they show none."""
-    head = source.pread(0, 64 << 10)
+    head = source.read_at(0, 64 << 10)
     if head[:2] == b"\x1f\x8b":
         with contextlib.suppress(zlib.error):
             head = zlib.decompressobj(31).decompress(head, 1 << 20)
@@ -176,12 +176,14 @@ def build(
             index = load(source, archive)
             if index is not None and (not sidecar or target.exists()):
                 return index
+        state = source.state()
+        source.known_as(state)  # so that it may grow meanwhile
         earlier = None if rebuild else _grown(source, archive)
         if earlier is not None:
             kind, found = "tar", scan_tar(source.read_at, earlier.end, earlier)
         else:
             kind, found = scan(source, threads, progress)
-        data = assemble(kind, found, source.state())
+        data = assemble(kind, found, state)
         if len(data) > limits.INDEX.value:
             raise BadArchive(f"{source.path}: {limits.INDEX.exceeded(len(data))}", archive=source.path)
         try:
