@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import sys
-import threading
-from collections import Counter
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -17,11 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets.exceptions import DatasetGenerationError
 
-from . import hub, readers, records
-from .errors import BadArgument, BadRow, LlavaZhError
+from . import hub, readers
+from .errors import BadArgument, LlavaZhError
 from .facts import ConfigFacts, DatasetFacts
 from .hub import DataFile
 from .images import Images, UnresolvedImages
+from .left_out import Account, Tally
 from .readers import Reading, Shard
 from .records import Expect
 from .rows import RowOptions, RowShape, to_rows
@@ -30,8 +30,8 @@ from .streams import TypedArrowExamples
 
 logger = get_logger(__name__)
 
-# Bad rows named one by one in the log of a process; all are counted.
-SHOWN_BAD_ROWS = 5
+# Names of archives that a message lists; of more it says how many.
+SHOWN_NAMES = 12
 
 
 @dataclass
@@ -59,6 +59,20 @@ class PublishedConfig(datasets.BuilderConfig):  # type: ignore[misc]
     chunk_size: int = 32_000_000
     num_shards: int | None = None
 
+    def selection(self) -> str:
+        """What was asked for, in the words of the arguments; an empty text for all rows."""
+        archives = self.archives if isinstance(self.archives, str | None) else sorted(self.archives)
+        asked = []
+        if archives is not None:
+            asked.append(f"archives={archives!r}" if len(archives) <= SHOWN_NAMES else f"{len(archives)} archives")
+        if self.bad_images:
+            asked.append(f"bad_images= of {len(self.bad_images)} entries")
+        if self.on_missing_image != "raise":
+            asked.append(f"on_missing_image={self.on_missing_image!r}")
+        if self.on_bad_row != "raise":
+            asked.append(f"on_bad_row={self.on_bad_row!r}")
+        return ", ".join(asked)
+
     def create_config_id(self, config_kwargs: Any, custom_features: Any = None) -> str:
         """The name of the cache folder: the config and a digest of all that decides which rows come out."""
         parts = [file.identity for file in self.files]
@@ -84,6 +98,7 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
     BUILDER_CONFIG_CLASS = PublishedConfig
     config: PublishedConfig
     _parse_ahead: int = readers.PARSE_AHEAD
+    _account: str | None = None  # where the processes that prepare leave their counts
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -155,9 +170,14 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
     # -- rows ------------------------------------------------------------------------------------------------
 
     def _generate_tables(self, shards: list[Shard]) -> Iterator[tuple[tuple[int, int], pa.Table]]:
-        tally = Tally(self.FACTS.name, self.config.on_bad_row)
+        tally = self.tally(self._account)
         yield from self._tables(shards, tally)
         tally.report()
+
+    def tally(self, account: str | None = None) -> Tally:
+        """A count of what this process leaves out while it reads; see :class:`~llava_zh.left_out.Tally`."""
+        config = self.config
+        return Tally(f"{self.FACTS.name}/{config.name}", config.on_bad_row, config.bad_images, account)
 
     def _tables(self, shards: list[Shard], tally: Tally) -> Iterator[tuple[tuple[int, int], pa.Table]]:
         schema, shape, urls = self.info.features.arrow_schema, self.shape, self._urls(tally)
@@ -184,7 +204,7 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
 
     def image_paths(self) -> Iterator[pa.ListArray]:
         """The published paths of the images of each row, a list a row, some thousands of rows at a time."""
-        tally = Tally(self.FACTS.name, self.config.on_bad_row)
+        tally = self.tally()
         for _, table in self._annotations(self._shards(self.config.files), tally):
             yield _combined(table["images"])
         tally.report()
@@ -192,27 +212,42 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
     def _kept(self, table: pa.Table, tally: Tally) -> pa.Table:
         """The rows of this task, these archives, and images that are neither bad nor (on request) missing."""
         config = self.config
-        if self.config_facts.task is not None:
-            table = table.filter(pc.fill_null(pc.equal(table["task"], self.config_facts.task), False))
-        if config.archives == "available":
+        tally.rows(len(table))
+
+        def keep(what: str, good: Callable[[pa.Array], pa.Array]) -> None:
+            nonlocal table
             before = len(table)
-            table = _rows_where(table, self._present)
-            tally.count("rows whose images are not available left out", before - len(table))
+            table = _rows_where(table, good)
+            tally.count(what, before - len(table))
+
+        if (task := self.config_facts.task) is not None:
+            before = len(table)
+            table = table.filter(pc.fill_null(pc.equal(table["task"], task), False))
+            tally.count(f"rows of other tasks than {task} left out", before - len(table))
+        if config.archives == "available":
+            keep("rows whose images are not available left out", self._present)
         elif config.archives is not None:
             names = pa.array(sorted(config.archives), pa.string())
-            table = _rows_where(
-                table, lambda paths: pc.is_in(pc.replace_substring_regex(paths, "/.*", ""), value_set=names)
+            keep(
+                "rows with images in other archives left out",
+                lambda paths: pc.is_in(pc.replace_substring_regex(paths, "/.*", ""), value_set=names),
             )
         if config.bad_images:
-            bad = pa.array(sorted(config.bad_images), pa.string())
-            before = len(table)
-            table = _rows_where(table, lambda paths: pc.invert(_named(paths, bad)))
-            tally.count("rows with a bad image left out", before - len(table))
+            keep("rows with a bad image left out", lambda paths: pc.invert(self._bad(paths, tally)))
         if config.on_missing_image == "skip":
-            before = len(table)
-            table = _rows_where(table, self._present)
-            tally.count("rows with a missing image left out", before - len(table))
+            keep("rows with a missing image left out", self._present)
         return table
+
+    def _bad(self, paths: pa.Array, tally: Tally) -> pa.Array:
+        """Which of `paths` are among the bad images: as they are, by their last part, or as the URL that rows show."""
+        entries = pa.array(sorted(self.config.bad_images), pa.string())
+        forms = [paths, pc.replace_substring_regex(paths, ".*/", "")]
+        if any("/" in entry and ("://" in entry or entry.startswith("/")) for entry in self.config.bad_images):
+            forms.append(self.config.images.urls(paths))
+        found = [pc.is_in(form, value_set=entries) for form in forms]
+        for form, hits in zip(forms, found, strict=True):
+            tally.matched(form.filter(hits).to_pylist())
+        return functools.reduce(pc.or_, found)
 
     def _present(self, paths: pa.Array) -> pa.Array:
         return pa.array(self.config.images.present(paths))
@@ -236,7 +271,7 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
                 yield {"shards": [piece]}
 
     def _get_examples_iterable_for_split(self, split_generator: datasets.SplitGenerator) -> TypedArrowExamples:
-        tally = Tally(self.FACTS.name, self.config.on_bad_row)
+        tally = self.tally()
         return TypedArrowExamples(
             functools.partial(self._tables, tally=tally),  # no closure: DataLoader workers may be sent this by pickle
             split_generator.gen_kwargs,
@@ -245,11 +280,21 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
             tally.report,
         )
 
-    def _prepare_split(self, *args: Any, num_proc: int | None = None, **kwargs: Any) -> None:
+    def _prepare_split(self, split_generator: Any, *args: Any, num_proc: int | None = None, **kwargs: Any) -> None:
         if num_proc and num_proc > 1:
             # The processes keep the cores busy; more threads would only take turns.
             self._parse_ahead = 1
-        super()._prepare_split(*args, num_proc=num_proc, **kwargs)
+        with tempfile.TemporaryDirectory(prefix="llava-zh-") as folder:
+            self._account = folder
+            try:
+                super()._prepare_split(split_generator, *args, num_proc=num_proc, **kwargs)
+            finally:
+                self._account = None
+            account = Account.of(folder, f"{self.FACTS.name}/{self.config.name}", self.config.bad_images)
+        account.tell()
+        if not split_generator.split_info.num_examples:
+            # `datasets` keeps nothing of what it was preparing, so that the next call looks anew.
+            raise account.nothing_left(self.config.selection())
 
     def _prepare_split_single(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
         try:
@@ -259,59 +304,6 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
             if isinstance(error.__cause__, LlavaZhError):
                 raise error.__cause__ from None
             raise
-
-
-class Tally:
-    """What a process has left out or come across while reading, for the log; told from several threads at once."""
-
-    def __init__(self, name: str, on_bad_row: str) -> None:
-        self._name, self._raise = name, on_bad_row == "raise"
-        self._counts: Counter[str] = Counter()
-        self._columns: set[str] = set()
-        self._lock = threading.Lock()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Each process counts what it has left out itself.
-        return Tally, (self._name, "raise" if self._raise else "skip")
-
-    def count(self, what: str, number: int) -> None:
-        with self._lock:
-            self._counts[what] += number
-
-    def bad_row(self, error: BadRow) -> None:
-        """Raise `error`, or count it and name the first few."""
-        if self._raise:
-            raise _numbered(error)
-        self.count("bad rows left out", 1)
-        if self._counts["bad rows left out"] <= SHOWN_BAD_ROWS:
-            logger.warning("left out: %s", error)
-
-    def columns(self, names: Iterable[str]) -> None:
-        """Tell once of keys that no field is known by."""
-        new = set(records.unknown_columns(names)) - self._columns
-        if not new:
-            return
-        with self._lock:
-            new -= self._columns
-            self._columns |= new
-        if new:
-            logger.warning("%s: keys that are not loaded: %s", self._name, ", ".join(sorted(new)))
-
-    def report(self) -> None:
-        """Log what was left out since the last report."""
-        left_out = {what: number for what, number in self._counts.items() if number}
-        if left_out:
-            logger.warning("%s: %s", self._name, ", ".join(f"{number} {what}" for what, number in left_out.items()))
-        self._counts.clear()
-
-
-def _numbered(error: BadRow) -> BadRow:
-    """`error` with its line's number where the file is on disk and can be counted through."""
-    if error.byte is None or not error.file.endswith((".jsonl", ".ndjson")) or error.file.startswith(tuple(hub.HUBS)):
-        return error
-    file = DataFile(name=error.file, size=error.byte, source="local", path=error.file)
-    lines = sum(piece.count(b"\n") for piece in hub.read(file, 0, error.byte))
-    return records.with_line(error, lines + 1)
 
 
 def _rows_where(table: pa.Table, keep: Callable[[pa.Array], pa.Array]) -> pa.Table:
@@ -330,9 +322,3 @@ def _combined(column: pa.ChunkedArray) -> pa.Array:
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks or [pa.array([], array.type)])
     return array
-
-
-def _named(paths: pa.Array, names: pa.Array) -> pa.Array:
-    """Which of `paths` are among `names`, as they are or by their last part."""
-    last = pc.replace_substring_regex(paths, ".*/", "")
-    return pc.or_(pc.is_in(paths, value_set=names), pc.is_in(last, value_set=names))

@@ -97,6 +97,16 @@ class BadRow(LlavaZhError, ValueError):
     hint: str
 
 
+class NothingLeft(LlavaZhError, ValueError):
+    """A selection (archives, bad or missing images, a task) that no row fits; says which filter left out how many.
+
+    Attributes:
+        rows: How many rows there were to choose from.
+    """
+
+    rows: int
+
+
 class UnknownLayout(LlavaZhError, ValueError):
     """Files or columns that fit no layout known for the dataset; lists what was seen and looked for."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import os
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -205,7 +206,7 @@ def load_dataset_builder(
         row_format=row_format,
         options=RowOptions.of(options),
         archives=_archive_names(archives, facts),
-        bad_images=_bad_images(bad_images),
+        bad_images=_bad_images(bad_images, facts.images_in_sa1b),
         on_bad_row=on_bad_row,
         on_missing_image=on_missing_image,
         chunk_size=_bytes(chunk_size),
@@ -301,18 +302,47 @@ def _archive_names(archives: Any, facts: DatasetFacts) -> frozenset[str] | Liter
         return None
     if not facts.images_in_sa1b:
         raise BadArgument(f"archives= chooses SA-1B archives; the images of {facts.name} are not from SA-1B.")
-    return "available" if isinstance(archives, str) and archives == "available" else frozenset(archive_names(archives))
+    if isinstance(archives, str) and archives == "available":
+        return "available"
+    names = frozenset(archive_names(archives))
+    if not names:
+        raise BadArgument("archives: an empty list chooses no row. Leave it out (None) for the rows of all archives.")
+    return names
 
 
-def _bad_images(bad_images: Any) -> frozenset[str]:
-    """Paths from a list, or from a text file with one a line."""
+def _bad_images(bad_images: Any, sa1b: bool) -> frozenset[str]:
+    """The images of a list, or of a text file with one a line, in every form that the library shows an image by.
+
+    Published paths, with or without ``./``; the URL or the ``{"path": …}`` that rows have; a bare file name, which is
+    that image in any folder. An image of SA-1B is known by its number, in whatever folder or archive.
+    """
     if bad_images is None:
         return frozenset()
     if isinstance(bad_images, str | os.PathLike):
         from .sa1b.lists import read_image_list
 
-        return frozenset(read_image_list(bad_images))
-    return frozenset(map(str, bad_images))
+        bad_images = read_image_list(bad_images)
+    return frozenset(_image_name(entry, sa1b) for entry in bad_images)
+
+
+def _image_name(entry: Any, sa1b: bool) -> str:
+    from .sa1b.urls import SA_NAME, normalize
+
+    name = entry.get("path") if isinstance(entry, Mapping) else os.fspath(entry) if _is_path(entry) else None
+    if not isinstance(name, str) or not name:
+        raise BadArgument(
+            f"bad_images: expected paths or URLs of images as rows have them, or a file of them; found {entry!r:.100}."
+        )
+    if name.startswith("sa1b://") and sa1b:
+        name = normalize(name)
+    base = name.replace("\\", "/").rpartition("/")[2]
+    if sa1b and SA_NAME.fullmatch(base):
+        return base
+    return name if "://" in name or name.startswith("/") else posixpath.normpath(name.replace("\\", "/"))
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str | os.PathLike)
 
 
 def _bytes(size: int | str) -> int:

@@ -12,8 +12,9 @@ from typing import Any
 import pyarrow as pa
 
 from .. import hub, jsonl, readers
-from ..builder import PublishedBuilder, Tally
+from ..builder import PublishedBuilder
 from ..errors import BadArgument
+from ..left_out import Tally
 from ..readers import Shard
 from ..rows import RowShape, to_rows
 from .files import appearing, write_bytes
