@@ -224,7 +224,7 @@ class _Connection(asyncio.Protocol):
             "filtered": (text[:10], "content_filter"),
             "empty": ("", "stop"),
             "null": (None, "stop"),
-            "huge": ("很长的回答。" * 60_000, "stop"),
+            "huge": ("很长的回答。" * 240_000, "stop"),
             "unparsable": ("第一段没有格式。\n\n第二段也没有。", "stop"),
         }.get(outcome, (text, "stop"))
 

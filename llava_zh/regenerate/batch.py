@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 
-from llava_zh.errors import BadAnswer, BadFile, LlavaZhError, RootNotFound
+from llava_zh import limits
+from llava_zh.errors import BadAnswer, BadFile, LlavaZhError, RootNotFound, RunConflict
 from llava_zh.lines import write_lines
 from llava_zh.regenerate.dialogue import Messages, PromptChoice, converse
 from llava_zh.regenerate.faults import Refused, Transient
@@ -21,13 +22,15 @@ from llava_zh.regenerate.images import Picture, image_name, keep_image, load_pic
 from llava_zh.regenerate.jobs import Job, failure, finished_row, make_job
 from llava_zh.regenerate.ledger import Ledger
 from llava_zh.regenerate.manifest import manifest_of
-from llava_zh.regenerate.protocol import Answer, Body, fault_of_status, read_answer
+from llava_zh.regenerate.protocol import Answer, Body, excerpt, fault_of_status, read_answer
 from llava_zh.regenerate.report import Report, Session
 from llava_zh.regenerate.run import Settings
 from llava_zh.regenerate.source import Begin, End, Passed, Source, open_source, read_units
 
 T = TypeVar("T")
 
+#: What a result holds beside the answer, at most.
+RESULT_BYTES = 64 << 10
 #: OpenAI takes files of at most 50,000 requests and 200 MB; vLLM has no limit but reads a file at once.
 FILE_REQUESTS, FILE_BYTES = 50_000, 100_000_000
 
@@ -40,7 +43,10 @@ class _Response(msgspec.Struct):
 class _Result(msgspec.Struct):
     custom_id: str
     response: _Response | None = None
-    error: Any = None
+    error: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_decode = msgspec.json.Decoder(_Result).decode
 
 
 def write_batch(path_or_rows: Any, name: str | None = None, **given: Any) -> list[Path]:
@@ -134,6 +140,8 @@ class _Batch:
 
     def write(self) -> list[Path]:
         folder = self.folder / "batch"
+        if folder.is_symlink():
+            raise RunConflict(f"{folder} is a link, and a run writes into its own folder only. Remove it.")
         folder.mkdir(exist_ok=True)
         for old in folder.glob("*.jsonl"):
             old.unlink()  # of an earlier call; what is still wanted of it is written anew
@@ -164,16 +172,20 @@ class _Batch:
 
     def read(self, paths: Sequence[Path]) -> None:
         places = _index(paths)
-        files = [path.open("rb") for path in paths]
+        files: list[BinaryIO] = []
         try:
+            files += [path.open("rb") for path in paths]
             for job in self._jobs():
                 found = places.get(job.place.key)
                 if found is None:
                     self.left += 1
                     continue
-                file = files[found[0]]
-                file.seek(found[1])
-                self._take(job, msgspec.json.decode(file.readline(), type=_Result))
+                file, at = files[found[0]], found[1]
+                file.seek(at)
+                result = _result(paths[found[0]], at, _line(file, paths[found[0]], at))
+                if result is None or result.custom_id != job.place.key:
+                    raise BadFile(f"{paths[found[0]]} was changed while it was read. Read it again when it is whole.")
+                self._take(job, result)
         finally:
             for file in files:
                 file.close()
@@ -249,7 +261,7 @@ def _at_once(work: Coroutine[Any, Any, T]) -> T:
 
 def _answer_of(result: _Result) -> Answer:
     if result.response is None:
-        raise Transient(f"The batch gave an error: {result.error}", reason="error in a batch")
+        raise Transient(f"The batch gave an error: {excerpt(bytes(result.error))}", reason="error in a batch")
     body = bytes(result.response.body)
     if result.response.status_code != 200:
         raise fault_of_status(result.response.status_code, body, None)
@@ -259,21 +271,43 @@ def _answer_of(result: _Result) -> Answer:
 def _index(paths: Sequence[Path]) -> dict[str, tuple[int, int]]:
     """Where the result of each request is: number of the file and byte."""
     places: dict[str, tuple[int, int]] = {}
-    decode = msgspec.json.Decoder(_Result).decode
     for number, path in enumerate(paths):
-        at = 0
         try:
-            with path.open("rb") as lines:
-                for line in lines:
-                    places[decode(line).custom_id] = number, at
+            with path.open("rb") as file:
+                at = 0
+                while line := _line(file, path, at):
+                    if (result := _result(path, at, line)) is not None:
+                        places[result.custom_id] = number, at
                     at += len(line)
         except FileNotFoundError:
             raise BadFile(f"Results {path} are not there.") from None
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise BadFile(
-                f"{path}, byte {at}: no result of a batch ({error}); expected custom_id and response."
-            ) from None
+        except OSError as error:
+            raise BadFile(f"Results {path} cannot be read: {error.strerror}.") from error
     return places
+
+
+def _line(file: BinaryIO, path: Path, at: int) -> bytes:
+    """The next line, empty at the end of the file.
+
+    Raises:
+        BadFile: It is longer than an answer may be.
+    """
+    most = limits.ANSWER.value + RESULT_BYTES
+    line = file.readline(most + 1)
+    if len(line) > most:
+        raise BadFile(f"{path}, byte {at}: a result is too long: {limits.ANSWER.exceeded()}")
+    return line
+
+
+def _result(path: Path, at: int, line: bytes) -> _Result | None:
+    """The result in a line; None of a blank one."""
+    if not line.strip():
+        return None
+    try:
+        return _decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        said = excerpt(str(error), 100)
+    raise BadFile(f"{path}, byte {at}: no result of a batch ({said}); expected custom_id and response.")
 
 
 def _file_of(lines: Iterator[bytes]) -> list[bytes]:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
-from urllib.request import getproxies, proxy_bypass
+from typing import Any
 
-from llava_zh.errors import BadArgument, ServerError
+import msgspec
+
+from llava_zh import limits
+from llava_zh.errors import BadArgument, LlavaZhError, ServerError
 from llava_zh.regenerate.faults import Refused, Transient
-from llava_zh.regenerate.protocol import MAX_RESPONSE_BYTES, Answer, Body, excerpt, fault_of_status, read_answer
-
-if TYPE_CHECKING:
-    import aiohttp
+from llava_zh.regenerate.protocol import Answer, Body, excerpt, fault_of_status, read_answer
+from llava_zh.regenerate.wire import Address, Reply, address_of, checked_key, read_reply, what_went_wrong
 
 #: So many faults one after the other, with no answer between, and an endpoint is rested.
 SICK_AFTER = 3
@@ -27,10 +25,9 @@ FIRST_REST, LONGEST_REST = 1.0, 60.0
 class Endpoint:
     """One server and how it fares."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.proxy = _proxy(url)
-        self.shown = _without_secrets(url)  # what messages and files may hold
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.shown = address.shown  # what messages and files may hold
         self.in_flight = 0
         self.faults_in_a_row = 0
         self.resting = False
@@ -69,9 +66,10 @@ class Client:
         urls = [base_urls] if isinstance(base_urls, str) else list(base_urls)
         if not urls:
             raise BadArgument("base_url is empty; give at least one, such as http://127.0.0.1:8000/v1.")
-        self.endpoints = [Endpoint(_checked(url)) for url in dict.fromkeys(urls)]
+        key = checked_key(api_key)
+        self.endpoints = [Endpoint(address_of(url, key)) for url in dict.fromkeys(urls)]
         self.model = model
-        self._api_key = api_key or os.environ.get("LLAVA_ZH_API_KEY") or ""
+        self._limit = limits.ANSWER.value
         self._timeout = timeout
         self._patience = patience
         self._health_url = health_url
@@ -85,13 +83,11 @@ class Client:
 
         self._changed = asyncio.Event()
         self._payload = aiohttp.AsyncIterablePayload
-        self._errors = (aiohttp.ClientError, OSError)
-        headers = {"Content-Type": "application/json"}
-        if self._api_key:
-            headers["Authorization"] = f"Bearer {self._api_key}"
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
-            headers=headers,
+            # Bodies are decompressed here, within bounds, should a server compress what it was asked not to.
+            headers={"Content-Type": "application/json", "Accept-Encoding": "identity"},
+            auto_decompress=False,
             timeout=aiohttp.ClientTimeout(total=None),  # asyncio.timeout below, which the watchdog can move
             cookie_jar=aiohttp.DummyCookieJar(),
         )
@@ -115,36 +111,37 @@ class Client:
         await asyncio.gather(*(self._check(endpoint) for endpoint in self.endpoints))
 
     async def _check(self, endpoint: Endpoint) -> None:
-        where = self._health_url or f"{endpoint.shown}/models"
+        address = endpoint.address
+        url = self._health_url or address.url("/models")
+        where = self._health_url or f"{address.shown}/models"
+        patience = min(self._timeout, 30.0)
         try:
-            async with asyncio.timeout(min(self._timeout, 30.0)):
-                status, body, content_type = await self._get(endpoint, self._health_url or f"{endpoint.url}/models")
+            async with asyncio.timeout(patience):
+                reply = await self._exchange(endpoint, "GET", url, {})
         except TimeoutError:
-            raise ServerError(f"{where} did not answer within 30 s. Is the server still loading the model?") from None
-        except self._errors as error:
+            reply = None
+        except Transient as fault:
             raise ServerError(
-                f"Nothing usable answers at {where}: {error}. Start the server, or correct base_url."
+                f"Nothing usable answers at {where}: {fault} Start the server, or correct base_url."
             ) from None
-        if status in (401, 403):
-            given = "was refused" if self._api_key else "is missing"
-            raise ServerError(f"{where} answered {status}: the API key {given}. Set api_key or LLAVA_ZH_API_KEY.")
+        if reply is None:
+            raise ServerError(f"{where} did not answer within {patience:.0f} s. Is the server still loading the model?")
+        if reply.status in (401, 403):
+            given = "was refused" if address.authorization else "is missing"
+            raise ServerError(f"{where} answered {reply.status}: the API key {given}. Set api_key or LLAVA_ZH_API_KEY.")
         if self._health_url is not None:
-            if status != 200:
-                raise ServerError(f"{where} answered {status}: {self._safe(excerpt(body))}")
+            if reply.status != 200:
+                raise ServerError(f"{where} answered {reply.status}: {excerpt(reply.body)}")
             return
-        models = _model_names(body) if status == 200 else None
+        models = _model_names(reply.body) if reply.status == 200 else None
         if models is None:
             raise ServerError(
-                f"{where} is not an OpenAI-compatible API: expected a JSON list of models, found {status} "
-                f"{content_type or 'without a content type'}: {self._safe(excerpt(body))}. "
+                f"{where} is not an OpenAI-compatible API: expected a JSON list of models, found {reply.status} "
+                f"{excerpt(reply.content_type or 'without a content type', 60)}: {excerpt(reply.body)}. "
                 "base_url is the part before /chat/completions and mostly ends in /v1."
             )
         if models and self.model not in models:
             raise ServerError(f"{endpoint.shown} does not serve the model {self.model!r}; it serves {_listed(models)}.")
-
-    async def _get(self, endpoint: Endpoint, url: str) -> tuple[int, bytes, str]:
-        async with self._session.get(url, proxy=endpoint.proxy, allow_redirects=False) as response:
-            return response.status, await _read(response), response.content_type
 
     # -- one request ---------------------------------------------------------------------------------------
 
@@ -183,27 +180,51 @@ class Client:
             on_sent()
 
         length = {"Content-Length": str(body.size)}
+        url = endpoint.address.url("/chat/completions")
+        reply = None
         try:
             async with asyncio.timeout(self._timeout) as scope:
                 self._scopes[scope] = time.monotonic()
                 try:
-                    async with self._session.post(
-                        f"{endpoint.url}/chat/completions",
-                        data=self._payload(pieces()),
-                        headers=length,
-                        proxy=endpoint.proxy,
-                        allow_redirects=False,  # the key is for this server
-                    ) as response:
-                        answer = await _read(response)
+                    reply = await self._exchange(endpoint, "POST", url, length, self._payload(pieces()))
                 finally:
                     del self._scopes[scope]
         except TimeoutError:
-            raise Transient(f"{endpoint.shown} gave no answer in time.", reason="timeout") from None
-        except self._errors as error:
-            raise Transient(f"{endpoint.shown}: {error!r}", reason=type(error).__name__) from None
-        if response.status != 200:
-            raise self._redacted(fault_of_status(response.status, answer, response.headers.get("Retry-After")))
-        return answer
+            pass
+        if reply is None:
+            raise Transient(f"{endpoint.shown} gave no answer in time.", reason="timeout")
+        if reply.status != 200:
+            raise fault_of_status(reply.status, reply.body, reply.retry_after)
+        return reply.body
+
+    async def _exchange(
+        self, endpoint: Endpoint, method: str, url: str, headers: dict[str, str], data: Any = None
+    ) -> Reply:
+        """Send one request and take the reply, within bounds.
+
+        Raises:
+            Transient: There is no whole reply.
+        """
+        address = endpoint.address
+        if address.authorization is not None:
+            headers["Authorization"] = address.authorization
+        try:
+            async with self._session.request(
+                method,
+                url,
+                data=data,
+                headers=headers,
+                proxy=address.proxy,
+                allow_redirects=False,  # the key is for this server
+            ) as response:
+                return await read_reply(response, self._limit)
+        except LlavaZhError:
+            raise
+        except Exception as error:
+            # What a server sends can make the library beneath raise much. Its error holds the request with the key:
+            # it goes no further, neither as cause nor as context.
+            fault = Transient(f"{endpoint.shown}: {what_went_wrong(error)}.", reason=type(error).__name__)
+        raise fault
 
     def resend_hung(self, older_than: float) -> int:
         """Let every request older than so many seconds time out now; how many there were."""
@@ -273,64 +294,24 @@ class Client:
             self._changed.set()
             raise Transient(str(fault), reason=fault.reason, blames_row=False) from None
 
-    def _redacted(self, fault: ServerError) -> ServerError:
-        fault.args = (self._safe(str(fault)),)
-        return fault
 
-    def _safe(self, text: str) -> str:
-        """`text` of a server without the key, which some servers repeat."""
-        return text.replace(self._api_key, "***") if self._api_key else text
+class _Model(msgspec.Struct):
+    id: str
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """The body, up to the first byte too many."""
-    if (response.content_length or 0) <= MAX_RESPONSE_BYTES and response.content_length is not None:
-        return await response.read()
-    pieces: list[bytes] = []
-    size = 0
-    async for piece in response.content.iter_any():
-        pieces.append(piece)
-        size += len(piece)
-        if size > MAX_RESPONSE_BYTES:
-            response.close()
-            break
-    return b"".join(pieces)
-
-
-def _checked(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise BadArgument(
-            f"base_url must be an http(s) URL such as http://127.0.0.1:8000/v1; found {_without_secrets(url)!r}."
-        )
-    path = parts.path.rstrip("/").removesuffix("/chat/completions") or "/v1"
-    return urlunsplit(parts._replace(path=path))
-
-
-def _proxy(url: str) -> str | None:
-    """The proxy that the environment names for `url`; aiohttp itself would look it up in a thread at every request."""
-    parts = urlsplit(url)
-    return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
-
-
-def _without_secrets(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
+class _Models(msgspec.Struct):
+    data: list[_Model]
 
 
 def _model_names(body: bytes) -> list[str] | None:
     """Names in the answer of ``/models``; None if it is no such answer."""
-    import json
-
     try:
-        data: Any = json.loads(body)
-    except ValueError:
+        return [model.id for model in msgspec.json.decode(body, type=_Models).data]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    listed = data.get("data") if isinstance(data, Mapping) else None
-    if not isinstance(listed, list):
-        return None
-    return [str(model["id"]) for model in listed if isinstance(model, Mapping) and "id" in model]
 
 
 def _listed(models: Sequence[str]) -> str:
-    return ", ".join(repr(model) for model in models[:20]) + (f" and {len(models) - 20} more" if models[20:] else "")
+    return ", ".join(repr(excerpt(model, 100)) for model in models[:20]) + (
+        f" and {len(models) - 20} more" if models[20:] else ""
+    )

@@ -12,7 +12,8 @@ from llava_zh.errors import BadAnswer, BadArgument, BadRow
 from llava_zh.regenerate.images import ImageSource, Picture
 from llava_zh.regenerate.parsing import parse_answer
 from llava_zh.regenerate.prompts import PROMPTS, Prompt, draw_task, load_prompt
-from llava_zh.regenerate.protocol import Answer, user_message
+from llava_zh.regenerate.protocol import KEPT_ANSWER, Answer, user_message
+from llava_zh.safe_text import cut
 
 Turns: TypeAlias = list[dict[str, str]]
 Messages: TypeAlias = list[dict[str, Any]]
@@ -114,7 +115,7 @@ async def converse(row: Mapping[str, Any], pictures: list[Picture], prompt: Prom
     needed any more, so that memory holds only what is not sent yet.
 
     Raises:
-        BadAnswer: An answer does not parse as the prompt asked; `answer` is its text.
+        BadAnswer: An answer does not parse as the prompt asked; `answer` is its text, `reason` says what is wrong.
         BadRow: The row has nothing to ask, or another number of ``<image>`` markers than images.
     """
     if prompt.kind == "original":
@@ -169,7 +170,9 @@ def _parsed(answer: Answer, prompt: Prompt) -> Turns:
     try:
         return parse_answer(answer.text, prompt)
     except BadAnswer as error:
-        vars(error).update(reason="answer does not parse", answer=answer.text)
+        vars(error).update(
+            reason=vars(error).get("reason", "answer does not parse"), answer=cut(answer.text, KEPT_ANSWER)
+        )
         raise
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from llava_zh.errors import BadAnswer
+from llava_zh.model_text import special_tokens, without_reasoning
 from llava_zh.regenerate.prompts import Prompt
 
 #: The llava prompt asks for at most so many rounds of question and answer.
@@ -81,13 +82,27 @@ def parse_answer(text: str, prompt: Prompt) -> list[dict[str, str]]:
     - ``caption`` and ``original``: one gpt turn. If the prompt asks for a single paragraph, line breaks become a space
       (nothing beside Chinese); Markdown headings, lists and tables do not make a paragraph and are refused.
 
-    Rules, code fences, round numbers around turns and one introductory line that ends in a colon are left out;
-    everything else the model said is in the turns.
+    Rules, code fences, round numbers around turns and one introductory line that ends in a colon are left out, as is
+    the model's reasoning; everything else the model said is in the turns.
 
     Raises:
-        BadAnswer: The answer has another form; ``expected`` and ``found`` are attributes.
+        BadAnswer: The answer has another form, its reasoning never ends, or a special token of the model's is left in
+            it; ``expected`` and ``found`` are attributes, and ``reason`` where the form is not what is wrong.
     """
     _check_text(text)
+    said = without_reasoning(text)
+    if said is None:
+        _refuse("a text after the reasoning", f"reasoning without an end in {_excerpt(text)}", "reasoning never ends")
+    if not said.strip():
+        _refuse("a text after the reasoning", f"nothing after {_excerpt(text[-60:])}", "empty answer")
+    turns = _turns(said, prompt)
+    for turn in turns:
+        if tokens := special_tokens(turn["value"]):
+            _refuse("text without special tokens", f"{', '.join(map(repr, tokens[:5]))}", "special token")
+    return turns
+
+
+def _turns(text: str, prompt: Prompt) -> list[dict[str, str]]:
     if prompt.kind in _MARKERS:
         return _parse_rounds(text, prompt.kind)
     value = _strip_dressing(text)
@@ -195,5 +210,6 @@ def _excerpt(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:60] + "…")
 
 
-def _refuse(expected: str, found: str) -> NoReturn:
-    raise BadAnswer(f"Answer expected to be {expected}; found {found}.", expected=expected, found=found)
+def _refuse(expected: str, found: str, reason: str | None = None) -> NoReturn:
+    details = {"expected": expected, "found": found} | ({"reason": reason} if reason else {})
+    raise BadAnswer(f"Answer expected to be {expected}; found {found}.", **details)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 import random
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -11,13 +14,20 @@ from typing import Any
 
 import msgspec
 
+from llava_zh import limits
 from llava_zh.errors import ServerError
 from llava_zh.regenerate.faults import Refused, Transient, Unserved
 from llava_zh.regenerate.images import Picture
+from llava_zh.safe_text import cut, holds_secret
 
-#: A response longer than this is no caption: a runaway model, or not a model at all.
-MAX_RESPONSE_BYTES = 1_000_000
-
+#: Of an answer that is none, so many characters are kept to be looked at.
+KEPT_ANSWER = 20_000
+#: Seconds that a server may ask to be left alone.
+LONGEST_PAUSE = 600.0
+#: More tokens than any request has; a larger number is not believed.
+MOST_TOKENS = 100_000_000
+#: Why models end. Others, which a server may invent for every request, are counted together.
+_ENDINGS = ("length", "content_filter", "tool_calls", "function_call", "abort", "error", "missing")
 
 #: Stands for a picture while the rest is encoded; random, so that no prompt or answer can hold it.
 _PLACE = secrets.token_hex(16)
@@ -76,8 +86,19 @@ class Body:
 # -- responses ---------------------------------------------------------------------------------------------
 
 
+_NULL = msgspec.Raw(b"null")
+
+
+class _Part(msgspec.Struct):
+    type: str = "text"
+    text: str | None = None
+
+
 class _Message(msgspec.Struct):
-    content: str | None = None
+    content: str | list[_Part | str] | None = None
+    refusal: msgspec.Raw = _NULL
+    reasoning: msgspec.Raw = _NULL
+    reasoning_content: msgspec.Raw = _NULL
 
 
 class _Choice(msgspec.Struct):
@@ -85,18 +106,25 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
-class _Usage(msgspec.Struct):
-    prompt_tokens: int | None = 0
-    completion_tokens: int | None = 0
-
-
 class _Completion(msgspec.Struct):
     choices: list[_Choice] = []
-    usage: _Usage | None = None
-    error: Any = None
+    # Read by itself, since it is no reason to refuse an answer.
+    usage: msgspec.Raw = _NULL
+    error: msgspec.Raw = _NULL
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: Any = 0
+    completion_tokens: Any = 0
+
+
+class _Error(msgspec.Struct):
+    message: msgspec.Raw = _NULL
+    code: msgspec.Raw = _NULL
 
 
 _decode = msgspec.json.Decoder(_Completion).decode
+_decode_usage = msgspec.json.Decoder(_Usage).decode
 
 
 def read_answer(body: bytes) -> Answer:
@@ -104,45 +132,124 @@ def read_answer(body: bytes) -> Answer:
 
     Raises:
         Transient, Refused: The body is no completion, or holds an error in place of one.
-        Unserved: The model stopped for another reason than being done, or said nothing.
+        Unserved: The model stopped for another reason than being done, said nothing, or repeats a secret.
     """
-    if len(body) > MAX_RESPONSE_BYTES:
+    if len(body) > limits.ANSWER.value:
         raise Unserved(
-            f"The server answered with more than {MAX_RESPONSE_BYTES:,} bytes; a caption was expected.",
+            f"The server's answer is too long: {limits.ANSWER.exceeded()}",
             reason="answer too long",
-            answer=body[:2000].decode("utf-8", "replace"),
+            answer=excerpt(body, 2000),
         )
-    try:
-        completion = _decode(body)
-        body.decode("utf-8")  # msgspec looks only at the fields above
-    except UnicodeDecodeError as error:
-        raise Transient(f"The server answered with invalid UTF-8: {error}.", reason="invalid UTF-8") from None
-    except msgspec.DecodeError as error:
-        reason = "invalid UTF-8" if "utf-8" in str(error).lower() else "not JSON"
-        raise Transient(f"The server answered 200 with no chat completion: {excerpt(body)}", reason=reason) from None
-    if completion.error is not None:
-        raise _error_body(completion.error)
+    completion = _completion(body)
+    if completion.error != _NULL:
+        raise _error_body(bytes(completion.error))
     if not completion.choices:
         raise Transient(f"The server answered 200 without choices: {excerpt(body)}", reason="no choices")
     choice = completion.choices[0]
-    text, finish_reason = choice.message.content or "", choice.finish_reason or "missing"
+    text, finish_reason = _text_of(choice.message.content), choice.finish_reason or "missing"
     if finish_reason != "stop":
-        message = f"The model ended with finish_reason {finish_reason!r}, not 'stop', after {len(text)} characters."
+        shown = finish_reason if finish_reason in _ENDINGS else excerpt(finish_reason, 60)
+        message = f"The model ended with finish_reason {shown!r}, not 'stop', after {len(text)} characters."
         hint = " Raise max_tokens." if finish_reason == "length" else ""
-        raise Unserved(message + hint, reason=f"finish_reason {finish_reason}", answer=text)
+        counted = finish_reason if finish_reason in _ENDINGS else "(another)"
+        raise Unserved(message + hint, reason=f"finish_reason {counted}", answer=cut(text, KEPT_ANSWER))
     if not text.strip():
-        raise Unserved("The model ended with 'stop' and said nothing.", reason="empty answer", answer=text)
-    usage = completion.usage or _Usage()
-    return Answer(text, finish_reason, usage.prompt_tokens or 0, usage.completion_tokens or 0)
+        raise _nothing_said(choice.message, text)
+    if holds_secret(text):
+        raise Unserved(
+            "The answer repeats a secret (an API key, a token or a password) and is not kept. A model does not know "
+            "it: look at what the server is.",
+            reason="answer repeats a secret",
+            answer=cut(text, KEPT_ANSWER),
+        )
+    return Answer(text, finish_reason, *_tokens(completion.usage))
 
 
-def _error_body(error: Any) -> ServerError:
+def _completion(body: bytes) -> _Completion:
+    try:
+        completion = _decode(body)
+        body.decode("utf-8")  # msgspec looks only at the fields above
+        return completion
+    except UnicodeDecodeError as error:
+        reason, said = "invalid UTF-8", f"invalid UTF-8 at byte {error.start}"
+    except RecursionError:
+        reason, said = "nested too deep", f"JSON nested too deep: {excerpt(body)}"
+    except msgspec.ValidationError:
+        reason, said = "no completion", f"200 with JSON that is no chat completion: {excerpt(body)}"
+    except msgspec.DecodeError as error:
+        if (mended := _without_constants(body)) is not None:
+            return _completion(mended)
+        reason = "invalid UTF-8" if "utf-8" in str(error).lower() else "not JSON"
+        said = f"200 with no chat completion: {excerpt(body)}"
+    raise Transient(f"The server answered {said}", reason=reason)
+
+
+def _without_constants(body: bytes) -> bytes | None:
+    """JSON with null in place of ``NaN`` and ``Infinity``, which Python's servers write; None if that is not all."""
+    if b"NaN" not in body and b"Infinity" not in body:
+        return None
+    met: list[str] = []
+    try:
+        value = json.loads(body, parse_constant=met.append)
+        return json.dumps(value).encode() if met else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def _text_of(content: str | list[_Part | str] | None) -> str:
+    """The text of a message, given as such or in parts, of which some may be thoughts or pictures."""
+    if not isinstance(content, list):
+        return content or ""
+    texts = (part if isinstance(part, str) else part.text for part in content if _is_text(part))
+    return "".join(text for text in texts if text)
+
+
+def _is_text(part: _Part | str) -> bool:
+    return isinstance(part, str) or part.type in ("text", "output_text")
+
+
+def _nothing_said(message: _Message, text: str) -> Unserved:
+    if (refusal := _said(bytes(message.refusal))) not in ("", "null"):
+        return Unserved(f"The model refused: {excerpt(refusal)}", reason="refused by the model", answer=text)
+    reasoned = any(_said(bytes(said)) not in ("", "null") for said in (message.reasoning, message.reasoning_content))
+    hint = " It only reasoned: raise max_tokens, or turn its reasoning off." if reasoned else ""
+    return Unserved(f"The model ended with 'stop' and said nothing.{hint}", reason="empty answer", answer=text)
+
+
+def _tokens(usage: msgspec.Raw) -> tuple[int, int]:
+    """Tokens of the prompt and of the answer; 0 where the server gives none, or a number that cannot be."""
+    if usage == _NULL:
+        return 0, 0
+    try:
+        found = _decode_usage(usage)
+    except (msgspec.DecodeError, ValueError, OverflowError, RecursionError):
+        return 0, 0
+    return _count(found.prompt_tokens), _count(found.completion_tokens)
+
+
+def _count(value: Any) -> int:
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    return int(value) if whole and 0 <= value <= MOST_TOKENS else 0
+
+
+def _error_body(error: bytes) -> ServerError:
     """The fault in ``{"error": …}`` sent with status 200; a numeric code is read as the status it should have been."""
-    code = error.get("code") if isinstance(error, dict) else None
-    message = error.get("message") if isinstance(error, dict) else error
-    if isinstance(code, int) and 400 <= code < 600:
-        return fault_of_status(code, str(message).encode(), None)
-    return Transient(f"The server answered 200 with an error: {message}", reason="error in a 200")
+    try:
+        fields = msgspec.json.decode(error, type=_Error)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        fields = _Error(msgspec.Raw(error))
+    said = _said(bytes(fields.message))
+    if re.fullmatch(rb'"?[45]\d\d"?', code := bytes(fields.code)):
+        return fault_of_status(int(code.strip(b'"')), said.encode("utf-8", "replace"), None)
+    return Transient(f"The server answered 200 with an error: {excerpt(said)}", reason="error in a 200")
+
+
+def _said(raw: bytes) -> str:
+    """A JSON string's text, or any other JSON as it stands."""
+    try:
+        return msgspec.json.decode(raw, type=str)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return raw.decode("utf-8", "replace")
 
 
 def fault_of_status(status: int, body: bytes, retry_after: str | None) -> ServerError:
@@ -154,23 +261,26 @@ def fault_of_status(status: int, body: bytes, retry_after: str | None) -> Server
     return Refused(text, reason=f"HTTP {status}", status=status)
 
 
-def excerpt(body: bytes) -> str:
-    """The start of a response, on one line."""
-    return " ".join(body[:300].decode("utf-8", "replace").split()) or "(nothing)"
+def excerpt(said: bytes | str, length: int = 300) -> str:
+    """The start of what a server said, on one line and without secrets, which are taken out before it is cut."""
+    # Bytes enough for more characters than `cut` looks at, so that it sees that it has not all of them.
+    text = said if isinstance(said, str) else said[: 4 * (length + 5000)].decode("utf-8", "replace")
+    return " ".join(cut(text, length).split()) or "(nothing)"
 
 
 def _seconds(retry_after: str | None) -> float | None:
     """The wait a ``Retry-After`` header asks for, in seconds; it holds seconds or an HTTP date (RFC 9110, 10.2.3)."""
-    if retry_after is None:
+    if retry_after is None or len(retry_after) > 40:
         return None
     try:
         seconds = float(retry_after)
     except ValueError:
         try:
-            seconds = (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError):
+            date = parsedate_to_datetime(retry_after)
+            seconds = (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError, OverflowError, IndexError):
             return None
-    return min(max(seconds, 0.0), 600.0)
+    return None if math.isnan(seconds) else min(max(seconds, 0.0), LONGEST_PAUSE)
 
 
 def backoff(attempt: int, retry_after: float | None, *, base: float = 0.5, cap: float = 60.0) -> float:
