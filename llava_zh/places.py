@@ -75,6 +75,11 @@ def within(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> bool
     return real == base or real.startswith(base.rstrip(os.sep) + os.sep)
 
 
+def is_device(step: str) -> bool:
+    """Whether Windows takes this step of a path for a device, whatever its ending."""
+    return _DEVICE.match(step) is not None
+
+
 def _encodable(name: str) -> bool:
     try:
         name.encode("utf-8")

@@ -430,7 +430,7 @@ def test_the_card_tells_the_licences_apart_and_says_how_it_was_made(demo: DemoPa
     assert card.data.license == "mit" and card.data.language == ["zh"]
     assert [config["config_name"] for config in card.data.configs] == ["single_zh", "multi_zh"]
     assert "- Text: mit." in card.text and "SA-1B research licence" in card.text
-    assert "row_format: parts" in card.text and "'sample': 9" in card.text and "@article{chen2024far" in card.text
+    assert "row_format: parts" in card.text and '"sample": 9' in card.text and "@article{chen2024far" in card.text
     for config in ("single_zh", "multi_zh"):
         rows = datasets.load_dataset(str(tmp_path), config, split="train")
         assert set(rows["config"]) <= {config} and "messages" in rows.features

@@ -6,7 +6,6 @@ import contextlib
 import io
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -24,8 +23,8 @@ from PIL import Image
 from llava_zh import export
 from llava_zh.demo import DemoPaths
 from llava_zh.errors import ImageNotFound, OutputError, RunConflict
-from llava_zh.exporters import TARGET_NAMES
-from llava_zh.exporters.images import file_name
+from llava_zh.exporters import TARGET_NAMES, names
+from llava_zh.exporters.names import file_name
 
 # -- whole, once, and only what was asked ------------------------------------------------------------------
 
@@ -162,11 +161,23 @@ def test_the_name_of_an_embedded_picture_cannot_lead_out_of_the_folder() -> None
     buffer = io.BytesIO()
     Image.new("RGB", (4, 4)).save(buffer, "PNG")
     data = buffer.getvalue()
-    assert file_name("../../etc/passwd", data) == "etc/passwd.png"
-    assert file_name("/abs/a.jpg", data) == "abs/a.png"
-    assert file_name("C:\\x\\..\\a.png", data) == "C_/x/a.png"
-    assert file_name("..", data) == "image.png"
-    assert re.fullmatch(r"[0-9a-f]{32}\.png", file_name(None, data))
+    plain = {path: file_name(path, data, embedded=False) for path in ("a.png", "sa_000000/A b.PNG", "图片/猫.png")}
+    assert all(path == name for path, name in plain.items())
+    digest = names.digest(data)[:16]
+    for path, name in (
+        ("../../etc/passwd", "etc/passwd"),
+        ("/abs/a.jpg", "abs/a"),
+        ("C:\\x\\..\\a.png", "C_/x/a"),
+        ("..", "image"),
+        ("a\x00\x1b]b\u202e.png", "a_x00_x1b]b_u202e"),
+        ("con.png", "_con"),
+        ("v1.2/a", "v1.2/a"),
+        ("a. /b...", "a_/b_"),
+    ):
+        assert file_name(path, data, embedded=True) == f"{name}-{digest}.png"
+    assert file_name(None, data, embedded=True) == f"{names.digest(data)}.png"
+    long = file_name("x/" * 500 + "很" * 500, data, embedded=True)
+    assert max(len(step.encode()) for step in long.split("/")) < 200 and len(long.split("/")) == 8
 
 
 def test_rows_come_from_a_hub_by_ranges_and_no_more_than_needed(

@@ -4,49 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import io
-import struct
 import threading
-import zlib
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hunting import hunt
 from hypothesis import given
 from hypothesis import strategies as st
+from picture_files import noise, png_of
 from PIL import Image, ImageFile, PngImagePlugin
 
 from llava_zh import pictures
 from llava_zh.errors import BadImage
 
-
-def encoded(kind: str, size: tuple[int, int] = (64, 48), mode: str = "RGB", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    Image.effect_noise(size, 80).convert(mode).save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def png_of(width: int, height: int) -> bytes:
-    """A PNG whose header claims a size that its pixels do not have."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-
-
 WHOLE = {
-    "JPEG": encoded("JPEG"),
-    "progressive": encoded("JPEG", progressive=True),
-    "CMYK": encoded("JPEG", mode="CMYK"),
-    "MPO": encoded("MPO"),
-    "PNG": encoded("PNG"),
-    "WEBP": encoded("WEBP"),
-    "GIF": encoded("GIF", mode="P"),
-    "BMP": encoded("BMP"),
-    "TIFF": encoded("TIFF"),
-    "TIFF, compressed": encoded("TIFF", compression="tiff_deflate"),
+    "JPEG": noise("JPEG"),
+    "progressive": noise("JPEG", progressive=True),
+    "CMYK": noise("JPEG", mode="CMYK"),
+    "MPO": noise("MPO"),
+    "PNG": noise("PNG"),
+    "WEBP": noise("WEBP"),
+    "GIF": noise("GIF", mode="P"),
+    "BMP": noise("BMP"),
+    "TIFF": noise("TIFF"),
+    "TIFF, compressed": noise("TIFF", compression="tiff_deflate"),
 }
 
 
@@ -87,7 +68,7 @@ def test_what_is_no_picture_is_refused_and_called_what_it_is(what: str) -> None:
 def test_kinds_that_caption_sets_do_not_have_start_no_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
     Image.init()
     for kind, suffix in (("PPM", ".ppm"), ("ICO", ".ico"), ("TGA", ".tga"), ("PCX", ".pcx"), ("EPS", ".eps")):
-        data = encoded(kind)
+        data = noise(kind)
         assert Image.open(io.BytesIO(data)).format == kind  # Pillow alone would take it
         with pytest.raises(BadImage, match="no image"):
             pictures.header(data, f"it{suffix}")
@@ -102,7 +83,7 @@ def test_a_cut_anywhere_is_noticed(kind: str, share: float) -> None:
 
 
 def test_a_thumbnail_within_does_not_hide_a_cut() -> None:
-    thumbnail, whole = encoded("JPEG", (16, 12)), WHOLE["JPEG"]
+    thumbnail, whole = noise("JPEG", (16, 12)), WHOLE["JPEG"]
     segment = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
     with_thumbnail = whole[:2] + segment + whole[2:]
     assert pictures.whole(with_thumbnail, "it").size == (64, 48)
@@ -156,7 +137,7 @@ def test_a_png_whose_text_inflates_without_end_is_a_bad_image() -> None:
     info = PngImagePlugin.PngInfo()
     info.add_text("key", "x" * (2 << 20), zip=True)
     with pytest.raises(BadImage):
-        pictures.whole(encoded("PNG", pnginfo=info), "it")
+        pictures.whole(noise("PNG", pnginfo=info), "it")
 
 
 def test_threads_that_check_do_not_disturb_one_another() -> None:

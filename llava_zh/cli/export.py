@@ -59,6 +59,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="name images by URL (or, for trainers, where they lie), write them as files, or embed them in the rows",
     )
     parser.add_argument("--max-side", type=int, metavar="PIXELS", help="shrink images that are written to this side")
+    parser.add_argument(
+        "--on-bad-image",
+        choices=("raise", "skip"),
+        default="raise",
+        help="a picture to be written that is none, or cut short: stop (default) or leave its row out",
+    )
     parser.add_argument("--num-proc", type=int, metavar="N", help="processes (default: 1)")
     parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
     rows = parser.add_argument_group("selection of rows")
@@ -94,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
         output_dir=args.output_dir,
         images=args.images,
         max_side=args.max_side,
+        on_bad_image=args.on_bad_image,
         num_proc=args.num_proc,
         task=args.task,
         language=args.language,

@@ -50,6 +50,7 @@ def export(
     bad_images: Any = None,
     on_bad_row: Literal["raise", "skip"] = "raise",
     on_missing_image: Literal["raise", "skip"] = "raise",
+    on_bad_image: Literal["raise", "skip"] = "raise",
 ) -> ExportSummary:
     """Write a dataset, or the rows of it that are wanted, to files of another form.
 
@@ -72,6 +73,9 @@ def export(
         num_shards: Files a configuration; by default of some hundred megabytes each.
         num_proc: Processes, by default 1. The same files come out for any number.
         archives, bad_images, on_bad_row, on_missing_image: As for :func:`llava_zh.load_dataset`.
+        on_bad_image: ``"raise"`` ends the export at a picture that is to be written and is no picture, is cut short,
+            too large or lost with a damaged part of its archive; ``"skip"`` leaves its row out, names the first few
+            and counts all. Rows are chosen before their pictures are read: a sample then has fewer.
         task: Only rows of this llava-instruct task.
         language: Only configurations in this language, ``"en"`` or ``"zh"``.
         min_length, max_length: Characters of a row's answers together, at least and at most.
@@ -80,13 +84,14 @@ def export(
         data_dir, data_files, source, revision, token, image_root: As for :func:`llava_zh.load_dataset`.
 
     Returns:
-        Rows, images, bytes, files and time; printed, it says so in three lines.
+        Rows, images, bytes, files, time, and rows left out for a bad picture; printed, it says so in three lines.
 
     Raises:
         UnknownName, BadArgument: An argument that does not exist or cannot work.
         RunConflict: `output_dir` holds something else.
         OutputError: It cannot be written to.
-        ImageNotFound, BadImage: A picture that is to be written is missing or damaged.
+        ImageNotFound, BadImage, BadArchive, UnsafeName: A picture that is to be written is missing, no whole picture,
+            lost with a part of its archive, or outside the folder of the images; the message names the row.
         BadRow, HubError and the others of :func:`llava_zh.load_dataset`.
     """
     from .. import rows
@@ -101,6 +106,7 @@ def export(
             f"row_format={row_format!r}: {to} reads {target.row_format!r} rows, which it gets by default."
         )
     _known("on_missing_image", on_missing_image, ("raise", "skip"))
+    _known("on_bad_image", on_bad_image, ("raise", "skip"))
     for argument, value in (("max_side", max_side), ("num_shards", num_shards), ("num_proc", num_proc)):
         if value is not None and value < 1:
             raise BadArgument(f"{argument}={value}: expected at least 1.")
@@ -147,6 +153,7 @@ def export(
         selection=Selection(task, min_length, max_length, sample, seed if sample is not None else 0, limit),
         taken=None,
         folder=Path(output_dir).expanduser().absolute(),
+        on_bad_image=on_bad_image,
     )
     if job.images != "url" and builders[0].FACTS.images_in_sa1b:
         logger.warning(
@@ -215,6 +222,7 @@ def _request(job: Any) -> dict[str, Any]:
         "bad_images": sorted(config.bad_images) or None,
         "on_bad_row": config.on_bad_row,
         "on_missing_image": config.on_missing_image,
+        "on_bad_image": job.on_bad_image,
     }
 
 

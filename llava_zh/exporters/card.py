@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..facts import DatasetFacts
+from ..safe_text import one_line, printable
 from .targets import TARGETS, DataFile
 
 _PIXELS = {
@@ -43,7 +46,9 @@ def card(
             f"- Pictures: {_SA1B}{': do not pass this folder on.' if copied else '; none are in this folder.'}"
         )
     settings = [
-        f"- {name}: {value}" for name, value in request.items() if value not in (None, {}, "") and name != "files"
+        f"- {name}: {_code(value)}"
+        for name, value in request.items()
+        if value not in (None, {}, "") and name != "files"
     ]
     lines = [
         "---",
@@ -58,9 +63,7 @@ def card(
         "",
         "## Use",
         "",
-        "```",
-        usage,
-        "```",
+        *_fenced(usage),
         *_lazy_note(facts, request),
         "",
         "## Licence",
@@ -74,8 +77,28 @@ def card(
         *settings,
     ]
     if facts.citation:
-        lines += ["", "## Citation", "", "```bibtex", facts.citation.strip(), "```"]
+        lines += ["", "## Citation", "", *_fenced(facts.citation.strip(), "bibtex")]
     return "\n".join(lines) + "\n"
+
+
+def _code(value: Any) -> str:
+    """A value, which may hold any text (a system prompt, the name of an image), as code: neither Markdown nor HTML."""
+    text = one_line(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
+    if re.fullmatch(r"[A-Za-z0-9_.-]+", text):
+        return text
+    fence = "`" * (_longest_run(text) + 1)
+    space = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{fence}{space}{text}{space}{fence}"
+
+
+def _fenced(text: str, language: str = "") -> list[str]:
+    """A block of code, whatever stands in it."""
+    fence = "`" * max(_longest_run(text) + 1, 3)
+    return [f"{fence}{language}", printable(text), fence]
+
+
+def _longest_run(text: str) -> int:
+    return max((len(run) for run in re.findall("`+", text)), default=0)
 
 
 def _lazy_note(facts: DatasetFacts, request: Mapping[str, Any]) -> list[str]:

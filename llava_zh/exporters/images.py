@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from .. import pictures
+from .. import pictures, places
 from ..decode import read_bytes, smaller
-from ..errors import BadArgument, ImageNotFound
+from ..durable import explained
+from ..errors import BadArchive, BadArgument, BadImage, ImageNotFound, OutputError, UnsafeName
 from ..images import ArchivedImages, EmbeddedImages, FolderImages, Images, Sa1bImages, UnresolvedImages
-from . import files
+from ..left_out import SHOWN
+from ..safe_text import get_logger, safe
+from . import files, names
 
+logger = get_logger(__name__)
+
+_IN_ROWS = "images='url': the published rows hold their pictures themselves; use 'embed' or 'files'."
 JPEG_QUALITY = 90
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """The bytes of an image's file, `size` being its width and height in pixels where it was looked at."""
+    """A picture that goes into the export: its file's bytes, its name, and width and height where it was shrunk."""
 
     data: bytes
+    name: str
     size: tuple[int, int] | None = None
 
 
@@ -37,6 +44,8 @@ class ImageExport:
         folder: The export's folder; `temporary` is the one in it for unfinished files.
         absolute: Whether rows name files by absolute paths, and not relative to `folder`.
         local: Whether a URL has to be a file on this machine, for trainers that open nothing else.
+        on_bad_image, on_missing_image: ``"raise"``, or ``"skip"`` to leave out a row whose picture proves to be bad, or
+            not to be there, when it is read.
     """
 
     images: Images
@@ -46,47 +55,116 @@ class ImageExport:
     temporary: Path
     absolute: bool
     local: bool
+    on_bad_image: str = "raise"
+    on_missing_image: str = "raise"
     written: int = 0
+    left_out: int = 0
 
     def check(self) -> None:
         """Raise BadArgument when images in this place cannot be exported this way."""
         if self.mode == "url" and isinstance(self.images, EmbeddedImages):
-            raise BadArgument(
-                "images='url': the published rows hold their pictures themselves; use 'embed' or 'files'."
-            )
+            raise BadArgument(_IN_ROWS)
         if isinstance(self.images, UnresolvedImages):
             raise BadArgument("The images of these rows were not found, so no export can name them. Pass image_root=.")
         if self.mode != "url" and not self.images.decode:
             raise BadArgument(f"images={self.mode!r} needs the pictures: pass image_root= (or set SA1B_ROOT).")
         if self.mode == "url" and self.max_side is not None:
             raise BadArgument("max_side= shrinks pictures that are written; images='url' writes none.")
+        if self.mode == "url" and isinstance(self.images, FolderImages) and _holds_secret(self.images.base):
+            raise BadArgument(
+                "images='url' would write the password or signature in image_root= into every row. "
+                "Use 'files' or 'embed', or a URL without them."
+            )
 
     def convert(self, annotations: pa.Table) -> tuple[pa.Table, pa.Array]:
-        """`annotations` with the bytes, widths and heights for the rows, and the images' paths or URLs, flat."""
+        """`annotations` with the bytes, widths and heights for the rows, and the images' paths or URLs, flat.
+
+        Rows with a bad image are gone where that was asked for.
+
+        Raises:
+            BadImage, ImageNotFound, BadArchive, UnsafeName: A picture is bad, missing, lost with a part of its archive,
+                or outside the folder of the images. The message names the row.
+        """
         lists = _array(annotations["images"])
         paths = lists.flatten()
+        embedded = _array(annotations["bytes"]).flatten()
         if self.mode == "url":
+            if embedded.null_count < len(embedded):
+                raise BadArgument(_IN_ROWS)
             return annotations, self._urls(paths)
-        data = _array(annotations["bytes"]).flatten().to_pylist()
-        urls = self.images.urls(paths).to_pylist()
-        names, pixels = [], []
-        for path, url, embedded in zip(paths.to_pylist(), urls, data, strict=True):
-            picture = self._pixels(embedded, url or "embedded image")
-            names.append(file_name(path, picture.data))
-            if self.mode == "files":
-                self._write(names[-1], picture.data)
-            pixels.append(picture)
-        bytes_ = [picture.data if self.mode == "embed" else None for picture in pixels]
-        ready = _with(annotations, "bytes", _lists_like(lists, pa.array(bytes_, pa.binary())))
+        # Of an embedded image the path is only a name, which nothing is looked up by.
+        named = pc.if_else(pc.is_null(embedded), paths, pa.scalar(None, pa.string()))
+        urls, keep = self.images.urls(named).to_pylist(), []
+        files = list(zip(paths.to_pylist(), urls, embedded.to_pylist(), strict=True))
+        found: list[list[Pixels]] = []
+        starts = (lists.offsets.to_numpy() - lists.offsets[0].as_py()).tolist()
+        for id_, start, end in zip(annotations["id"].to_pylist(), starts, starts[1:], strict=False):
+            ready = self._row(id_, files[start:end])
+            keep.append(ready is not None)
+            found += [] if ready is None else [ready]
+        if not all(keep):
+            annotations = annotations.filter(pa.array(keep, pa.bool_()))
+        return self._ready(annotations, found)
+
+    def _ready(self, annotations: pa.Table, rows: list[list[Pixels]]) -> tuple[pa.Table, pa.Array]:
+        lists = [[picture.data if self.mode == "embed" else None for picture in row] for row in rows]
+        ready = _with(annotations, "bytes", pa.array(lists, pa.list_(pa.binary())))
         if self.max_side is not None:
             for i, name in enumerate(("width", "height")):
-                sizes = pa.array([picture.size[i] for picture in pixels if picture.size], pa.int64())
-                ready = _with(ready, name, _lists_like(lists, sizes))
-        if self.mode == "files":
-            names = [self._named(name) for name in names]
-        return ready, pa.array(names, pa.string())
+                sizes = [[picture.size[i] for picture in row if picture.size] for row in rows]
+                ready = _with(ready, name, pa.array(sizes, pa.list_(pa.int64())))
+        named = [self._named(picture.name) for row in rows for picture in row]
+        return ready, pa.array(named, pa.string())
+
+    def _row(self, id_: str | None, files: list[tuple[str | None, str | None, bytes | None]]) -> list[Pixels] | None:
+        """The pictures of one row, which in mode ``"files"`` have theirs written; None where it is to be left out."""
+        try:
+            found = [self._pixels(*file) for file in files]
+        except (ImageNotFound, BadImage, BadArchive, UnsafeName) as error:
+            error.args = (safe(f"row {id_!r}: {error}"),)
+            how = self.on_missing_image if isinstance(error, ImageNotFound) else self.on_bad_image
+            if how != "skip":
+                raise
+            self.left_out += 1
+            if self.left_out <= SHOWN:
+                logger.warning("left out: %s", error)
+            return None
+        return found if self.mode == "embed" else [self._put(picture) for picture in found]
+
+    def _pixels(self, path: str | None, url: str | None, embedded: bytes | None) -> Pixels:
+        label = path or "embedded image"
+        data = self._read(path, url) if embedded is None else embedded
+        pictures.whole(data, label)
+        size = None
+        if self.max_side is not None:
+            small = smaller(data, label, max_side=self.max_side, quality=JPEG_QUALITY, keep_alpha=True)
+            data, size = small.data, small.size
+        return Pixels(data, names.file_name(path, data, embedded=embedded is not None), size)
+
+    def _read(self, path: str | None, url: str | None) -> bytes:
+        """The bytes of an image that is not in its row; never those of a file outside the folder of the images."""
+        if path is None or url is None or isinstance(self.images, EmbeddedImages):
+            raise ImageNotFound(f"{path or 'an image'}: the row holds no picture, as the others do.")
+        if isinstance(self.images, FolderImages) and "://" not in self.images.base:
+            return read_bytes(str(places.inside(self.images.base, path, "the row")))
+        return read_bytes(url)
+
+    def _put(self, picture: Pixels) -> Pixels:
+        """Write a picture to a file of its own, or find the one that holds it already; the picture under that name."""
+        given = picture.name
+        # A name may be taken by another picture where the file system makes no difference between a.jpg and A.jpg.
+        for name in (given, *(names.with_digest(given, picture.data, length) for length in (16, 32))):
+            path = places.inside(self.folder / "images", name, "the export")
+            if files.add_bytes(path, picture.data, self.temporary):
+                self.written += 1
+            elif not _holds(path, picture.data):
+                continue
+            return replace(picture, name=name)
+        raise OutputError(f"{path}: holds something else than its name says. Delete {self.folder} and export again.")
 
     def _named(self, name: str) -> str:
+        if self.mode == "embed":
+            return name
         return str(self.folder / "images" / name) if self.absolute else f"images/{name}"
 
     def _urls(self, paths: pa.Array) -> pa.Array:
@@ -97,32 +175,18 @@ class ImageExport:
             return Sa1bImages(None).urls(paths)
         return self.images.urls(paths)
 
-    def _pixels(self, embedded: bytes | None, url: str) -> Pixels:
-        data = read_bytes(url) if embedded is None else embedded
-        if self.max_side is None:
-            return Pixels(data)
-        small = smaller(data, url, max_side=self.max_side, quality=JPEG_QUALITY, keep_alpha=True)
-        return Pixels(small.data, small.size)
 
-    def _write(self, name: str, data: bytes) -> None:
-        path = self.folder / "images" / name
-        if not path.exists():  # rows share images, and a finished file is whole
-            files.write_bytes(path, data, self.temporary)
-            self.written += 1
+def _holds(path: Path, data: bytes) -> bool:
+    with explained(path):
+        return path.stat().st_size == len(data) and path.read_bytes() == data
 
 
-def file_name(path: str | None, data: bytes) -> str:
-    """The name of an image's file: the published path with the ending that fits its bytes, or a digest of them."""
-    suffix = pictures.header(data, path or "embedded image").suffix
-    if path is None:
-        return f"{hashlib.sha256(data).hexdigest()[:32]}{suffix}"
-    # The path of an embedded image is only a name, and may be any text.
-    steps = (re.sub(r'[<>:"|?*\x00-\x1f]', "_", step) for step in re.split(r"[/\\]", path))
-    name = "/".join(step for step in steps if step not in ("", ".", "..")) or "image"
-    stem, dot, ending = name.rpartition(".")
-    if suffix and (not dot or suffix != {"jpeg": ".jpg", "tiff": ".tif"}.get(ending.lower(), f".{ending.lower()}")):
-        name = f"{stem if dot else name}{suffix}"
-    return name
+def _holds_secret(url: str) -> bool:
+    """Whether a URL has a password, or a query, which may be a signature."""
+    if "://" not in url:
+        return False
+    split = urlsplit(url)
+    return bool(split.query) or ("@" in split.netloc and ":" in split.netloc.rpartition("@")[0])
 
 
 def local_file(images: Images, path: str) -> str:
@@ -139,7 +203,7 @@ def local_file(images: Images, path: str) -> str:
         if isinstance(hit, FileHit) and hit.root.local:
             return str(hit.path)
     elif isinstance(images, FolderImages) and "://" not in images.base:
-        found = Path(images.base, path).absolute()
+        found = places.inside(images.base, path, "the row")
         if found.is_file():
             return str(found)
         raise ImageNotFound(f"No image {found}.")
@@ -151,11 +215,6 @@ def local_file(images: Images, path: str) -> str:
 
 def _array(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
-
-
-def _lists_like(lists: pa.ListArray, values: pa.Array) -> pa.Array:
-    offsets = lists.offsets.to_numpy() - lists.offsets[0].as_py()
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
 
 
 def _with(table: pa.Table, name: str, column: pa.Array) -> pa.Table:

@@ -15,10 +15,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 from filelock import FileLock, Timeout
 
-from ..durable import sync_folder
+from .. import places
+from ..durable import explained, sync_folder
 from ..errors import OutputError, RunConflict
 from ..safe_text import get_logger
 from . import shards
@@ -49,6 +51,7 @@ class ExportSummary:
         size: Bytes of the data files.
         written, found: Data files that this run wrote, and those that an earlier one had finished.
         seconds: What this run took.
+        left_out: Rows left out because a picture proved to be bad or missing when it was read.
         usage: How the export is read.
     """
 
@@ -63,14 +66,16 @@ class ExportSummary:
     found: int
     seconds: float
     usage: str
+    left_out: int = 0
 
     def __str__(self) -> str:
         drawn = f" of {self.fitting:,}" if self.fitting is not None else ""
         earlier = f" ({self.found} finished earlier)" if self.found else ""
         pictures = f", {self.image_files:,} image files" if self.image_files else ""
+        left_out = f", {self.left_out:,} rows with a bad or missing picture left out" if self.left_out else ""
         return (
             f"{self.rows:,} rows{drawn} with {self.images:,} images in {_counted(self.files)}{earlier}, "
-            f"{_bytes(self.size)}{pictures}, {self.seconds:.1f} s\n{self.folder}\n{self.usage}"
+            f"{_bytes(self.size)}{pictures}{left_out}, {self.seconds:.1f} s\n{self.folder}\n{self.usage}"
         )
 
 
@@ -102,11 +107,12 @@ def run(job: Job, request: dict[str, Any], num_shards: int | None, rows: int, nu
     try:
         _check_usable(job.folder)
         job.hidden.mkdir(parents=True, exist_ok=True)
+        _check_no_links(job)
         lock = FileLock(job.hidden / "lock").acquire(timeout=0)
     except Timeout:
         raise RunConflict(f"{job.folder}: another process is exporting to this folder. Wait for it to end.") from None
     except OSError as error:
-        raise OutputError(f"{job.folder}: cannot be written to ({error.strerror}).") from error
+        raise OutputError(f"{job.folder}: cannot be written to ({error.strerror or error}).") from error
     with lock:
         pieces = shards.plan(job.builders, _chunk_size(job, num_shards or shards.usual_number(job, rows)))
         outputs = shards.arrange(job, pieces, num_shards, rows)
@@ -116,7 +122,8 @@ def run(job: Job, request: dict[str, Any], num_shards: int | None, rows: int, nu
             written, found = _write(job, outputs, workers)
         summary = _summary(job, outputs, written, found, time.perf_counter() - start)
         _beside(job, request, [record.file for record in written], summary.usage)
-        sync_folder(job.folder / "data")
+        with explained(job.folder / "data"):
+            sync_folder(job.folder / "data")
     return summary
 
 
@@ -137,16 +144,26 @@ def _check_usable(folder: Path) -> None:
         raise RunConflict(f"{folder} holds files that are not of an export. Give another folder, or an empty one.")
 
 
+def _check_no_links(job: Job) -> None:
+    """Raise RunConflict where a part of the export is a link, by which files elsewhere would be written to."""
+    kept = (job.hidden / name for name in ("lock", REQUEST, SELECTION, "finished", "unfinished"))
+    for path in (job.hidden, *kept, job.folder / "data", job.folder / "images"):
+        if path.is_symlink():
+            raise RunConflict(
+                f"{path} is a symbolic link, which no export makes. Delete it, or export to the folder it leads to."
+            )
+
+
 def _agree(job: Job, request: dict[str, Any]) -> None:
     """Note the request, or hold it to the one that the folder was begun with."""
     request = json.loads(json.dumps(request))
     path = job.hidden / REQUEST
     try:
-        before: dict[str, Any] = json.loads(path.read_bytes())
+        before = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except FileNotFoundError:
         before = request
-    except ValueError as error:
-        raise RunConflict(f"{path} cannot be read ({error}). Delete {job.folder} and export again.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunConflict(f"{path} cannot be read ({error}). Delete {job.folder} and export again.") from None
     if before != request:
         names = [name for name in {**before, **request} if before.get(name) != request.get(name)]
         differences = "; ".join(
@@ -157,8 +174,9 @@ def _agree(job: Job, request: dict[str, Any]) -> None:
             "Ask for the same to finish it, give another folder, or delete this one."
         )
     unfinished = job.hidden / "unfinished"
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
-    unfinished.mkdir(parents=True)
+    with explained(unfinished):
+        shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+        unfinished.mkdir(parents=True)
     write_bytes(path, json.dumps(request, indent=1, ensure_ascii=False).encode(), unfinished)
 
 
@@ -173,9 +191,12 @@ def _taken(job: Job, pieces: Sequence[Piece], workers: _Workers) -> Taken | None
         return None
     path = job.hidden / SELECTION
     try:
-        return Taken(**json.loads(path.read_bytes()))
-    except (FileNotFoundError, ValueError, TypeError):
+        return msgspec.json.decode(path.read_bytes(), type=Taken)
+    except FileNotFoundError:
         pass
+    except (OSError, ValueError, RecursionError) as error:
+        # Chosen anew from other files, the rows might not be those of the shards that are finished.
+        raise RunConflict(f"{path} cannot be read ({error}). Delete {job.folder} and export again.") from None
     counts = workers.in_order(shards.count_piece, job, pieces, "Choosing rows")
     taken = Taken.decide(job.selection, counts)
     write_bytes(path, json.dumps(asdict(taken)).encode(), job.hidden / "unfinished")
@@ -270,6 +291,7 @@ def _summary(
         written=len(outputs) - found,
         found=found,
         seconds=seconds,
+        left_out=sum(record.left_out for record in written),
         usage=TARGETS[job.to].usage.format(folder=str(job.folder), name=label(job), names=shown),
     )
 
@@ -289,7 +311,9 @@ def _beside(job: Job, request: dict[str, Any], files: Sequence[DataFile], usage:
     texts = dict(TARGETS[job.to].register(label(job), job.folder, files))
     texts["README.md"] = card(job.builders[0].FACTS, request, files, features, usage, __version__)
     for name, text in texts.items():
-        write_bytes(job.folder / name, text.encode(), job.hidden / "unfinished")
+        # In JSON what is written for half a surrogate pair (in the name of a folder) is its escape.
+        data = text.encode("utf-8", "backslashreplace")
+        write_bytes(places.inside(job.folder, name, "the export"), data, job.hidden / "unfinished")
 
 
 def processes(num_proc: int | None) -> int:

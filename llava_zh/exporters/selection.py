@@ -115,6 +115,10 @@ class Taken:
     quotas: dict[str, int] | None = None
     fitting: int | None = None
 
+    def __post_init__(self) -> None:
+        if (self.threshold is None) == (self.quotas is None) or any(n < 0 for n in (self.quotas or {}).values()):
+            raise ValueError("it says neither which rows are drawn nor how many there are of each piece")
+
     @classmethod
     def decide(cls, selection: Selection, counts: Iterator[tuple[str, Count]]) -> Taken:
         """From the counts of the pieces, in order; for a limit no more of them are asked for than needed."""

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 
-from .. import hub, jsonl, readers
+from .. import hub, jsonl, places, readers
 from ..builder import PublishedBuilder
 from ..errors import BadArgument
 from ..left_out import Tally
@@ -65,6 +66,7 @@ class Job:
     selection: Selection
     taken: Taken | None
     folder: Path
+    on_bad_image: str = "raise"
 
     @property
     def hidden(self) -> Path:
@@ -82,6 +84,8 @@ class Job:
             temporary=self.hidden / "unfinished",
             absolute=target.absolute,
             local=target.trainer,
+            on_bad_image=self.on_bad_image,
+            on_missing_image=self.builders[config].config.on_missing_image,
         )
 
     def shape(self, config: int) -> RowShape:
@@ -155,18 +159,22 @@ def _taken(job: Job, piece: Piece) -> Iterator[pa.Table]:
 
 @dataclass(frozen=True)
 class Written:
-    """The record of a finished shard: its file, bytes, rows, images (those of its rows) and image files new with it."""
+    """The record of a finished shard: its file, its bytes, the images of its rows, and image files new with it.
+
+    `left_out` rows had a picture that proved to be bad or missing.
+    """
 
     file: DataFile
     size: int
     images: int
     image_files: int
+    left_out: int = 0
 
 
 def write_shard(job: Job, shard: OutputShard) -> Written:
     """Write one shard and the record that it is finished."""
     target, hidden = TARGETS[job.to], job.hidden
-    path = job.folder / "data" / shard.name
+    path = places.inside(job.folder, f"data/{shard.name}", "the export")
     config = shard.pieces[0].config
     builder, shape, export = job.builders[config], job.shape(config), job.image_export(config)
     schema = shape.features().arrow_schema
@@ -188,7 +196,13 @@ def write_shard(job: Job, shard: OutputShard) -> Written:
         finally:
             behind.shutdown()
             writer.close()
-    written = Written(DataFile(f"data/{shard.name}", shard.config, rows), path.stat().st_size, images, export.written)
+    written = Written(
+        DataFile(f"data/{shard.name}", shard.config, rows),
+        path.stat().st_size,
+        images,
+        export.written,
+        export.left_out,
+    )
     record = json.dumps(asdict(written), ensure_ascii=False).encode()
     write_bytes(record_path(hidden, shard), record, hidden / "unfinished")
     return written
@@ -210,9 +224,10 @@ def record_path(hidden: Path, shard: OutputShard) -> Path:
 def finished(job: Job, shard: OutputShard) -> Written | None:
     """The record of a shard that an earlier run finished and whose file is still there, whole."""
     try:
-        record: dict[str, Any] = json.loads(record_path(job.hidden, shard).read_bytes())
-        written = Written(DataFile(**record.pop("file")), **record)
-        whole = (job.folder / written.file.path).stat().st_size == written.size
-    except (OSError, ValueError, TypeError, KeyError):
+        written = msgspec.json.decode(record_path(job.hidden, shard).read_bytes(), type=Written)
+        size = places.inside(job.folder, f"data/{shard.name}", "the export").stat().st_size
+    except (OSError, ValueError, RecursionError):
         return None
-    return written if whole else None
+    ours = (written.file.path, written.file.config, written.size) == (f"data/{shard.name}", shard.config, size)
+    numbers = (written.file.rows, written.images, written.image_files, written.left_out)
+    return written if ours and min(numbers) >= 0 else None
