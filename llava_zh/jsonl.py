@@ -8,19 +8,19 @@ every line exactly once, in order, whatever the line lengths, with ``\\r\\n``, a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-import msgspec
-import numpy as np
 import pyarrow as pa
-import pyarrow.json
 
-from . import records
+from . import json_columns, json_values, record_columns, records
 from .errors import BadArgument, BadRow
+from .file_kinds import other_encoding, recognised, what_it_may_be
+from .json_values import BOM
+from .limits import LINE
 from .records import Expect, Place
 
-BOM = b"\xef\xbb\xbf"
 # The first block is small, so that the first row of a stream comes early; the others are of a size that parses fast.
 FIRST_BLOCK = 256 << 10
 BLOCK = 2 << 20
@@ -111,13 +111,14 @@ def pieces(read: Read, whole: Range, size: int) -> Iterator[bytes]:
         length = min(step, size - at)
 
 
-def blocks(stream: Iterable[bytes], whole: Range) -> Iterator[tuple[int, Block]]:
+def blocks(stream: Iterable[bytes], whole: Range) -> Iterator[tuple[int, Block | TooLong]]:
     """The lines that `whole` owns, as ``(offset of the first byte, whole lines)`` blocks.
 
     Args:
         stream: The file's bytes from one byte before the range on (from its first byte when the range starts there).
 
-    Every block ends with a newline, but for the last one of a file without a final newline.
+    Every block ends with a newline, but for the last one of a file without a final newline. A line that is longer than
+    the limit comes as :class:`TooLong`, and what follows it as ever.
     """
     start, end = whole
     if start >= end:
@@ -125,7 +126,7 @@ def blocks(stream: Iterable[bytes], whole: Range) -> Iterator[tuple[int, Block]]
     offset = at = max(start - 1, 0)
     dropping = start > 0  # the line that began before this range belongs to the one before
     held: list[memoryview] = []
-    wanted = FIRST_BLOCK
+    wanted, longest = FIRST_BLOCK, LINE.value
     for piece in stream:
         view, base, begin = memoryview(piece), at, 0
         at += len(piece)
@@ -144,16 +145,34 @@ def blocks(stream: Iterable[bytes], whole: Range) -> Iterator[tuple[int, Block]]
             cut = piece.find(b"\n", max(end - 1 - base, begin)) + 1
         elif at - offset >= wanted:
             cut = piece.rfind(b"\n", begin) + 1
-        if not cut:
-            held.append(view[begin:])
+        if cut:
+            yield from _without_bom(offset, [*held, view[begin:cut]])
+            if at >= end:
+                return
+            offset, held = base + cut, [view[cut:]]
+            wanted = BLOCK
             continue
-        yield from _without_bom(offset, [*held, view[begin:cut]])
-        if at >= end:
-            return
-        offset, held = base + cut, [view[cut:]]
-        wanted = BLOCK
+        held.append(view[begin:])
+        if at - offset > max(longest, wanted):
+            # At most this one line is not at its end: those before it go their way, and it is dropped if too long.
+            *before, (offset, line) = _last_line_apart(offset, b"".join(held))
+            yield from before
+            held = [memoryview(line)]
+            if at - offset > longest:
+                yield offset, TooLong()
+                if at >= end:
+                    return
+                dropping, held = True, []
     if not dropping and offset < end:
         yield from _without_bom(offset, held)
+
+
+def _last_line_apart(offset: int, data: bytes) -> Iterator[tuple[int, Block]]:
+    """The whole lines of `data`, if any, and its unfinished last one."""
+    cut = data.rfind(b"\n") + 1
+    if cut:
+        yield from _without_bom(offset, [memoryview(data)[:cut]])
+    yield offset + cut, data[cut:]
 
 
 def _without_bom(offset: int, parts: Sequence[memoryview]) -> Iterator[tuple[int, Block]]:
@@ -174,17 +193,15 @@ def lines(offset: int, block: Block) -> Iterator[tuple[int, bytes]]:
         offset += len(line) + 1
 
 
-# Only the published names are declared, so that a block with none of them still has them; whatever else there is gets
-# inferred, and told of. (A field that comes out of that as anything but the plain type it should have, such as
-# a text taken for a date, is left to the row-by-row way.)
-_TURNS = pa.list_(pa.struct([("from", pa.string()), ("value", pa.string())]))
-_SCHEMA = pa.schema([("width", pa.int64()), ("height", pa.int64()), ("conversations", _TURNS)])
+@dataclass(frozen=True)
+class TooLong:
+    """In place of a block: a line that is longer than :data:`llava_zh.limits.LINE`, of which no more was read."""
 
 
 def parse(
     file: str,
     offset: int,
-    block: Block,
+    block: Block | TooLong,
     expect: Expect,
     on_bad: Callable[[BadRow], None],
     on_columns: Callable[[Iterable[str]], None] = lambda names: None,
@@ -199,39 +216,21 @@ def parse(
     Returns:
         A table with the schema :data:`llava_zh.records.ANNOTATIONS`.
     """
-    try:
-        table = pyarrow.json.read_json(
-            pa.BufferReader(block),
-            pyarrow.json.ReadOptions(use_threads=False, block_size=len(block) + 1),
-            pyarrow.json.ParseOptions(explicit_schema=_SCHEMA, unexpected_field_behavior="infer"),
-        )
-        _check_utf8(table)
-    except pa.ArrowInvalid:
-        table = None
-    # The parser also takes a record broken over two lines, or two on one; the lines must be the rows.
-    if table is not None and (len(table) == _newlines(block) or len(table) == sum(1 for _ in lines(0, block))):
+    if isinstance(block, TooLong):
+        on_bad(too_long(Place(file, byte=offset)))
+        return records.empty()
+    table = json_columns.read(block)
+    if table is not None:
         on_columns(table.column_names)
-        annotations = records.from_arrow(table, expect)
+        annotations = record_columns.from_arrow(table, expect)
         if annotations is not None:
             return annotations
     return records.from_rows(_decode(file, offset, block, on_columns), expect, on_bad)
 
 
-def _check_utf8(table: pa.Table) -> None:
-    """Raise `pa.ArrowInvalid` for text that is not UTF-8, which the parser does not look at.
-
-    Nearly all of a block is the text of turns; where that is plain ASCII, one pass for the highest byte tells.
-    """
-    turns = table["conversations"]
-    if turns.type == _TURNS and turns.num_chunks == 1:
-        text = turns.chunk(0).values.field("value").buffers()[2]
-        if text is not None and np.frombuffer(text, np.uint8).max(initial=0) < 0x80:
-            table = table.drop_columns(["conversations"])  # its roles are compared with the known ones later
-    table.validate(full=True)
-
-
-def _newlines(block: Block) -> int:
-    return records.count_byte(np.frombuffer(block, np.uint8), "\n") + (block[-1] != ord("\n"))
+def too_long(place: Place) -> BadRow:
+    """The error for a line that is longer than the limit."""
+    return records.bad_row(place, "line", f"at most {LINE.value:,} bytes", "more", LINE.exceeded())
 
 
 def _decode(
@@ -247,24 +246,24 @@ def _decode(
 
 def decode_line(place: Place, line: bytes) -> Mapping[str, Any] | BadRow:
     """The record on `line`, or the error that says why it is none."""
+    if len(line) > LINE.value:
+        return too_long(place)
     if b"\0" in line:
         where = f"{line.count(0)} NUL bytes, the first at byte {place.byte_at(line.index(0))}"
-        return records.bad_row(
-            place, "line", "JSON text", where, "The file was not written to its end; fetch it again."
-        )
+        hint = recognised(line) or "The file was not written to its end; fetch it again."
+        return records.bad_row(place, "line", "JSON text", where, hint)
     try:
         line.decode("utf-8")
     except UnicodeDecodeError as error:
         around = line[max(error.start - 20, 0) : error.start + 8]
         found = f"byte 0x{line[error.start]:02x} at {place.byte_at(error.start)}: {around!r}"
-        return records.bad_row(place, "line", "UTF-8 text", found)
+        return records.bad_row(place, "line", "UTF-8 text", found, recognised(line) or other_encoding(line))
     try:
-        row = msgspec.json.decode(line)
-    except (msgspec.DecodeError, RecursionError) as error:
+        row = json_values.decode(line)
+    except json_values.NotJson as error:
         shown = line.decode("utf-8")
-        hint = "" if shown.rstrip().endswith("}") else "The line is cut short; is the file complete?"
         shown = shown if len(shown) <= 100 else f"{shown[:60]} … {shown[-40:]}"
-        return records.bad_row(place, "line", "one JSON object", f"{error}: {shown}", hint)
+        return records.bad_row(place, "line", "one JSON object", f"{error}: {shown}", what_it_may_be(line))
     if not isinstance(row, dict):
         return records.bad_row(place, "line", "one JSON object", f"{type(row).__name__}: {row!r}")
     return row

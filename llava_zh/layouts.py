@@ -114,6 +114,8 @@ def _images(
 ) -> tuple[Images, str]:
     value = next((first[name] for name in records.ALIASES["image"] if first.get(name) is not None), None)
     sample = value[0] if isinstance(value, list) and value else value
+    if isinstance(sample, str) and records.is_data_uri(sample):
+        return EmbeddedImages(), "embedded in the rows as data: URIs"
     if isinstance(sample, bytes) or (isinstance(sample, Mapping) and sample.get("bytes") is not None):
         return EmbeddedImages(), "embedded in the rows"
     path = sample.get("path") if isinstance(sample, Mapping) else sample

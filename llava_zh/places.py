@@ -12,8 +12,15 @@ from pathlib import Path, PurePosixPath
 
 from .errors import UnsafeName
 
-_DRIVE = re.compile(r"^[A-Za-z]:|:[:/]")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# Each is an expression of Python's and of RE2, which looks at a column of names at once.
+_ABSOLUTE = r"^[/\\]"
+_CONTROL = r"[\x00-\x1f\x7f]"
+_DRIVE = r"^[A-Za-z]:|:[:/]"
+_BACKSLASH = r"\\"
+_UPWARDS = r"(^|/)\.\.(/|$)"
+_EMPTY = r"^(\.?/)*\.?$"
+# Whatever text :func:`checked_name` refuses on every system matches this, and no other.
+UNSAFE = "|".join((_ABSOLUTE, _CONTROL, _DRIVE, _BACKSLASH, _UPWARDS, _EMPTY))
 # Names that Windows gives to devices, in any folder and with any ending.
 _DEVICE = re.compile(r"^(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)", re.IGNORECASE)
 
@@ -28,19 +35,7 @@ def checked_name(name: str, whose: str = "") -> str:
         UnsafeName: It is empty, absolute, holds a drive, a scheme, a backslash, a control character, or goes through
             ``..``.
     """
-    parts = name.split("/")
-    problem = (
-        "is empty" if not name or not any(part not in ("", ".") for part in parts)
-        else "is absolute" if name.startswith(("/", "\\"))
-        else "holds a control character" if _CONTROL.search(name)
-        else "holds a drive or a scheme" if _DRIVE.search(name)
-        else "holds a backslash" if "\\" in name
-        else "leads out through '..'" if ".." in parts
-        else "is no UTF-8" if not _encodable(name)
-        else "is a device of Windows" if os.name == "nt" and any(map(_DEVICE.match, parts))
-        else ""
-    )  # fmt: skip
-    if problem:
+    if problem := unsafe(name):
         by = f"{whose}: " if whose else ""
         raise UnsafeName(
             f"{by}the name {name[:200]!r} {problem}, so it can choose a place outside its folder. Nothing was read or "
@@ -48,6 +43,21 @@ def checked_name(name: str, whose: str = "") -> str:
             name=name,
         )
     return str(PurePosixPath(name))
+
+
+def unsafe(name: str) -> str:
+    """Why `name` may choose a place outside its folder (``"is absolute"``), or ``""`` when it cannot."""
+    return (
+        "is empty" if re.search(_EMPTY, name)
+        else "is absolute" if re.search(_ABSOLUTE, name)
+        else "holds a control character" if re.search(_CONTROL, name)
+        else "holds a drive or a scheme" if re.search(_DRIVE, name)
+        else "holds a backslash" if re.search(_BACKSLASH, name)
+        else "leads out through '..'" if re.search(_UPWARDS, name)
+        else "is no UTF-8" if not _encodable(name)
+        else "is a device of Windows" if os.name == "nt" and any(map(_DEVICE.match, name.split("/")))
+        else ""
+    )  # fmt: skip
 
 
 def inside(folder: str | os.PathLike[str], name: str, whose: str = "") -> Path:

@@ -30,9 +30,11 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from . import jsonl, records
+from . import jsonl, record_columns, records
 from .errors import BadArgument, BadFile, BadRow, LlavaZhError, UnknownLayout
+from .file_kinds import kind_of as kind_of
 from .hub import IMAGE_SUFFIXES, DataFile, read
+from .json_values import BOM
 from .jsonl import Range
 from .records import Expect, Place
 
@@ -70,33 +72,6 @@ class Reading:
     token: Any = None
     then: Callable[[pa.Table], pa.Table] = lambda table: table
     ahead: int = PARSE_AHEAD
-
-
-def kind_of(name: str) -> str | None:
-    """``jsonl``, ``jsonl.gz``, ``jsonl.zst``, ``json``, ``parquet``, ``tar`` or ``zip`` by the ending, or None."""
-    lowered = name.lower()
-    for ending, kind in _ENDINGS.items():
-        if lowered.endswith(ending):
-            return kind
-    return None
-
-
-_ENDINGS = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".jsonl.gz": "jsonl.gz",
-    ".ndjson.gz": "jsonl.gz",
-    ".json.gz": "jsonl.gz",
-    ".jsonl.zst": "jsonl.zst",
-    ".ndjson.zst": "jsonl.zst",
-    ".json.zst": "jsonl.zst",
-    ".json": "json",
-    ".parquet": "parquet",
-    ".tar": "tar",
-    ".tar.gz": "tar",
-    ".tgz": "tar",
-    ".zip": "zip",
-}
 
 
 def plan(files: Sequence[DataFile], *, chunk_size: int, num_shards: int | None, token: Any = None) -> list[Shard]:
@@ -195,7 +170,7 @@ def sample(file: DataFile, token: Any = None) -> Mapping[str, Any]:
 
 def _first_element(file: DataFile, token: Any) -> Iterator[Any]:
     """The first element of a JSON array, if the file is one and its start holds it: the whole may be gigabytes."""
-    start = b"".join(read(file, 0, min(file.size, jsonl.FIRST_BLOCK), token)).removeprefix(jsonl.BOM)
+    start = b"".join(read(file, 0, min(file.size, jsonl.FIRST_BLOCK), token)).removeprefix(BOM)
     text = start.decode("utf-8", errors="ignore").lstrip()
     if text.startswith("["):
         with contextlib.suppress(ValueError):
@@ -213,6 +188,9 @@ def _records_on_lines(file: DataFile, token: Any, whole: Range) -> Iterator[Reco
     else:
         blocks = jsonl.blocks(jsonl.pieces(_read(file, token), whole, file.size), whole)
     for offset, block in blocks:
+        if isinstance(block, jsonl.TooLong):
+            yield Place(file.label, byte=offset), jsonl.too_long(Place(file.label, byte=offset)), None
+            continue
         for at, line in jsonl.lines(offset, block):
             place = Place(file.label, byte=at)
             yield place, jsonl.decode_line(place, line), line
@@ -292,7 +270,9 @@ def _compressed_jsonl(shard: Shard, reading: Reading) -> Iterator[Work]:
     return _parsed(shard.file, jsonl.blocks(stream, Range(0, 1 << 62)), reading)
 
 
-def _parsed(file: DataFile, blocks: Iterable[tuple[int, jsonl.Block]], reading: Reading) -> Iterator[Work]:
+def _parsed(
+    file: DataFile, blocks: Iterable[tuple[int, jsonl.Block | jsonl.TooLong]], reading: Reading
+) -> Iterator[Work]:
     for offset, block in blocks:
         yield partial(jsonl.parse, file.label, offset, block, reading.expect, reading.on_bad, reading.on_columns)
 
@@ -320,7 +300,7 @@ def _json(shard: Shard, reading: Reading) -> Iterator[Work]:
 
 
 def _json_rows(file: DataFile, token: Any) -> Iterator[Any]:
-    text = b"".join(read(file, 0, file.size, token)).removeprefix(jsonl.BOM)
+    text = b"".join(read(file, 0, file.size, token)).removeprefix(BOM)
     if not text.lstrip().startswith(b"["):
         for offset, line in jsonl.lines(0, text):
             yield jsonl.decode_line(Place(file.label, byte=offset), line)
@@ -366,7 +346,7 @@ def _rows_a_table(meta: pq.FileMetaData, start: int = 0, end: int | None = None)
 
 
 def _parquet_table(label: str, first: int, batch: pa.RecordBatch, reading: Reading) -> pa.Table:
-    annotations = records.from_arrow(pa.Table.from_batches([batch]), reading.expect)
+    annotations = record_columns.from_arrow(pa.Table.from_batches([batch]), reading.expect)
     if annotations is not None:
         return annotations
     places = (Place(label, row=first + i) for i in range(len(batch)))

@@ -1,25 +1,26 @@
 """From published records, as parsed, to one annotation table whatever the names and shapes they were published in.
 
-There are two ways to the same table. :func:`from_arrow` works on whole columns and covers files in which every row
-has the usual types; it answers None as soon as anything is out of the ordinary. :func:`from_rows` then looks at
-one row after another: it accepts mixed types (an image as a string here and a list there, turns as JSON text) and
-says exactly what is wrong with a bad row, and where.
+There are two ways to the same table. :func:`llava_zh.record_columns.from_arrow` works on whole columns and covers files
+in which every row has the usual types; it answers None as soon as anything is out of the ordinary. :func:`from_rows`
+then looks at one row after another: it accepts mixed types (an image as a string here and a list there, turns as JSON
+text) and says exactly what is wrong with a bad row, and where.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from . import json_values, places
 from .errors import BadRow
+from .limits import SAMPLE_IMAGES
 from .safe_text import get_logger
 
 logger = get_logger(__name__)
@@ -53,17 +54,15 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 ROLE_KEYS = ("from", "role")
 TEXT_KEYS = ("value", "text", "content")
 ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "system": "system"}
-_RENAMED = np.array([published != name for published, name in ROLES.items()])
 KNOWN_COLUMNS = frozenset(name for names in ALIASES.values() for name in names) | {"config", "language"}
 
-# A path that leaves the image root: absolute, a drive, a scheme, fsspec's "::" chain, or a step upwards.
-_UNSAFE_PATH = r"^[/\\]|^[A-Za-z]:|:[/:]|(^|[/\\])\.\.([/\\]|$)|^$"
-_unsafe_path = re.compile(_UNSAFE_PATH)
+_DATA_URI = re.compile(r"data:image/[\w.+-]+;base64,", re.IGNORECASE)
 MARK = "<image>"
 # What our exports put before the published path of an image of SA-1B.
 URL = "sa1b://"
 
 _BYTES_AT_ONCE = 1 << 20
+_NOTHING = "nothing (the key is missing or null)"
 
 OnBadRow = Literal["raise", "skip"]
 
@@ -99,182 +98,6 @@ def empty() -> pa.Table:
     return ANNOTATIONS.empty_table()
 
 
-# -- whole columns -----------------------------------------------------------------------------------------
-
-
-def from_arrow(table: pa.Table, expect: Expect) -> pa.Table | None:
-    """The annotations of `table`, or None when a row needs a closer look (bad, or merely unusual)."""
-    columns = {name: column for name, names in ALIASES.items() if (column := _column(table, names)) is not None}
-    if len(columns) < len(ALIASES):
-        return None
-    rows = len(table)
-    ids = _ids(columns["id"])
-    images = _images(columns["image"])
-    sizes = [_lists(columns[name]) for name in ("width", "height")]
-    turns = _turns(columns["conversations"])
-    task = columns["task"]
-    if ids is None or images is None or turns is None or sizes[0] is None or sizes[1] is None:
-        return None
-    paths, embedded = images
-    if not _is_text(task.type):
-        return None
-    if not _images_fit(paths, embedded, turns, expect):
-        return None
-    if expect.task_of is not None and task.null_count < rows:
-        task = _map_strings(task, expect.task_of)
-    arrays = [ids, paths, embedded, sizes[0], sizes[1], turns, task.cast(pa.string())]
-    assert all(len(array) == rows for array in arrays)
-    return pa.Table.from_arrays(arrays, schema=ANNOTATIONS)
-
-
-def _column(table: pa.Table, names: tuple[str, ...]) -> pa.Array | None:
-    """The one column among `names` that has values; all null when none has; None when two have."""
-    found = [table[name] for name in names if name in table.column_names]
-    found = [column for column in found if column.null_count < len(column)]
-    if len(found) > 1:
-        return None
-    if not found:
-        return pa.nulls(len(table))
-    if found[0].num_chunks == 1:
-        return found[0].chunk(0)
-    chunks = found[0].combine_chunks()
-    # pyarrow before 19 gives a chunked array back from a column that is empty or has several chunks.
-    return pa.concat_arrays(chunks.chunks) if isinstance(chunks, pa.ChunkedArray) else chunks
-
-
-def _ids(column: pa.Array) -> pa.Array | None:
-    return column.cast(pa.string()) if _is_text(column.type) or pa.types.is_integer(column.type) else None
-
-
-def _one_each(values: pa.Array) -> pa.Array:
-    """Lists of one element each; null where the value is null."""
-    offsets = pa.array(np.arange(len(values) + 1, dtype=np.int32))
-    mask = values.is_null() if values.null_count else None
-    return pa.ListArray.from_arrays(offsets, values, mask=mask)
-
-
-def _lists(column: pa.Array) -> pa.Array | None:
-    """Widths or heights as lists of int64, from integers or from lists of them."""
-    if pa.types.is_null(column.type):
-        return column.cast(pa.list_(pa.int64()))
-    if pa.types.is_integer(column.type):
-        return _one_each(column.cast(pa.int64()))
-    if pa.types.is_list(column.type) and pa.types.is_integer(column.type.value_type):
-        return None if column.flatten().null_count else column.cast(pa.list_(pa.int64()))
-    return None
-
-
-def _images(column: pa.Array) -> tuple[pa.Array, pa.Array] | None:
-    """Image paths and embedded bytes as lists, from text, ``{bytes, path}``, binary, or lists of one of them."""
-    if column.null_count or pa.types.is_null(column.type):
-        return None
-    lists = column if pa.types.is_list(column.type) else _one_each(column)
-    values = lists.flatten()
-    if lists.null_count or len(values) != lists.offsets[-1].as_py() - lists.offsets[0].as_py():
-        return None
-    kind = values.type
-    if pa.types.is_struct(kind) and {field.name for field in kind} <= {"bytes", "path"}:
-        names = [field.name for field in kind]
-        paths = values.field("path") if "path" in names else pa.nulls(len(values))
-        data = values.field("bytes") if "bytes" in names else pa.nulls(len(values))
-        if values.null_count or not (_is_binary(data.type) and _is_text(paths.type)):
-            return None
-    elif _is_binary(kind):
-        paths, data = pa.nulls(len(values)), values
-    elif _is_text(kind):
-        paths, data = values, pa.nulls(len(values))
-    else:
-        return None
-    if len(paths) and str(paths[0].as_py()).startswith(URL):
-        paths = pc.replace_substring_regex(paths, f"^{URL}", "")
-    offsets = pc.subtract(lists.offsets, lists.offsets[0])
-    return (
-        pa.ListArray.from_arrays(offsets, paths.cast(pa.string())),
-        pa.ListArray.from_arrays(offsets, data.cast(pa.binary())),
-    )
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_null(kind))
-
-
-def _turns(column: pa.Array) -> pa.Array | None:
-    """Turns as lists of ``{from, value}`` with LLaVA's role names; None when any is missing or unknown."""
-    kind = column.type
-    if not pa.types.is_list(kind) or not pa.types.is_struct(kind.value_type) or column.null_count:
-        return None
-    if len(column) and pc.min(pc.list_value_length(column)).as_py() == 0:
-        return None
-    turns = column.flatten()
-    names = [field.name for field in kind.value_type]
-    role = _coalesce([turns.field(name) for name in ROLE_KEYS if name in names])
-    text = _coalesce([turns.field(name) for name in TEXT_KEYS if name in names])
-    if role is None or text is None or role.null_count or text.null_count or turns.null_count:
-        return None
-    index = pc.index_in(role, value_set=pa.array(list(ROLES)))
-    if index.null_count:
-        return None
-    if np.any(_RENAMED[index.to_numpy()]):
-        role = pa.array(list(ROLES.values())).take(index)
-    offsets = pc.subtract(column.offsets, column.offsets[0])
-    return pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays([role, text], fields=list(TURN)))
-
-
-def _coalesce(candidates: list[pa.Array]) -> pa.Array | None:
-    """The candidate that has all values (the usual case costs nothing), else the first value of each row."""
-    present = [column for column in candidates if column.null_count < len(column)]
-    if any(not pa.types.is_string(column.type) for column in present):
-        return None
-    if len(present) <= 1:
-        return present[0] if present else None
-    return pc.coalesce(*present)
-
-
-def _images_fit(paths: pa.Array, embedded: pa.Array, turns: pa.Array, expect: Expect) -> bool:
-    """Whether every row has images of the expected number, safe paths, and marks in its text that match them."""
-    if not len(paths):
-        return True
-    counts = pc.list_value_length(paths).to_numpy()
-    if counts.min() < 1 or (expect.images == "one" and counts.max() > 1):
-        return False
-    # Of an embedded image the path is only a name; of all others it must be there and safe.
-    named = paths.flatten().filter(pc.is_null(embedded.flatten()))
-    if named.null_count or (_may_be_unsafe(named) and pc.any(pc.match_substring_regex(named, _UNSAFE_PATH)).as_py()):
-        return False
-    marks = _marks(pc.struct_field(turns.values, "value"), turns.offsets.to_numpy())
-    return marks is not None and bool(np.all((marks == 0) | (marks == counts)))
-
-
-def _may_be_unsafe(paths: pa.Array) -> bool:
-    """Whether any path has what every unsafe one has; spares nearly all of them the expression."""
-    data, offsets = text_bytes(paths)
-    text = data.tobytes()
-    if np.any(offsets[1:] == offsets[:-1]) or any(part in text for part in (b":", b"\\", b"..")):
-        return True
-    return bool(np.any(data[offsets[:-1]] == ord("/")))
-
-
-def _marks(values: pa.Array, offsets: np.ndarray[Any, np.dtype[np.int32]]) -> Ints | None:
-    """Image marks a row; None when ``<img>`` may be one, which needs a look at the row.
-
-    Counting a substring in every text would cost more than parsing it. A mark nearly always opens the first
-    turn and no other ``<`` occurs, which one pass over the text buffer for that byte tells.
-    """
-    angle_brackets = count_byte(text_bytes(values)[0], "<")
-    opening = pc.starts_with(values, MARK).to_numpy(zero_copy_only=False)
-    if angle_brackets == int(np.count_nonzero(opening)):
-        per_turn = opening.astype(np.int64)
-    else:
-        if pc.any(pc.match_substring(values, "<img>")).as_py():
-            return None
-        per_turn = pc.count_substring(values, MARK).to_numpy().astype(np.int64)
-    return np.add.reduceat(per_turn, offsets[:-1]) if len(offsets) > 1 else np.zeros(0, np.int64)
-
-
 def text_bytes(texts: pa.Array) -> tuple[Bytes, Ints]:
     """The UTF-8 of all `texts`, one after another and not copied, and where each starts (and the last one ends)."""
     if not len(texts):
@@ -289,13 +112,6 @@ def count_byte(data: Bytes, character: str) -> int:
     # In pieces, as the C library gives large temporary arrays back to the system and gets new pages for the next one.
     pieces = (data[at : at + _BYTES_AT_ONCE] for at in range(0, len(data), _BYTES_AT_ONCE))
     return sum(int(np.count_nonzero(piece == ord(character))) for piece in pieces)
-
-
-def _map_strings(column: pa.Array, to: Callable[[str], str | None]) -> pa.Array:
-    """`column` with `to` applied to each distinct value."""
-    encoded = column.cast(pa.string()).dictionary_encode()
-    mapped = pa.array([to(value) for value in encoded.dictionary.to_pylist()], pa.string())
-    return mapped.take(encoded.indices)
 
 
 # -- row by row --------------------------------------------------------------------------------------------
@@ -323,13 +139,18 @@ def from_rows(
 
 def bad_row(place: Place, field: str, expected: str, found: object, hint: str = "") -> BadRow:
     """The error for `field` of the record at `place`."""
-    shown = (
-        found if isinstance(found, str) else json.dumps(found, ensure_ascii=False, default=lambda v: type(v).__name__)
-    )
+    shown = found if isinstance(found, str) else _as_json(found)
     if len(shown) > 120:
         shown = shown[:117] + "…"
     message = f"{place}: {field}: expected {expected}, found {shown}.{hint and ' ' + hint}"
     return BadRow(message, **place._asdict(), field=field, expected=expected, found=shown, hint=hint)
+
+
+def _as_json(value: object) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, default=lambda v: type(v).__name__)
+    except (ValueError, RecursionError):  # an integer of thousands of digits
+        return type(value).__name__
 
 
 def with_line(error: BadRow, line: int) -> BadRow:
@@ -380,8 +201,13 @@ class _Checked:
             "task": task,
         }
 
-    def _bad(self, field: str, expected: str, found: object) -> BadRow:
-        return bad_row(self.place, field, expected, found)
+    def _bad(self, field: str, expected: str, value: object, hint: str = "") -> BadRow:
+        """The error for a `value`, which is quoted as JSON, so that a text is told from a number."""
+        return self._told(field, expected, _as_json(value), hint)
+
+    def _told(self, field: str, expected: str, found: str, hint: str = "") -> BadRow:
+        """The error for what is described in words."""
+        return bad_row(self.place, field, expected, found, hint)
 
     def _get(self, field: str) -> tuple[str, Any]:
         """The name under which the row has `field`, and its value (None when it has it under no name)."""
@@ -410,12 +236,17 @@ class _Checked:
     def _images(self) -> tuple[list[str | None], list[bytes | None]]:
         name, value = self._get("image")
         if value is None:
-            raise self._bad(name, "the path of an image, or a list of paths", "nothing (the key is missing or null)")
+            raise self._told(name, "the path of an image, or a list of paths", _NOTHING)
         values = value if isinstance(value, list) else [value]
         if not values or (self.expect.images == "one" and len(values) > 1):
             wanted = "one image" if self.expect.images == "one" else "at least one image"
-            raise self._bad(
-                name, wanted, f"{len(values)} images: {json.dumps(values, default=lambda v: type(v).__name__)}"
+            raise self._told(name, wanted, f"{len(values)} images: {_as_json(values[:20])}")
+        if len(values) > SAMPLE_IMAGES.value:
+            raise self._told(
+                name,
+                f"at most {SAMPLE_IMAGES.value:,} images",
+                f"{len(values):,}",
+                SAMPLE_IMAGES.exceeded(len(values)),
             )
         pairs = [self._image(name if len(values) == 1 else f"{name}[{i}]", v) for i, v in enumerate(values)]
         return [path for path, _ in pairs], [data for _, data in pairs]
@@ -430,10 +261,23 @@ class _Checked:
             return path, data  # the path is only a name
         if data is not None or not isinstance(path, str):
             raise self._bad(field, "the path of an image as text, or an image's bytes", value)
+        if is_data_uri(path):
+            return None, self._decoded(field, path)
         path = path.removeprefix(URL)
-        if _unsafe_path.search(path):
-            raise self._bad(field, "a path below the image root (not absolute, no '..', no scheme)", path)
+        if problem := places.unsafe(path):
+            expected = "a path below the image root (not absolute, no '..', no scheme)"
+            raise self._bad(field, expected, path, _path_hint(path, problem))
         return path, data
+
+    def _decoded(self, field: str, uri: str) -> bytes:
+        """The picture in a ``data:`` URI, the form in which trainers put pictures into JSON."""
+        start = _DATA_URI.match(uri)
+        try:
+            if start is not None:
+                return base64.b64decode(uri[start.end() :], validate=True)
+        except ValueError:
+            pass
+        raise self._bad(field, "a picture as data:image/…;base64,… (or the path of one)", uri)
 
     def _conversations(self, images: int) -> list[dict[str, str]]:
         return self._with_marks(*self.turns(), images)
@@ -443,17 +287,17 @@ class _Checked:
         name, value = self._get("conversations")
         if isinstance(value, str):
             try:
-                value = msgspec.json.decode(value)
-            except (ValueError, RecursionError):
-                raise self._bad(name, "a list of turns, or the same as JSON text", value) from None
+                value = json_values.decode(value.encode("utf-8"))
+            except ValueError as error:
+                raise self._bad(name, "a list of turns, or the same as JSON text", value, f"{error}.") from None
         if isinstance(value, Mapping) and value and all(isinstance(v, list) for v in value.values()):
             # `datasets` stores Sequence({...}) as a struct of lists.
             if len({len(v) for v in value.values()}) > 1:
                 raise self._bad(name, "as many of each in a struct of lists", {key: len(v) for key, v in value.items()})
             value = [dict(zip(value, turn, strict=True)) for turn in zip(*value.values(), strict=True)]
         if not isinstance(value, list) or not value:
-            found = "nothing (the key is missing or null)" if value is None else value
-            raise self._bad(name, "a list of at least one turn", found)
+            found = _NOTHING if value is None else _as_json(value)
+            raise self._told(name, "a list of at least one turn", found)
         return name, [self._turn(f"{name}[{i}]", turn) for i, turn in enumerate(value)]
 
     def _turn(self, field: str, turn: Any) -> dict[str, str]:
@@ -461,14 +305,14 @@ class _Checked:
             raise self._bad(field, "an object with 'from' and 'value'", turn)
         role = next((turn[key] for key in ROLE_KEYS if turn.get(key) is not None), None)
         if not isinstance(role, str) or role not in ROLES:
-            raise self._bad(f"{field}.from", f"one of {', '.join(ROLES)}", "nothing" if role is None else role)
+            found = "nothing" if role is None else _as_json(role)
+            raise self._told(f"{field}.from", f"one of {', '.join(ROLES)}", found)
         text = next((turn[key] for key in TEXT_KEYS if turn.get(key) is not None), None)
         if isinstance(text, list):
             text = self._joined(f"{field}.content", text)
         if not isinstance(text, str):
-            raise self._bad(
-                f"{field}.value", "text under 'value', 'text' or 'content'", "neither" if text is None else text
-            )
+            found = "neither" if text is None else _as_json(text)
+            raise self._told(f"{field}.value", "text under 'value', 'text' or 'content'", found)
         return {"from": ROLES[role], "value": text}
 
     def _joined(self, field: str, parts: list[Any]) -> str:
@@ -488,10 +332,27 @@ class _Checked:
         if marks == 0 and sum(turn["value"].count("<img>") for turn in turns) == images:
             return [{**turn, "value": turn["value"].replace("<img>", MARK)} for turn in turns]
         if marks not in (0, images):
-            raise self._bad(
+            raise self._told(
                 name, f"{images} {MARK} mark{'s' * (images > 1)} for as many images, or none", f"{marks} marks"
             )
         return turns
+
+
+def is_data_uri(path: str) -> bool:
+    """Whether `path` is no path but a picture itself, as our own export to JSON Lines writes it."""
+    return path[:5].lower() == "data:"
+
+
+def _path_hint(path: str, problem: str) -> str:
+    """What to do about a path that is refused."""
+    if path.lower().startswith(("http://", "https://")):
+        return (
+            "A row does not choose what is fetched. Fetch the pictures, name them by relative paths, and pass their "
+            "folder (or the URL that all begin with) as image_root=."
+        )
+    if "\\" in path:
+        return "It is a path as Windows writes it; write it relative and with '/'."
+    return f"It {problem}."
 
 
 def _is_integer(value: Any) -> bool:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from llava_zh import jsonl, records
 from llava_zh.errors import BadArgument, BadRow
-from llava_zh.jsonl import BOM, Range
+from llava_zh.json_values import BOM
+from llava_zh.jsonl import Range
 from llava_zh.records import Expect, Place
 
 LINES = st.lists(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import pickle
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from hunting import hunt
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from llava_zh import records
-from llava_zh.errors import BadRow
+from llava_zh import record_columns, records
+from llava_zh.errors import BadRow, UnsafeName
+from llava_zh.places import checked_name
 from llava_zh.records import Expect, Place
 
 TURNS = [{"from": "human", "value": "<image>\n看"}, {"from": "gpt", "value": "图"}]
@@ -32,7 +37,7 @@ def checked(row: Any, images: str = "one") -> dict[str, Any]:
 
 def by_columns(row: Any, images: str = "one") -> dict[str, Any] | None:
     """The same by whole columns, or None where that way declines."""
-    table = records.from_arrow(pa.Table.from_pylist([row]), Expect(images))
+    table = record_columns.from_arrow(pa.Table.from_pylist([row]), Expect(images))
     return None if table is None else table.to_pylist()[0]
 
 
@@ -110,7 +115,7 @@ BAD = [
     ({"image": "../a.jpg"}, "image", "below the image root", "../a.jpg"),
     ({"image": "a/../../b.jpg"}, "image", "below the image root", "a/../../b.jpg"),
     ({"image": "/etc/a.jpg"}, "image", "not absolute", "/etc/a.jpg"),
-    ({"image": "C:\\a.jpg"}, "image", "not absolute", "C:\\a.jpg"),
+    ({"image": "C:\\a.jpg"}, "image", "not absolute", "C:\\\\a.jpg"),
     ({"image": "\\\\host\\a.jpg"}, "image", "not absolute", "host"),
     ({"image": "http://h/a.jpg"}, "image", "no scheme", "http://h/a.jpg"),
     ({"image": "a.jpg::/etc"}, "image", "below the image root", "a.jpg::/etc"),
@@ -159,7 +164,7 @@ def test_whole_columns_decline_every_bad_record(change: dict[str, Any]) -> None:
         table = pa.Table.from_pylist([record(**change)])
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
         return  # such a record cannot even be a column
-    assert records.from_arrow(table, Expect("one")) is None
+    assert record_columns.from_arrow(table, Expect("one")) is None
 
 
 def test_one_of_two_marks_for_two_images_is_bad() -> None:
@@ -178,3 +183,64 @@ def test_what_was_found_is_shortened() -> None:
     error = records.bad_row(Place("f", row=9), "id", "text", "图" * 1000)
     assert len(str(error)) < 200
     assert str(error).startswith("f, row 9: ")
+
+
+@hunt(200)
+@given(st.text(st.sampled_from("ab./\\:~%\0\n\x7f\u202e图 ?#"), max_size=8))
+@example("data:x")
+@example("...")
+@example("./.")
+@example("a/..b/..")
+@example("Data:image/png;base64,AAAA")
+def test_a_path_is_judged_the_same_by_columns_by_rows_and_by_the_gate_for_names(path: str) -> None:
+    row = record(image=path)
+    data = path[:5].lower() == "data:"
+    try:
+        checked_name(path)
+    except UnsafeName:
+        safe = False
+    else:
+        safe = not data
+    try:
+        by_row = checked(row)
+    except BadRow:
+        by_row = None
+    assert (by_row is not None and by_row["bytes"] == [None]) == safe
+    assert (by_columns(row) is not None) == safe
+    # An empty picture beside it changes nothing for the one without bytes.
+    plain = [{"from": "human", "value": "q"}]
+    pair = {**row, "conversations": plain, "image": [{"bytes": b"x", "path": "/named"}, {"bytes": None, "path": path}]}
+    assert (by_columns(pair, "many") is not None) == safe
+
+
+def test_a_picture_in_a_data_uri_comes_back_as_its_bytes() -> None:
+    picture = bytes(range(256))
+    uri = f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}"
+    found = checked(record(image=uri))
+    assert (found["images"], found["bytes"]) == ([None], [picture])
+
+
+@pytest.mark.parametrize("uri", ["data:,", "data:text/html;base64,AAAA", "data:image/png;base64,@"])
+def test_a_data_uri_that_is_no_picture_is_a_bad_row(uri: str) -> None:
+    with pytest.raises(BadRow, match="a picture as data:image"):
+        checked(record(image=uri))
+
+
+def test_a_path_that_is_refused_says_what_to_do() -> None:
+    for path, advice in (
+        ("https://host/1.jpg", "image_root="),
+        ("imgs\\1.jpg", "with '/'"),
+        ("/etc/passwd", "absolute"),
+    ):
+        with pytest.raises(BadRow, match=advice):
+            checked(record(image=path))
+
+
+def test_a_row_of_more_images_than_the_limit_is_bad_whichever_way_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAVA_ZH_MAX_SAMPLE_IMAGES", "3")
+    plain = [{"from": "human", "value": "q"}]
+    three, four = (record(image=["a"] * number, conversations=plain) for number in (3, 4))
+    assert by_columns(three, "many") is not None
+    assert by_columns(four, "many") is None
+    with pytest.raises(BadRow, match="LLAVA_ZH_MAX_SAMPLE_IMAGES"):
+        checked(four, "many")
