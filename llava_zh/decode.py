@@ -166,12 +166,22 @@ def smaller(
         keep_alpha = keep_alpha and _transparent(image)
         grey = image.mode in ("L", "1") or image.mode.startswith("I")
         small = _decoded(image, max_side, max_pixels, "RGBA" if keep_alpha else "L" if grey else "RGB")
-    buffer = io.BytesIO()
     if keep_alpha:
+        buffer = io.BytesIO()
         small.save(buffer, "PNG", icc_profile=profile)
-    else:
-        small.save(buffer, "JPEG", quality=quality, subsampling=subsampling, icc_profile=profile)
-    return Encoded(buffer.getvalue(), small.size)
+        return Encoded(buffer.getvalue(), small.size)
+    return Encoded(_jpeg(small, quality, subsampling, profile), small.size)
+
+
+def as_jpeg(image: Image, *, quality: int, subsampling: int = -1) -> bytes:
+    """A JPEG of a Pillow image: upright, of eight bits, on white where it is transparent."""
+    return _jpeg(_decoded(image, None, None, "RGB"), quality, subsampling, None)
+
+
+def _jpeg(image: Image, quality: int, subsampling: int, profile: bytes | None) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality, subsampling=subsampling, icc_profile=profile)
+    return buffer.getvalue()
 
 
 def fitting(size: tuple[int, int], max_side: int | None = None, max_pixels: int | None = None) -> tuple[int, int]:
@@ -212,6 +222,8 @@ def _turn(image: Image) -> Transpose | None:
 
 
 def _transparent(image: Image) -> bool:
+    if image.mode == "P" and image.palette is not None and image.palette.mode == "RGBA":
+        return True
     return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
 
 

@@ -1,14 +1,13 @@
 """Images on their way to a model: read from wherever they are, checked, and turned into base64.
 
 The bytes are sent as they are. An image is checked for what a server would get wrong in silence (lmdeploy captions a
-truncated JPEG as if it were whole): its header must parse and its last marker must be there. Pixels are decoded only to
-downscale.
+truncated JPEG as if it were whole): it must be a picture, and there to its end. To send fewer pixels it is decoded by
+:mod:`llava_zh.decode`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import threading
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llava_zh import pictures
-from llava_zh.decode import smaller
+from llava_zh.decode import as_jpeg, smaller
 from llava_zh.errors import BadArgument, BadImage, ImageNotFound, LlavaZhError
 from llava_zh.lines import write_lines
 from llava_zh.regenerate.faults import Transient
@@ -46,19 +45,30 @@ class Picture:
         self.prefix, self.data = prefix, data
 
 
+def _path(image: ImageSource) -> str | None:
+    """Where `image` is read from; None where its bytes or pixels are given: a path beside them is only a label."""
+    if isinstance(image, Mapping):
+        image = image.get("path") if image.get("bytes") is None else None  # type: ignore[assignment]
+    return os.fspath(image) if isinstance(image, str | os.PathLike) else None
+
+
 def image_name(image: ImageSource, base: str = "") -> str | None:
-    """The name `image` goes by in a published file: its path without scheme and root; None for bare pixels.
+    """The name `image` goes by in a published file: its path without scheme and root; None for bytes and pixels.
 
     Args:
         image: The image.
         base: Folder or URL that was put before published paths, and is taken away again.
     """
-    if isinstance(image, Mapping):
-        image = image.get("path") or b""
-    if isinstance(image, str | os.PathLike):
-        path = os.fspath(image).split("::", 1)[0].removeprefix("sa1b://")
-        return (path.removeprefix(base.rstrip("/") + "/") if base else path) or None
-    return getattr(image, "filename", None) or None
+    if (path := _path(image)) is None:
+        return getattr(image, "filename", None) or None
+    path = path.split("::", 1)[0].removeprefix("sa1b://")
+    return (path.removeprefix(base.rstrip("/") + "/") if base else path) or None
+
+
+def image_label(image: ImageSource, base: str = "") -> str | None:
+    """What messages call `image`: its name, or the label that came with its bytes or pixels."""
+    label = image.get("path") if isinstance(image, Mapping) else None
+    return image_name(image, base) or (label if isinstance(label, str) and label else None)
 
 
 def image_identity(image: ImageSource, base: str = "") -> str:
@@ -99,17 +109,22 @@ def fetch_image(image: ImageSource, max_pixels: int | None) -> bytes:
 
 
 def make_picture(data: bytes, image: ImageSource, *, as_path: bool = False) -> Picture:
-    """Check the bytes of `image` and encode them; with `as_path`, name the file to a server that shares the disk."""
+    """Check the bytes of `image` and encode them.
+
+    With `as_path`, a server that shares the disk is told the file that they were read from. An image whose bytes or
+    pixels were given was read from none, whatever path may stand beside them, and one that was downscaled is in none:
+    its bytes are sent.
+    """
     mime = check_image(data, _where(image)).mime
-    if as_path:
-        return Picture(b"", _file_url(image))
+    if as_path and _path(image) is not None and (file := _file(image)).stat().st_size == len(data):
+        return Picture(b"", file.as_uri().encode())
     import pybase64
 
     return Picture(b"data:%b;base64," % mime.encode(), pybase64.b64encode(data))
 
 
 def _where(image: ImageSource) -> str:
-    return image_name(image) or "the image given"
+    return image_label(image) or "the image given"
 
 
 def read_image(image: ImageSource) -> bytes:
@@ -125,7 +140,7 @@ def read_image(image: ImageSource) -> bytes:
     if isinstance(image, str | os.PathLike):
         return _read(os.fspath(image))
     if hasattr(image, "tobytes") and hasattr(image, "save"):
-        return _jpeg(image)
+        return as_jpeg(image, quality=JPEG_QUALITY, subsampling=0)
     raise BadArgument(
         "An image must be a path, a URL, bytes, a PIL image or {'path': …, 'bytes': …}; "
         f"found {type(image).__name__}."
@@ -148,7 +163,8 @@ def _read(path: str) -> bytes:
     except Exception as error:  # every filesystem behind fsspec has errors of its own
         if "://" not in path:
             raise BadImage(f"Image {path} cannot be read: {error}.") from error
-        raise Transient(f"Image {path} cannot be read: {error!r}.", reason="image not readable") from error
+        # Not chained: errors of clients quote what they were about to send.
+        raise Transient(f"Image {path} cannot be read: {error!r}.", reason="image not readable") from None
 
 
 def check_image(data: bytes, where: str) -> pictures.Header:
@@ -156,22 +172,13 @@ def check_image(data: bytes, where: str) -> pictures.Header:
     return pictures.whole(data, where)
 
 
-def _jpeg(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-    return buffer.getvalue()
-
-
-def _file_url(image: ImageSource) -> bytes:
-    path = image.get("path") if isinstance(image, Mapping) else image
-    if not isinstance(path, str | os.PathLike) or (
-        "://" in os.fspath(path) and not os.fspath(path).startswith("file:")
-    ):
+def _file(image: ImageSource) -> Path:
+    if not isinstance(path := _path(image), str) or ("://" in path and not path.startswith("file:")):
         raise BadArgument(
-            f"send_paths needs images that are local files; found {image_name(image) or type(image).__name__}. "
+            f"send_paths needs images that are local files; found {image_label(image) or type(image).__name__}. "
             "Leave send_paths off, so that the bytes are sent."
         )
-    return Path(os.fspath(path).removeprefix("file://")).absolute().as_uri().encode()
+    return Path(path.removeprefix("file://")).absolute()
 
 
 def keep_image(folder: Path, image: ImageSource) -> str:

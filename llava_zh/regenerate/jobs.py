@@ -8,7 +8,7 @@ from typing import Any
 
 from llava_zh.errors import LlavaZhError
 from llava_zh.regenerate.dialogue import PromptChoice, Turns, published_row, row_images, row_key
-from llava_zh.regenerate.images import ImageSource, image_identity, image_name
+from llava_zh.regenerate.images import ImageSource, image_identity, image_label
 from llava_zh.regenerate.ledger import Place
 from llava_zh.regenerate.prompts import Prompt
 from llava_zh.regenerate.protocol import Answer
@@ -68,7 +68,7 @@ def failure(job: Job, error: LlavaZhError) -> dict[str, Any]:
     """What failed.jsonl says of a row that is given up."""
     details = {
         "id": job.row.get("id"),
-        "image": [image_name(image) for image in job.images],
+        "image": [image_label(image) for image in job.images],
         "prompt": job.prompt.id,
         "message": str(error),
         "asked": job.asked,
