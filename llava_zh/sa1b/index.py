@@ -51,6 +51,7 @@ PROBLEM_KINDS = {
     "link": "a hard or symbolic link, which is not followed",
     "device": "a device, a FIFO or a member of unknown type, which is not opened",
     "sparse": "a sparse file, which is not read",
+    "unreadable": "a member that is encrypted, or packed in a way that is not read",
     "unsafe": "a name that would leave the archive, or that no URL can carry",
     "damaged": "bytes that are not what they should be: no header where one is due, or a member that cannot be read",
     "lost": "bytes that were passed over, or a member in them; what follows is read again",
@@ -136,6 +137,8 @@ def assemble(kind: str, scan: Scan, archive: dict[str, Any]) -> bytes:
         }
         if kind == "zip":
             arrays["packed"] = np.array([member.packed for member in keyed.values()], "<u4")
+    refused = [named.pop(name) for name in list(named) if not index_file.is_name(name)]
+    problems += [Problem("unsafe", one.name, one.offset, "its name cannot stand in a URL") for one in refused]
     if named:
         arrays |= _named_arrays(named, kind)
     for name in ("crcs", "named_crcs"):
@@ -154,12 +157,16 @@ def assemble(kind: str, scan: Scan, archive: dict[str, Any]) -> bytes:
 
 def _uniform(scan: Scan) -> Numbered | None:
     """All numbered members as one batch, if they share a folder and no listed member has such a name too."""
-    if len({batch.prefix for batch in scan.numbered}) != 1:
+    if len({batch.prefix for batch in scan.numbered}) != 1 or not _is_folder(scan.numbered[0].prefix):
         return None
     if any(SA_NAME.fullmatch(member.name.rpartition("/")[2]) for member in scan.listed):
         return None
     columns = [(batch.keys, batch.offsets, batch.sizes, batch.known_crcs()) for batch in scan.numbered]
     return Numbered(scan.numbered[0].prefix, *(np.concatenate(column) for column in zip(*columns, strict=True)))
+
+
+def _is_folder(prefix: str) -> bool:
+    return prefix == "" or index_file.is_name(prefix[:-1])
 
 
 def _from_arrays(batch: Numbered, problems: list[Problem]) -> dict[str, Array]:
@@ -201,7 +208,7 @@ def _by_number(members: dict[str, Member]) -> tuple[dict[int, Member], dict[str,
         folder, slash, base = name.rpartition("/")
         key = member_key(base)
         if key is not None and member.size <= MAX_KEYED_SIZE and member.packed <= MAX_KEYED_SIZE:
-            if prefixes[key & 1] is None:
+            if prefixes[key & 1] is None and _is_folder(folder + slash):
                 prefixes[key & 1] = folder + slash
             if prefixes[key & 1] == folder + slash:
                 keyed[key] = member
