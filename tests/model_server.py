@@ -22,6 +22,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from hostile_model import HOSTILE
+
 CAPTION = "图中是一片开阔的草地，远处有几棵树，天空晴朗，没有行人，整体画面安静而明亮。"
 CONVERSATION = "用户：图里有什么？\n\n助手：一片草地。\n\n用户：有人吗？\n\n助手：没有人。"
 QUESTION = "问题：为什么草地这么绿？\n\n回答：因为雨水充足，阳光也好。"
@@ -54,6 +56,10 @@ class Behaviour:
         self.retry_after = retry_after
         self.answer = answer
         self.sick: str | None = None  # while set, every request, /models too, gets this fault
+        self.drip = False
+        self.moved_to = ""
+        self.keep_heads = False
+        self.heads: list[bytes] = []
         self.keep_requests = False
         self.count_images = False
         self.calls = 0
@@ -146,6 +152,8 @@ class _Connection(asyncio.Protocol):
             self.control(body)
         elif self.refused():
             self.reply(401, {"error": {"message": "Incorrect API key provided: " + self.key(), "code": 401}})
+        elif self.behaviour.drip and method == b"POST":
+            self.tasks.add(asyncio.get_running_loop().create_task(self.drop_by_drop()))
         elif target in ("/v1/models", "/health"):
             self.models()
         elif target == "/v1/chat/completions" and method == b"POST":
@@ -168,6 +176,9 @@ class _Connection(asyncio.Protocol):
     def models(self) -> None:
         if self.behaviour.sick == "hang":
             return
+        if self.behaviour.sick in HOSTILE:
+            self.harm(self.behaviour.sick, CAPTION)
+            return
         if self.behaviour.sick == "disconnect":
             self.transport.abort()
         elif self.behaviour.sick:
@@ -178,6 +189,8 @@ class _Connection(asyncio.Protocol):
     def chat(self, body: bytes) -> None:
         behaviour = self.behaviour
         behaviour.note(body)
+        if behaviour.keep_heads:
+            behaviour.heads.append(self.head)
         outcome = behaviour.choose()
         behaviour.outcomes[outcome] += 1
         delay = behaviour.latency + (1.0 if outcome == "slow" else 0.0)
@@ -201,9 +214,13 @@ class _Connection(asyncio.Protocol):
 
     def answer(self, outcome: str, body: bytes = b"", text: str | None = None) -> None:
         text = self.behaviour.text(body) if text is None else text
-        if outcome in _STATUS:
+        if outcome in HOSTILE:
+            self.harm(outcome, text)
+        elif outcome in _STATUS:
             extra = {"Retry-After": self.behaviour.retry_after} if self.behaviour.retry_after else {}
             self.reply(int(outcome), {"error": {"message": f"injected {outcome}", "code": int(outcome)}}, extra=extra)
+        elif outcome == "moved":
+            self.reply(302, b"", extra={"Location": f"{self.behaviour.moved_to}/chat/completions"})
         elif outcome == "disconnect":
             self.transport.abort()
         elif outcome == "truncate":
@@ -216,6 +233,17 @@ class _Connection(asyncio.Protocol):
             self.reply(200, {"error": {"message": "engine overloaded", "code": 503}})
         else:
             self.reply(200, self.completion(*self.content(outcome, text)))
+
+    async def drop_by_drop(self) -> None:
+        """An answer that never ends and never pauses."""
+        self.transport.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        while not self.transport.is_closing():
+            self.transport.write(b" ")
+            await asyncio.sleep(0.02)
+
+    def harm(self, outcome: str, text: str) -> None:
+        self.transport.write(HOSTILE[outcome](self.head, text))
+        self.transport.close()
 
     @staticmethod
     def content(outcome: str, text: str) -> tuple[str | None, str]:

@@ -223,7 +223,7 @@ class Client:
         except Exception as error:
             # What a server sends can make the library beneath raise much. Its error holds the request with the key:
             # it goes no further, neither as cause nor as context.
-            fault = Transient(f"{endpoint.shown}: {what_went_wrong(error)}.", reason=type(error).__name__)
+            fault = Transient(f"{endpoint.shown}: {what_went_wrong(error, address)}.", reason=type(error).__name__)
         raise fault
 
     def resend_hung(self, older_than: float) -> int:

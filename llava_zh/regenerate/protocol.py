@@ -83,6 +83,9 @@ class Body:
         return pieces
 
 
+_ESCAPED = re.compile(r"\\u([0-9a-fA-F]{4})")
+
+
 # -- responses ---------------------------------------------------------------------------------------------
 
 
@@ -263,9 +266,13 @@ def fault_of_status(status: int, body: bytes, retry_after: str | None) -> Server
 
 def excerpt(said: bytes | str, length: int = 300) -> str:
     """The start of what a server said, on one line and without secrets, which are taken out before it is cut."""
-    # Bytes enough for more characters than `cut` looks at, so that it sees that it has not all of them.
-    text = said if isinstance(said, str) else said[: 4 * (length + 5000)].decode("utf-8", "replace")
-    return " ".join(cut(text, length).split()) or "(nothing)"
+    # Enough for more characters than `cut` looks at, of up to 24 bytes, so that it sees that it has not all of them.
+    window = 6 * (length + 5000)
+    text = said[:window] if isinstance(said, str) else said[: 4 * window].decode("utf-8", "replace")
+    # Escaped it would be hard to read, and a secret would not be known.
+    text = _ESCAPED.sub(lambda match: chr(int(match[1], 16)), text)
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return " ".join(cut(text.strip(), length).split()) or "(nothing)"
 
 
 def _seconds(retry_after: str | None) -> float | None:

@@ -162,7 +162,7 @@ def decompressed(body: bytes, encoding: str, limit: int) -> bytes:
         return body
     if name not in ("gzip", "x-gzip", "deflate"):
         raise Transient(
-            f"The server answered in the content encoding {excerpt(name, 40)!r}, though none was asked for.",
+            f"The server answered in the content encoding {excerpt(encoding, 40)!r}, though none was asked for.",
             reason="content encoding",
         )
     for window in (47, -15):  # gzip or zlib by their headers; what some call deflate has none
@@ -177,9 +177,9 @@ def decompressed(body: bytes, encoding: str, limit: int) -> bytes:
     raise Transient(f"The server's {name} answer is cut or damaged.", reason="content encoding")
 
 
-def what_went_wrong(error: Exception) -> str:
-    """What an error of the client library says, without the request that it holds."""
-    said = getattr(error, "message", None) or (
-        "" if hasattr(error, "request_info") or hasattr(error, "url") else str(error)
-    )
+def what_went_wrong(error: Exception, address: Address) -> str:
+    """What an error of the client library says, without the request that it holds and the URL that it quotes."""
+    said = getattr(error, "message", None) or ("" if hasattr(error, "request_info") else str(error))
+    if address.query:
+        said = str(said).replace(f"?{address.query}", "")
     return f"{type(error).__name__}: {excerpt(str(said), 200)}" if said else type(error).__name__
