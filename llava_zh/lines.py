@@ -95,7 +95,8 @@ def write_lines(path: Path, lines: Iterable[bytes]) -> int:
     """Write a whole file so that it is either there complete or not at all; its size in bytes."""
     temporary = path.with_name(path.name + ".tmp")
     with explained(path):
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:  # never through a link that someone put there
             file.writelines(lines)
             file.flush()
             os.fsync(file.fileno())
