@@ -165,7 +165,7 @@ def _on_disk(path: Path) -> list[DataFile] | None:
 
 def _rows_of_files(files: Iterable[DataFile], name: str, on_bad_row: str) -> Iterator[Row]:
     from llava_zh import readers
-    from llava_zh.builder import Tally
+    from llava_zh.left_out import Tally
 
     tally = Tally(name, on_bad_row)
     for file in files:
