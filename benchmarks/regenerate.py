@@ -51,9 +51,9 @@ def ours(folder: str, url: str, count: int, concurrency: int, journal: bool = Tr
 
     if not journal:
         ledger.Ledger = _Forgetful  # type: ignore[misc]
-        from llava_zh.regenerate import entry
+        from llava_zh.regenerate import selection
 
-        entry.Ledger = _Forgetful  # type: ignore[attr-defined]
+        selection.Ledger = _Forgetful  # type: ignore[attr-defined]
     rows, before = rows_of(folder, count), time.process_time()
     with tempfile.TemporaryDirectory() as out:
         report = regenerate(
@@ -72,20 +72,25 @@ class _Forgetful:
     def __init__(self, folder: Path, unit_rows: int, manifest: dict[str, Any]) -> None:
         from collections import Counter
 
+        from llava_zh.regenerate.plan import Plan
+        from llava_zh.regenerate.source import Standing
         from llava_zh.regenerate.tally import Tally
 
+        (folder / "journal").mkdir(parents=True)
         self.folder, self.unit_rows, self.tally = folder, unit_rows, Tally()
-        self.states: dict[int, Any] = {}
+        self.plan, self.standing = Plan(folder / "journal"), Standing
         self.failures: Counter[str] = Counter()
-
-    def covered(self, unit: int) -> int:
-        return 0
 
     def is_known(self, place: Any) -> bool:
         return False
 
-    def begin(self, *_: Any) -> None: ...
-    def end(self, *_: Any) -> None: ...
+    def select(self, selection: Any) -> None:
+        self.plan.selections.append(selection)
+
+    def distinct_keys(self) -> int:
+        return 0
+
+    def tell(self, *_: Any) -> None: ...
     def done(self, *_: Any) -> None: ...
     def flush(self) -> None: ...
     def sync(self) -> None: ...
@@ -143,14 +148,23 @@ def resume(folder: str, url: str, count: int, _: int) -> dict[str, float]:
 
 
 def _multiply(out: Path, units: int) -> None:
-    """Make the one finished unit into so many, as they would lie there."""
-    log = out / "journal" / "units.log"
-    entry = json.loads(log.read_bytes())
+    """Make the one finished unit into so many, as they would lie there (but for their keys, which count as told)."""
+    log = out / "journal" / "plan-0000.log"
+    head, selection, begun, closed = map(json.loads, log.read_bytes().splitlines())
+    rows = closed["rows"]
+    done = json.loads((out / "journal" / "000000.r0.done").read_bytes())
     data = (out / "data" / "000000.jsonl").read_bytes()
-    for unit in range(1, units):
-        (out / "data" / f"{unit:06d}.jsonl").write_bytes(data)
-    entries = [{**entry, "unit": unit, "first_key": entry["first_key"] if unit == 0 else ""} for unit in range(units)]
-    log.write_text("".join(json.dumps(each) + "\n" for each in entries))
+    lines = [head, selection]
+    for unit in range(units):
+        lines.append({**begun, "unit": unit, "start": {"position": unit * rows}})
+        lines.append({**closed, "unit": unit, "end": {"position": (unit + 1) * rows}})
+        if unit:
+            (out / "data" / f"{unit:06d}.jsonl").write_bytes(data)
+            journal = out / "journal" / f"{unit:06d}.r0"
+            journal.with_name(f"{journal.name}.done").write_text(json.dumps({**done, "first_key": ""}))
+            keys = b"".join((unit * rows + row).to_bytes(8, "big") for row in range(rows))
+            journal.with_name(f"{journal.name}.keys").write_bytes(keys)
+    log.write_text("".join(json.dumps(each) + "\n" for each in lines))
 
 
 # -- the comparison ----------------------------------------------------------------------------------------

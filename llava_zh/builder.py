@@ -180,9 +180,13 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         return Tally(f"{self.FACTS.name}/{config.name}", config.on_bad_row, config.bad_images, account)
 
     def _tables(self, shards: list[Shard], tally: Tally) -> Iterator[tuple[tuple[int, int], pa.Table]]:
+        return self._annotations(shards, tally, self._row_maker(tally))
+
+    def _row_maker(self, tally: Tally) -> Callable[[pa.Table], pa.Table]:
+        """The function that makes rows of annotations."""
         schema, shape, urls = self.info.features.arrow_schema, self.shape, self._urls(tally)
         constants = {"config": self.config.name, "language": self.config_facts.language}
-        return self._annotations(shards, tally, lambda kept: to_rows(kept, shape, schema, urls, constants))
+        return lambda kept: to_rows(kept, shape, schema, urls, constants)
 
     def _annotations(
         self, shards: list[Shard], tally: Tally, then: Callable[[pa.Table], pa.Table] = lambda kept: kept

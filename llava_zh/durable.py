@@ -8,16 +8,24 @@ from pathlib import Path
 
 from llava_zh.errors import LlavaZhError, OutputError
 
+# What another planted at a name of ours is neither followed nor waited for. Windows has no such flags.
+_CAREFUL = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+_BINARY = getattr(os, "O_BINARY", 0)
+
 
 class explained:
     """Turns the system's refusal to write `path` (a full disk, no permission) into one that says what to do.
+
+    Args:
+        path: What is written.
+        what: What is done with it, for the message.
 
     Raises:
         OutputError: In place of an OSError; errors of our own pass, for what was to be written could not be had.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, what: str = "written") -> None:
+        self._path, self._what = path, what
 
     def __enter__(self) -> None:
         pass
@@ -25,28 +33,61 @@ class explained:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError) and not isinstance(error, LlavaZhError):
             raise OutputError(
-                f"{self._path}: cannot be written: {error.strerror or type(error).__name__}. Nothing that was finished "
-                "is lost; make room or give permission and run the same command again."
+                f"{self._path}: cannot be {self._what}: {error.strerror or type(error).__name__}. Nothing that was "
+                "finished is lost; make room or give permission and run the same command again."
             ) from error
 
 
-def refuse_planted(path: Path, *, folder: bool = False) -> None:
-    """Raise OutputError where something stands at `path` that this library does not make there.
+def open_regular(path: Path, flags: int) -> int:
+    """A descriptor of `path`, which must be a file of its own: no link, pipe, device or folder.
 
-    Files of ours are regular files and folders. Through a link, what is written would land elsewhere.
+    Args:
+        flags: As for ``os.open``; ``O_CREAT`` makes a file that only its owner can write.
+
+    Raises:
+        OutputError: Something else stands there.
+        FileNotFoundError, FileExistsError, OSError: As ``os.open`` says.
     """
     try:
+        descriptor = os.open(path, flags | _CAREFUL | _BINARY, 0o644)
+    except OSError:
+        if (found := _kind(path)) is not None:
+            raise _not_a_file(path, found) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _not_a_file(path, _kind(path) or "something else")
+    return descriptor
+
+
+def check_kind(path: Path, *, folder: bool = False) -> None:
+    """Make sure that `path` is nothing yet, or a file of its own (a folder of its own, with `folder`).
+
+    Raises:
+        OutputError: It is a link, a pipe, a device, or a folder in place of a file.
+    """
+    found = _kind(path, folder=folder)
+    if found is not None:
+        raise _not_a_file(path, found, "a folder" if folder else "a file")
+
+
+def _kind(path: Path, *, folder: bool = False) -> str | None:
+    """What stands at `path` in the way of a file or folder of its own; None for the right thing or nothing."""
+    try:
         mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not (stat.S_ISDIR(mode) if folder else stat.S_ISREG(mode)):
-        found = (
-            "a link" if stat.S_ISLNK(mode) else "a folder" if stat.S_ISDIR(mode) else "a file" if folder else "no file"
-        )
-        raise OutputError(
-            f"{path} is {found}, where {'a folder' if folder else 'a file'} of this library is expected. Nothing was "
-            "written through it. Move it away, or choose another folder, and run the same command again."
-        )
+    except OSError:
+        return None
+    if stat.S_ISDIR(mode) if folder else stat.S_ISREG(mode):
+        return None
+    kinds = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a folder", stat.S_IFREG: "a file", stat.S_IFIFO: "a pipe"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
+
+
+def _not_a_file(path: Path, found: str, expected: str = "a file") -> OutputError:
+    return OutputError(
+        f"{path} is {found} where {expected} is expected. Nothing was read or written there. Move it away, or choose "
+        "another output folder."
+    )
 
 
 def sync_folder(folder: Path) -> None:

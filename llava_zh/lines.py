@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 
-from llava_zh.durable import explained, sync_folder
+from llava_zh.durable import explained, open_regular, sync_folder
+from llava_zh.limits import LINE
 
 
 class AppendFile:
@@ -21,10 +21,25 @@ class AppendFile:
     block of zeros, all that an interrupted append leaves behind, are no JSON.
     """
 
-    def __init__(self, path: Path, each: Callable[[bytes], None] = lambda line: None) -> None:
-        """Open `path`, made if need be, and give every whole line already there to `each`."""
+    def __init__(
+        self, path: Path, each: Callable[[bytes], None] = lambda line: None, *, exclusive: bool = False
+    ) -> None:
+        """Open `path`, made if need be, and give every whole line already there to `each`.
+
+        Args:
+            exclusive: The file must not be there yet.
+
+        Raises:
+            OutputError: A link, a pipe or a folder stands at `path`, or it cannot be written.
+        """
         self.path = path
         self._dirty = False
+        self._lines: list[bytes] = []
+        if exclusive:
+            with explained(path):
+                self._descriptor = open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND)
+            self._size = 0
+            return
         with explained(path):
             torn = False
             for line in read_lines(path):
@@ -34,9 +49,8 @@ class AppendFile:
                     torn = True
             if torn:
                 write_lines(path, (line for line in read_lines(path) if is_whole(line)))
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
+            self._descriptor = open_regular(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             self._size = os.fstat(self._descriptor).st_size
-        self._lines: list[bytes] = []
 
     def append(self, line: bytes) -> None:
         """Add one line, which ends in a newline."""
@@ -71,14 +85,29 @@ class AppendFile:
         os.close(self._descriptor)
 
 
-def read_lines(path: Path) -> Iterator[bytes]:
-    """The lines of a file as bytes, newline included; none if there is no file."""
+def read_lines(path: Path, size: int | None = None) -> Iterator[bytes]:
+    """The lines of a file as bytes, newline included; none if there is no file.
+
+    Of a line longer than :data:`llava_zh.limits.LINE` only the start comes, without a newline: it is no whole line.
+
+    Args:
+        size: Read only so many bytes of the file.
+
+    Raises:
+        OutputError: A link, a pipe or a folder stands at `path`.
+    """
     try:
-        file: BinaryIO = path.open("rb")
+        descriptor = open_regular(path, os.O_RDONLY)
     except FileNotFoundError:
         return
-    with file:
-        yield from file
+    most = LINE.value
+    with os.fdopen(descriptor, "rb") as file:
+        left = os.fstat(descriptor).st_size if size is None else size
+        while left > 0 and (line := file.readline(min(most, left))):
+            left -= len(line)
+            yield line
+            while not line.endswith(b"\n") and left > 0 and (line := file.readline(min(most, left))):
+                left -= len(line)
 
 
 def is_whole(line: bytes) -> bool:
@@ -86,17 +115,20 @@ def is_whole(line: bytes) -> bool:
         return False
     try:
         msgspec.json.decode(line, type=dict[str, object])
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
     return True
 
 
 def write_lines(path: Path, lines: Iterable[bytes]) -> int:
-    """Write a whole file so that it is either there complete or not at all; its size in bytes."""
+    """Write a whole file so that it is either there complete or not at all; its size in bytes.
+
+    A link at `path` is replaced, never followed.
+    """
     temporary = path.with_name(path.name + ".tmp")
     with explained(path):
-        temporary.unlink(missing_ok=True)
-        with temporary.open("xb") as file:  # never through a link that someone put there
+        temporary.unlink(missing_ok=True)  # what a crash left, or another planted
+        with os.fdopen(open_regular(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
             file.writelines(lines)
             file.flush()
             os.fsync(file.fileno())

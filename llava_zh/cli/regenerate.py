@@ -40,6 +40,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     _add_asking(parser)
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows; a later call may raise it")
     parser.add_argument("--retry-failed", action="store_true", help="ask again for the rows that were given up")
+    parser.add_argument(
+        "--widen", action="store_true", help="append rows of archives that have arrived, or images that are not bad now"
+    )
     parser.add_argument("--unit-rows", type=int, metavar="N", help="rows an output file (default: 10000)")
     batch = parser.add_mutually_exclusive_group()
     batch.add_argument(
@@ -94,7 +97,7 @@ def _add_asking(parser: argparse.ArgumentParser) -> None:
 _OPTIONS = (
     *("output_dir", "model", "base_url", "serve", "serve_args", "gpus", "concurrency", "timeout", "stall_after"),
     *("max_retries", "prompt", "parameters", "max_pixels", "send_paths", "seed", "answer_attempts", "limit"),
-    *("retry_failed", "unit_rows"),
+    *("retry_failed", "widen", "unit_rows"),
 )
 _OFFLINE_OPTIONS = (
     "output_dir",
@@ -106,6 +109,7 @@ _OFFLINE_OPTIONS = (
     "seed",
     "limit",
     "unit_rows",
+    "widen",
 )
 
 

@@ -19,13 +19,13 @@ from llava_zh.lines import write_lines
 from llava_zh.regenerate.dialogue import Messages, PromptChoice, converse
 from llava_zh.regenerate.faults import Refused, Transient
 from llava_zh.regenerate.images import Picture, image_name, keep_image, load_picture
-from llava_zh.regenerate.jobs import Job, failure, finished_row, make_job
-from llava_zh.regenerate.ledger import Ledger
+from llava_zh.regenerate.jobs import Job, failure, finished_row, make_job, passed_key
 from llava_zh.regenerate.manifest import manifest_of
 from llava_zh.regenerate.protocol import Answer, Body, excerpt, fault_of_status, read_answer
 from llava_zh.regenerate.report import Report, Session
 from llava_zh.regenerate.run import Settings
-from llava_zh.regenerate.source import Begin, End, Passed, Source, open_source, read_units
+from llava_zh.regenerate.selection import open_ledger
+from llava_zh.regenerate.source import Over, Passed, Row, Source, open_source, read_units
 
 T = TypeVar("T")
 
@@ -53,8 +53,8 @@ def write_batch(path_or_rows: Any, name: str | None = None, **given: Any) -> lis
     """Write a request for every row that is not done, to ``output_dir/batch/*.jsonl``; the files.
 
     Arguments are those of :func:`llava_zh.regenerate.regenerate` that do not concern a server: `output_dir`, `model`,
-    `prompt`, `limit`, `parameters`, `max_pixels`, `send_paths`, `seed`, `unit_rows` and those of ``load_dataset``. Rows
-    whose images cannot be read are given up at once.
+    `prompt`, `limit`, `parameters`, `max_pixels`, `send_paths`, `seed`, `unit_rows`, `widen` and those of
+    ``load_dataset``. Rows whose images cannot be read are given up at once.
     """
     batch = _Batch(path_or_rows, name, **given)
     try:
@@ -97,6 +97,7 @@ class _Batch:
         send_paths: bool = False,
         seed: int = 0,
         unit_rows: int = 10_000,
+        widen: bool = False,
         **loading: Any,
     ) -> None:
         self.settings = Settings(model, dict(parameters or {}), limit, max_pixels, send_paths, seed)
@@ -104,33 +105,32 @@ class _Batch:
         self.choice = PromptChoice(prompt, self.source.config, seed)
         self.folder = Path(output_dir).expanduser().absolute()
         manifest = manifest_of(self.source.identity, self.choice, self.settings, unit_rows)
-        self.ledger = Ledger(self.folder, unit_rows, manifest)
+        self.ledger, self.notes = open_ledger(self.folder, self.source, unit_rows, manifest, widen)
         self.session = Session()
         self.left = 0  # rows that still want a result
 
     def close(self, status: str = "interrupted") -> Report:
         self.ledger.close()
-        report = Report.of(self.folder, status, self.ledger.tally, self.ledger.failures, self.session, gpus=1)
+        report = Report.of(self.ledger, status, self.session, 1, self.notes)
         report.write()
+        if report.distinct != report.rows:
+            raise self.ledger.twice()
         return report
 
     def _jobs(self) -> Iterator[Job]:
         """The rows that are not done; the ledger is told of units on the way."""
         ledger = self.ledger
-        for event in read_units(
-            self.source, ledger.unit_rows, self.settings.limit, ledger.covered, dict(ledger.states)
-        ):
-            if isinstance(event, Begin):
-                ledger.begin(event.unit, event.state)
-            elif isinstance(event, End):
-                ledger.end(event.unit, event.rows)
-                ledger.sync()
-            else:
+        for event in read_units(self.source, ledger.plan, ledger.standing(), ledger.unit_rows, self.settings.limit):
+            if isinstance(event, Row):
                 job = make_job(self.source, self.choice, event)
-                if isinstance(event, Passed):
-                    ledger.check_first(job.place)
-                elif not ledger.is_known(job.place):
+                if not ledger.is_known(job.place):
                     yield job
+            elif isinstance(event, Passed):
+                ledger.check_first(event.position, passed_key(self.source, self.choice, event))
+            else:
+                ledger.tell(event)
+                if isinstance(event, Over):
+                    ledger.sync()
 
     def _give_up(self, job: Job, reason: str, error: LlavaZhError) -> None:
         self.ledger.failed(job.place, reason, failure(job, error))

@@ -17,6 +17,7 @@ from llava_zh.regenerate.ledger import Ledger
 from llava_zh.regenerate.manifest import manifest_of
 from llava_zh.regenerate.report import Report, Session
 from llava_zh.regenerate.run import Run, Settings
+from llava_zh.regenerate.selection import open_ledger
 from llava_zh.regenerate.serve import Served
 from llava_zh.regenerate.source import Source, open_source
 from llava_zh.regenerate.tasks import run_blocking
@@ -44,6 +45,7 @@ def regenerate(
     max_retries: int = 8,
     answer_attempts: int = 3,
     retry_failed: bool = False,
+    widen: bool = False,
     unit_rows: int = 10_000,
     gpus: int = 1,
     progress: bool = True,
@@ -67,7 +69,8 @@ def regenerate(
         prompt: A name in ``PROMPTS``, a file, or ``llava`` (the row's own task, else one drawn per image in the
             proportions that were published). By default what the config was made with.
         concurrency: Requests in flight at once, over all servers.
-        limit: Only the first so many rows. A later call may raise it.
+        limit: Only the first so many rows of the run. A later call may raise it; with a lower one, rows that were begun
+            are finished and no others are.
         parameters: Passed on in every request, such as ``{"temperature": 0.7, "max_tokens": 512}``.
         api_key: Bearer token; by default the environment variable ``LLAVA_ZH_API_KEY``.
         max_pixels: Downscale larger images to so many pixels before sending; by default the original bytes are sent.
@@ -80,6 +83,9 @@ def regenerate(
             a server that fails everything do not count.
         answer_attempts: Answers that may be empty, cut off or unparsable before a row is given up.
         retry_failed: Ask again for the rows that earlier sessions gave up.
+        widen: Append the rows that are selected now and were not when the run began: of archives that have arrived
+            since, of more `archives`, of images that were missing or bad. Without it a run keeps the rows that
+            `archives`, `bad_images` and `on_missing_image` meant when it began, and says what has arrived.
         unit_rows: Rows an output file, and a journal.
         gpus: GPUs behind the servers, for the report's GPU-hours.
         progress: Show a live line on stderr.
@@ -106,7 +112,8 @@ def regenerate(
     rows = open_source(path_or_rows, name, loading)
     choice = PromptChoice(prompt, rows.config, seed)
     folder = Path(output_dir).expanduser().absolute()
-    ledger = Ledger(folder, unit_rows, manifest_of(rows.identity, choice, settings, unit_rows))
+    manifest = manifest_of(rows.identity, choice, settings, unit_rows)
+    ledger, notes = open_ledger(folder, rows, unit_rows, manifest, widen)
     session = Session()
     status = "stopped"
     bar = _Bar(progress, rows, limit, ledger, session)
@@ -124,8 +131,10 @@ def regenerate(
         try:
             ledger.close()
         finally:
-            report = Report.of(folder, status, ledger.tally, ledger.failures, session, gpus)
+            report = Report.of(ledger, status, session, gpus, notes)
             report.write()
+    if report.distinct != report.rows:
+        raise ledger.twice()
     return report
 
 

@@ -33,17 +33,26 @@ class Job:
     asked: int = 0
 
 
-def make_job(source: Source, choice: PromptChoice, event: Row | Passed) -> Job:
+def make_job(source: Source, choice: PromptChoice, event: Row) -> Job:
     """The job of a row.
 
     Raises:
         BadRow: The row has no image or an unknown task. That is a wrong input, not a fault of one row: the run stops.
     """
+    images, prompt, key = _identity(source, choice, event)
+    return Job(Place(event.unit, event.position, key), event.row, images, prompt)
+
+
+def passed_key(source: Source, choice: PromptChoice, event: Passed) -> str:
+    """The key of a row that is not looked at any further."""
+    return _identity(source, choice, event)[2]
+
+
+def _identity(source: Source, choice: PromptChoice, event: Row | Passed) -> tuple[list[ImageSource], Prompt, str]:
     images = row_images(event.row)
     told_apart = [image_identity(image, source.image_base) for image in images]
     prompt = choice.of(event.row, told_apart)
-    key = row_key(source.dataset, event.row, event.position, told_apart, prompt)
-    return Job(Place(event.position, key), event.row, images, prompt)
+    return images, prompt, row_key(source.dataset, event.row, event.position, told_apart, prompt)
 
 
 def finished_row(job: Job, model: str, names: Sequence[str], turns: Turns, answer: Answer) -> dict[str, Any]:

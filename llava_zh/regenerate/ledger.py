@@ -4,220 +4,222 @@
 
     OUT/manifest.json      what the run is: input, prompt, model, parameters
     OUT/data/000000.jsonl  finished units in the published form, each renamed into place when it is whole
-    OUT/failed.jsonl       rows given up, with the reason and the raw answer
+    OUT/failed.jsonl       rows given up, with the reason and the raw answer; made from the units' own files
     OUT/report.json        figures of the last session and of the whole
-    OUT/journal/units.log  which units are finished, and where the input stream stood at their starts
-    OUT/journal/000007.log rows of unit 7 so far, in order of arrival; gone once the unit is finished
+    OUT/journal/plan-*.log which rows belong to the run and how they are cut into units: see plan.py
+    OUT/journal/000007.*   rows of unit 7 so far, and its commit: see units.py
+    OUT/journal/owner.json who works in the folder: see folder.py
 
-A unit is `unit_rows` consecutive rows of the input. Its journal holds the very lines that its data file will hold, so
-finishing a unit is to sort them. The order of writing makes every crash harmless: a data file counts only once
-units.log says so, and a journal goes only after that.
+A unit is at most `unit_rows` rows that follow each other in the input. No file is ever changed by another process than
+the one that made it, and what a crash left unfinished is not mended but passed over: the plan and the journals go on in
+files of their own. So a run is in the same state whichever two writes a crash comes between.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import socket
 from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from filelock import FileLock, Timeout
+import numpy as np
 
 from llava_zh.durable import explained
 from llava_zh.errors import OutputError, RunConflict
-from llava_zh.lines import AppendFile, read_lines, write_lines
+from llava_zh.lines import AppendFile, write_lines
+from llava_zh.regenerate.folder import RunFolder
 from llava_zh.regenerate.manifest import check_manifest
+from llava_zh.regenerate.plan import Again, Begun, Closed, Looked, Plan, Positions, Selection, Unit
+from llava_zh.regenerate.source import Over, Standing
 from llava_zh.regenerate.tally import Line, Tally
+from llava_zh.regenerate.units import Content, Done, KeyHashes, UnitFiles, encode, failure_line, hashes_of
 
 
 class Place(msgspec.Struct, frozen=True):
-    """A row of the run: its position in the input stream and the key that says which row it is."""
-
-    position: int
-    key: str
-
-
-class _Entry(msgspec.Struct, omit_defaults=True):
-    """A line of units.log: a unit begun (`state`), finished (`rows` and what follows) or taken up again."""
+    """A row of the run: its unit, its position in the input, and the key that says which row it is."""
 
     unit: int
-    state: dict[str, Any] | None = None
-    reopened: bool = False
-    rows: int | None = None
-    size: int = 0
-    first_key: str = ""
-    tally: Tally | None = None
-
-
-class _Failure(msgspec.Struct):
-    """What is read back of a line of failed.jsonl."""
-
     position: int
     key: str
-    reason: str
 
 
-class _Unit:
-    """A unit that is being worked on."""
+class _Open:
+    """A unit that is not finished."""
 
-    def __init__(self, number: int, log: AppendFile) -> None:
-        self.number = number
-        self.log = log
-        self.keys: dict[int, str] = {}  # position → key of the rows done or failed
-        self.order: list[int] = []  # positions of the journal's lines
-        self.rows: int | None = None  # known once the reader has passed the unit's last row
-        self.first_key = ""
-        self.tally = Tally()
+    def __init__(self, unit: Unit, content: Content) -> None:
+        self.unit, self.content = unit, content
+        self.over = False  # the reader has passed its last row
+        self.log: AppendFile | None = None  # made with the first row of this session
 
 
 _decode_line = msgspec.json.Decoder(Line).decode
-_decode_entry = msgspec.json.Decoder(_Entry).decode
-_decode_failure = msgspec.json.Decoder(_Failure).decode
-_encode = msgspec.json.Encoder().encode
 
 
 class Ledger:
     """The output folder, open for one run. All methods belong to one thread.
 
+    Attributes:
+        tally, failures: Of everything that is done or given up so far.
+        plan: Which rows belong to the run.
+
     Raises:
         RunConflict: The folder holds another run, or a living process works in it.
-        OutputError: The folder cannot be written, or a finished file is gone.
+        OutputError: The folder cannot be written, or something in it is gone or damaged.
     """
 
     def __init__(self, folder: Path, unit_rows: int, manifest: dict[str, Any]) -> None:
         self.folder = folder
         self.unit_rows = unit_rows
-        self._journal = folder / "journal"
-        self._data = folder / "data"
-        with explained(folder):
-            self._journal.mkdir(parents=True, exist_ok=True)
-            self._data.mkdir(exist_ok=True)
-        self._lock = FileLock(self._journal / "lock")
-        self._take_lock()
+        self._home = RunFolder(folder)
+        self._opened: list[AppendFile] = []
         try:
             check_manifest(folder, manifest)
-            self._recover()
+            with explained(self._home.journal, "read or written"):
+                self._recover()
         except BaseException:
-            self._lock.release()
+            for log in self._opened:
+                log.close()
+            self._home.close()
             raise
         # One thread for everything that waits for the disk: a journal is never synced while it is being closed.
         self._disk = ThreadPoolExecutor(1, "llava-zh-disk")
-        self._pending: list[Future[None]] = []
+        self._pending: list[Future[Any]] = []
 
     def close(self) -> None:
         """Sync what is there and give the folder back."""
         try:
             self.flush()
-            self._submit(self._sync_all, [unit.log for unit in self._open.values()])
+            self._submit(self._sync_all, self._logs())
             self.raise_disk_errors(wait=True)
         finally:
             self._disk.shutdown()
-            for log in (self._failed, self._units, *(unit.log for unit in self._open.values())):
-                log.close()
-            self._lock.release()
+            self.plan.close()
+            self._failed.close()
+            for unit in self._open.values():
+                if unit.log is not None:
+                    unit.log.close()
+            self._home.close()
 
-    def _take_lock(self) -> None:
-        owner = self._journal / "owner.json"
-        try:
-            self._lock.acquire(blocking=False)
-        except Timeout:
-            who = owner.read_text() if owner.exists() else "unknown"
-            raise RunConflict(
-                f"{self.folder} is in use by a living run ({who.strip()}). Wait for it or end it."
-            ) from None
-        owner.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
-
-    # -- what earlier sessions left ------------------------------------------------------------------------
+    # -- what earlier sessions left --------------------------------------------------------------------------
 
     def _recover(self) -> None:
-        self.finished: dict[int, _Entry] = {}
-        self.states: dict[int, dict[str, Any]] = {}
+        self.finished: dict[int, Done] = {}
         self.tally = Tally()
         self.failures: Counter[str] = Counter()
-        self._open: dict[int, _Unit] = {}
-        self._given_up: dict[int, dict[int, str]] = {}  # unit → position → key, of units that are not finished
-        self._units = AppendFile(self._journal / "units.log", self._know_entry)
-        self._failed = AppendFile(self.folder / "failed.jsonl", self._know_failure)
-        for unit, entry in self.finished.items():
-            self.tally.merge(entry.tally or Tally())
-            self._check_size(unit, entry)
-            self._journal_path(unit).unlink(missing_ok=True)  # the crash came between the entry and this
-
-    def _know_entry(self, line: bytes) -> None:
-        entry = _decode_entry(line)
-        if entry.state is not None:
-            self.states[entry.unit] = entry.state
-        if entry.reopened:
-            self.finished.pop(entry.unit, None)
-        if entry.rows is not None:
-            self.finished[entry.unit] = entry
-
-    def _know_failure(self, line: bytes) -> None:
-        failure = _decode_failure(line)
-        self.failures[failure.reason] += 1
-        unit = failure.position // self.unit_rows
-        if unit not in self.finished:
-            self._given_up.setdefault(unit, {})[failure.position] = failure.key
-
-    def _check_size(self, unit: int, entry: _Entry) -> None:
-        path = self._data_path(unit)
-        size = path.stat().st_size if path.exists() else 0
-        if size != entry.size:
+        self._open: dict[int, _Open] = {}
+        self._firsts: dict[int, str] = {}  # position → key of the first row of finished units
+        self.plan = Plan(self._home.journal)
+        self._files = UnitFiles(self._home.journal, self._home.data)
+        if unknown := sorted(self._files.numbers() - self.plan.units.keys()):
             raise OutputError(
-                f"{path} was finished with {entry.size:,} bytes and now has {size:,}. "
-                "Put it back, or start again in a new output folder."
+                f"{self._home.journal}: unit {unknown[0]} is finished, and no plan-*.log says which rows it has. Put "
+                "the plan back from a copy, or start again in a new output folder."
             )
+        for number, unit in self.plan.units.items():
+            done = self._files.committed(number, unit.round)
+            if done is None:
+                self._take_up(unit)
+            else:
+                self._finished(unit, done)
+                self.tally.merge(done.tally)
+                self.failures.update(done.failed)
+        self._failed = self._failures_anew()
+        self._opened.append(self._failed)
 
-    def covered(self, unit: int) -> int:
-        """How many rows of `unit`, from its first, are finished."""
-        entry = self.finished.get(unit)
-        return entry.rows or 0 if entry else 0
+    def _take_up(self, unit: Unit) -> None:
+        """Read what is known of a unit that is not finished."""
+        content = self._files.content(unit.number, unit.round, self._belonging(unit))
+        self._open[unit.number] = _Open(unit, content)
+        self.tally.merge(content.tally)
+        self.failures.update(content.lost.values())
 
-    def reopen(self, unit: int) -> None:
-        """Turn a finished unit back into a journal, because the input has more rows for it now."""
-        write_lines(self._journal_path(unit), read_lines(self._data_path(unit)))
-        entry = self.finished.pop(unit)
-        self._note(_Entry(unit, reopened=True))
-        self.tally.merge(entry.tally or Tally(), -1)
-        self._given_up[unit] = {
-            failure.position: failure.key
-            for failure in map(_decode_failure, read_lines(self.folder / "failed.jsonl"))
-            if failure.position // self.unit_rows == unit
-        }
+    def _belonging(self, unit: Unit) -> Callable[[int], bool]:
+        """Whether the row at a position is the unit's, as far as the plan tells by now."""
+        if unit.rows is not None:
+            return set(self.plan.members(unit).tolist()).__contains__
+        first, frontier = unit.start.position, self.plan.frontier(unit.selection)
+        if not frontier:
+            return lambda position: first <= position < first + self.unit_rows
+        chosen = self.plan.chosen(unit.selection, first, frontier)
+        return lambda position: first <= position < frontier and bool(chosen[position - first])
+
+    def _finished(self, unit: Unit, done: Done) -> None:
+        self.finished[unit.number] = done
+        self._firsts[unit.start.position] = done.first_key
+
+    def _failures_anew(self) -> AppendFile:
+        """Make failed.jsonl from what the units say, whatever it held."""
+        path = self.folder / "failed.jsonl"
+        write_lines(path, self._failure_lines())
+        return AppendFile(path)
+
+    def _failure_lines(self) -> Iterator[bytes]:
+        for number, unit in self.plan.units.items():
+            if number in self._open:
+                yield from self._files.open_failures(self._open[number].content)
+            elif self.finished[number].failed:
+                yield from self._files.failures(number, unit.round)
+
+    def standing(self) -> Standing:
+        """What the reader has to know of the units."""
+        known = {number: max(each.content.keys, default=-1) + 1 for number, each in self._open.items()}
+        return Standing({number: done.rows for number, done in self.finished.items()}, known)
 
     def forgive(self) -> int:
         """Forget every failure, so that those rows are asked again; how many there were."""
-        count = sum(self.failures.values())
-        for failure in map(_decode_failure, read_lines(self.folder / "failed.jsonl")):
-            if failure.position // self.unit_rows in self.finished:
-                self.reopen(failure.position // self.unit_rows)
-        self._failed.close()
-        write_lines(self.folder / "failed.jsonl", ())  # after the last reopening: until then a crash changes nothing
-        self._failed = AppendFile(self.folder / "failed.jsonl")
+        count = self.failures.total()
+        for unit in self.plan.units.values():
+            done = self.finished.get(unit.number)
+            if not (done.failed if done else self._open[unit.number].content.lost):
+                continue
+            self.plan.add(Again(unit.number, unit.round + 1))
+            if done:
+                del self.finished[unit.number]
+            old = done.tally if done else self._open.pop(unit.number).content.tally
+            self.tally.merge(old, -1)
+            self._take_up(unit)
+        self.plan.flush()
+        self.plan.sync()
         self.failures.clear()
-        self._given_up.clear()
+        self._failed.close()
+        self._failed = self._failures_anew()
         return count
 
-    # -- rows ----------------------------------------------------------------------------------------------
+    # -- the plan --------------------------------------------------------------------------------------------
 
-    def begin(self, unit: int, state: dict[str, Any] | None) -> None:
-        """The reader has come to rows of `unit` that are not finished; `state` is where its stream stood before."""
-        if unit in self.finished:
-            self.reopen(unit)
-        if state is not None and unit not in self.states:
-            self.states[unit] = state
-            self._submit(self._note, _Entry(unit, state=state))
-        lines: list[Line] = []
-        log = AppendFile(self._journal_path(unit), lambda line: lines.append(_decode_line(line)))
-        opened = self._open[unit] = _Unit(unit, log)
-        for line in lines:
-            self._count(opened, line)
-        opened.keys.update(self._given_up.pop(unit, {}))
-        opened.first_key = opened.keys.get(unit * self.unit_rows, "")
+    def select(self, selection: Selection) -> None:
+        """Write down which rows the run means from here on."""
+        self.plan.add(selection)
+        self.plan.flush()
+        self.plan.sync()
+
+    def tell(self, event: Begun | Looked | Closed | Over) -> None:
+        """The reader has come to new rows, to a new unit, or to the end of one."""
+        if isinstance(event, Over):
+            self._open[event.unit].over = True
+            self._finish_if_complete(self._open[event.unit])
+            return
+        self.plan.add(event)
+        if isinstance(event, Begun):
+            self._take_up(self.plan.units[event.unit])
+        elif isinstance(event, Closed):
+            opened = self._open[event.unit]
+            members = set(self.plan.members(opened.unit).tolist())
+            if not opened.content.keys.keys() <= members:
+                self._read_again(opened, members)
+
+    def _read_again(self, opened: _Open, members: set[int]) -> None:
+        """Leave out rows that the unit does not have: a power cut kept them and lost the plan that they are of."""
+        self.flush()
+        self.tally.merge(opened.content.tally, -1)
+        self.failures.subtract(opened.content.lost.values())
+        opened.content = self._files.content(opened.unit.number, opened.unit.round, members.__contains__)
+        self.tally.merge(opened.content.tally)
+        self.failures.update(opened.content.lost.values())
+
+    # -- rows ------------------------------------------------------------------------------------------------
 
     def is_known(self, place: Place) -> bool:
         """Whether the row is done or given up; its unit has begun.
@@ -225,16 +227,16 @@ class Ledger:
         Raises:
             RunConflict: At this position stood another row when the run began.
         """
-        key = self._open[place.position // self.unit_rows].keys.get(place.position)
+        key = self._open[place.unit].content.keys.get(place.position)
         if key is not None and key != place.key:
             raise self._changed_input(place.position)
         return key is not None
 
-    def check_first(self, place: Place) -> None:
+    def check_first(self, position: int, key: str) -> None:
         """Make sure that a finished unit still begins with the row it began with."""
-        expected = self.finished[place.position // self.unit_rows].first_key
-        if expected and expected != place.key:
-            raise self._changed_input(place.position)
+        expected = self._firsts.get(position)
+        if expected and expected != key:
+            raise self._changed_input(position)
 
     def _changed_input(self, position: int) -> RunConflict:
         return RunConflict(
@@ -244,88 +246,75 @@ class Ledger:
 
     def done(self, place: Place, row: dict[str, Any]) -> None:
         """Keep a finished row, as soon as :meth:`flush` is called."""
-        unit = self._open[place.position // self.unit_rows]
-        encoded = _encode(row)
-        unit.log.append(encoded + b"\n")
-        self._count(unit, _decode_line(encoded))
-        self._finish_if_complete(unit)
+        opened = self._open[place.unit]
+        encoded = encode(row)
+        line = _decode_line(encoded)
+        self._log_of(opened).append(encoded + b"\n")
+        opened.content.done(line)
+        self.tally.add(line)
+        self._finish_if_complete(opened)
 
     def failed(self, place: Place, reason: str, details: dict[str, Any]) -> None:
         """Keep a row that was given up, as soon as :meth:`flush` is called."""
-        unit = self._open[place.position // self.unit_rows]
-        self._failed.append(
-            _encode({"position": place.position, "key": place.key, "reason": reason, **details}) + b"\n"
-        )
+        opened = self._open[place.unit]
+        line = failure_line(place.position, place.key, reason, details)
+        self._log_of(opened).append(line)
+        self._failed.append(line.removeprefix(b'{"failed":').removesuffix(b"}\n") + b"\n")
+        opened.content.give_up(place.position, place.key, reason)
         self.failures[reason] += 1
-        self._keep_key(unit, place.position, place.key)
-        self._finish_if_complete(unit)
-
-    def end(self, unit: int, rows: int) -> None:
-        """The reader has passed the last row of `unit`, which has so many."""
-        opened = self._open[unit]
-        opened.rows = rows
         self._finish_if_complete(opened)
 
-    def _count(self, unit: _Unit, line: Line) -> None:
-        unit.order.append(line.regenerated.position)
-        unit.tally.add(line)
-        self.tally.add(line)
-        self._keep_key(unit, line.regenerated.position, line.regenerated.key)
+    def _log_of(self, opened: _Open) -> AppendFile:
+        if opened.log is None:
+            path = self._files.new_attempt(opened.unit.number, opened.unit.round)
+            opened.log = AppendFile(path, exclusive=True)
+            opened.content.files.append((path, []))
+        return opened.log
 
-    def _keep_key(self, unit: _Unit, position: int, key: str) -> None:
-        unit.keys[position] = key
-        if position == unit.number * self.unit_rows:
-            unit.first_key = key
-
-    # -- the disk ------------------------------------------------------------------------------------------
+    # -- the disk --------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
         """Hand every row kept so far to the operating system; a killed process loses none of them."""
-        for log in (self._failed, *(unit.log for unit in self._open.values())):
+        self.plan.flush()  # before the rows that it says belong to the run
+        self._failed.flush()
+        for log in self._logs():
             log.flush()
 
-    def _note(self, entry: _Entry) -> None:
-        self._units.append(_encode(entry) + b"\n")
-        self._units.flush()
-        self._units.sync()
+    def _logs(self) -> list[AppendFile]:
+        return [each.log for each in self._open.values() if each.log is not None]
 
-    def _finish_if_complete(self, unit: _Unit) -> None:
-        if unit.rows is None or len(unit.keys) < unit.rows:
+    def _finish_if_complete(self, opened: _Open) -> None:
+        if not opened.over or len(opened.content.keys) < (opened.unit.rows or 0):
             return
-        first = unit.number * self.unit_rows
-        # A smaller limit than last time can leave keys beyond the end, so the count alone does not tell.
-        if all(position in unit.keys for position in range(first, first + unit.rows)):
-            self.flush()
-            del self._open[unit.number]
-            self._submit(self._finish, unit)
+        self.flush()
+        del self._open[opened.unit.number]
+        self._submit(self._finish, opened, self.plan.members(opened.unit))
 
-    def _finish(self, unit: _Unit) -> None:
-        """Sort the journal into the data file, then say so, then drop the journal."""
-        by_position = dict(zip(unit.order, read_lines(unit.log.path), strict=True))
-        lines = [by_position[position] for position in sorted(by_position)]
-        size = write_lines(self._data_path(unit.number), lines) if lines else 0
-        self._failed.sync()
-        entry = _Entry(unit.number, rows=unit.rows, size=size, first_key=unit.first_key, tally=unit.tally)
-        self._note(entry)
-        self.finished[unit.number] = entry
-        unit.log.close()
-        unit.log.path.unlink()
+    def _finish(self, opened: _Open, members: Positions) -> None:
+        self.plan.sync()  # a commit counts for nothing without the plan that says what it is
+        if opened.log is not None:
+            opened.log.close()
+        unit = opened.unit
+        self._finished(unit, self._files.commit(unit.number, unit.round, opened.content, members))
 
     def sync(self) -> None:
         """Have everything so far synced in the background, all files in one go.
 
         Raises:
             OutputError: Something could not be written since the last call.
+            RunConflict: Another process has taken the run over.
         """
         self.raise_disk_errors()
         if not self._pending:
-            self._submit(self._sync_all, [unit.log for unit in self._open.values()])
+            self._submit(self._sync_all, self._logs())
 
     def _sync_all(self, logs: list[AppendFile]) -> None:
-        for log in (*logs, self._failed, self._units):
+        self._home.beat()
+        self.plan.sync()
+        for log in (*logs, self._failed):
             log.sync()
 
-    def _submit(self, work: Any, *arguments: Any) -> None:
+    def _submit(self, work: Callable[..., None], *arguments: Any) -> None:
         self._pending.append(self._disk.submit(work, *arguments))
 
     def raise_disk_errors(self, *, wait: bool = False) -> None:
@@ -336,8 +325,33 @@ class Ledger:
             else:
                 self._pending.append(future)
 
-    def _journal_path(self, unit: int) -> Path:
-        return self._journal / f"{unit:06d}.log"
+    # -- after all -------------------------------------------------------------------------------------------
 
-    def _data_path(self, unit: int) -> Path:
-        return self._data / f"{unit:06d}.jsonl"
+    def distinct_keys(self) -> int:
+        """How many different rows there are in the output and on their way to it, by their keys."""
+        hashes = self._key_hashes()
+        return len(np.unique(np.concatenate(list(hashes.values())))) if hashes else 0
+
+    def _key_hashes(self) -> dict[int, KeyHashes]:
+        found = {
+            number: self._files.key_hashes(number, self.plan.units[number].round, done.tally.rows)
+            for number, done in self.finished.items()
+        }
+        for number, opened in self._open.items():
+            content = opened.content
+            found[number] = hashes_of(key for position, key in content.keys.items() if position not in content.lost)
+        return found
+
+    def twice(self) -> OutputError:
+        """The error for rows that are in the output twice: names units and keys."""
+        hashes = self._key_hashes()
+        values, counts = np.unique(np.concatenate(list(hashes.values())), return_counts=True)
+        repeated = values[counts > 1]
+        units = [number for number, found in hashes.items() if np.isin(found, repeated).any()]
+        keys = Counter(key for number in units if number in self.finished for _, key in self._files.output_keys(number))
+        shown = ", ".join(f"{key} ({count} times)" for key, count in keys.most_common(3) if count > 1)
+        return OutputError(
+            f"{self.folder}: {self.tally.rows:,} rows have only {len(values):,} different keys: {len(repeated):,} rows "
+            f"are in the output more than once, in the units {', '.join(map(str, units[:10]))}; {shown}. Please report "
+            "this, with the folder journal/."
+        )

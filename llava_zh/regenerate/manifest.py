@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llava_zh.durable import open_regular
 from llava_zh.errors import BadFile, RunConflict
 from llava_zh.lines import write_lines
+from llava_zh.safe_text import redacted
 
 if TYPE_CHECKING:
     from llava_zh.regenerate.dialogue import PromptChoice
     from llava_zh.regenerate.run import Settings
 
+#: Of the folder. Version 1 (llava-zh 0.1) named rows by their places after archives and images had left some out.
+FORMAT = 2
+#: Bytes of a manifest at most; it holds names of files and texts of prompts.
+_MOST = 16 << 20
 #: Kept for the reader's sake; a run goes on with other versions.
 _INFORMATIVE = {"versions", "created"}
 
 
 def manifest_of(identity: dict[str, Any], choice: PromptChoice, settings: Settings, unit_rows: int) -> dict[str, Any]:
-    """What makes a run this run; nothing secret, and nothing that may change while it goes on."""
+    """What makes a run this run; nothing secret, and nothing that may change while it goes on.
+
+    Which rows of the input belong to it is in the plan: that may be widened.
+    """
     return {
-        "format": 1,
+        "format": FORMAT,
         "input": identity,
         "prompts": {prompt.id: {"sha256": prompt.sha256, "text": prompt.text} for prompt in choice.prompts},
         "model": settings.model,
@@ -48,8 +58,8 @@ def check_manifest(folder: Path, manifest: dict[str, Any]) -> None:
         BadFile: The manifest that is there cannot be read.
     """
     path = folder / "manifest.json"
-    manifest = json.loads(json.dumps(manifest))  # as it will be read back: tuples are lists
-    if not path.exists():
+    manifest = _without_secrets(json.loads(json.dumps(manifest)))  # as it will be read back: tuples are lists
+    if not os.path.lexists(path):
         foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in ("journal", "data"))
         foreign += sorted(f"data/{entry.name}" for entry in (folder / "data").iterdir())
         if foreign:
@@ -59,10 +69,8 @@ def check_manifest(folder: Path, manifest: dict[str, Any]) -> None:
             )
         write_lines(path, [json.dumps(manifest, ensure_ascii=False, indent=2).encode(), b"\n"])
         return
-    try:
-        known = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise BadFile(f"{path} is no JSON: {error}. Put it back, or choose another output_dir.") from None
+    known = _read(path)
+    _check_format(path, known)
     differences = [*_differences("", _comparable(known), _comparable(manifest))]
     if differences:
         raise RunConflict(
@@ -70,6 +78,46 @@ def check_manifest(folder: Path, manifest: dict[str, Any]) -> None:
             + "\n".join(differences)
             + "\nAsk for the same to go on with that run, or choose another output_dir."
         )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
+        text = file.read(_MOST + 1)
+    try:
+        if len(text) > _MOST:
+            raise ValueError(f"more than {_MOST:,} bytes")
+        known = json.loads(text)
+        if not isinstance(known, dict):
+            raise ValueError(f"{type(known).__name__} in place of an object")
+    except (ValueError, RecursionError) as error:
+        raise BadFile(f"{path} is no JSON of a run: {error}. Put it back, or choose another output_dir.") from None
+    return known
+
+
+def _check_format(path: Path, known: dict[str, Any]) -> None:
+    found = known.get("format")
+    if found == FORMAT:
+        return
+    versions = known.get("versions")
+    by = versions.get("llava-zh") if isinstance(versions, dict) else None
+    if found == 1:
+        raise RunConflict(
+            f"{path.parent} is a run of llava-zh {by or '0.1'}, in format 1; this version goes on with format {FORMAT} "
+            f"only. Finish it with that version (pip install 'llava-zh=={by or '0.1.0'}'), or begin anew in another "
+            "output_dir. What it has finished, in data/*.jsonl, loads as it is."
+        )
+    raise RunConflict(
+        f"{path}: expected format {FORMAT} of a run's folder, found {_shown(found)[:100]}. It was written by another "
+        f"version of llava-zh ({by or 'unknown'}), or changed by hand; use that version, or another output_dir."
+    )
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_secrets(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets(each) for each in value]
+    return redacted(value) if isinstance(value, str) else value
 
 
 def _comparable(manifest: dict[str, Any]) -> dict[str, Any]:

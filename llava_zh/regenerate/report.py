@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from llava_zh.lines import write_lines
-from llava_zh.regenerate.tally import Tally, quantiles
+from llava_zh.regenerate.ledger import Ledger
+from llava_zh.regenerate.tally import quantiles
 
 
 @dataclass
@@ -42,32 +44,38 @@ class Report:
         output_dir: The folder of the run.
         status: ``finished``, ``interrupted`` or ``stopped`` (by an error).
         rows: Rows in the output so far, of all sessions.
+        distinct: Different rows among them, by their keys; as many, or something is wrong.
         failed: Rows given up so far, by reason, of all sessions.
         lengths_before, lengths_after: Rows, mean and quantiles of the length of the answers, in characters, to within
             ten; None where there is none.
         prompt_tokens, completion_tokens: Sums over the output.
         session: Of this session: seconds, rows done and failed, requests, retries by reason, images and completion
             tokens a second, and GPU-hours for a million rows at this rate (None if no row was done).
+        notes: What has changed since the run began, and how to take it in.
     """
 
     output_dir: str
     status: str
     rows: int
+    distinct: int
     failed: dict[str, int]
     prompt_tokens: int
     completion_tokens: int
     lengths_before: dict[str, Any] | None
     lengths_after: dict[str, Any] | None
     session: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, folder: Path, status: str, tally: Tally, failures: Counter[str], session: Session, gpus: int) -> Report:
-        rate = session.done / session.seconds
+    def of(cls, ledger: Ledger, status: str, session: Session, gpus: int, notes: Sequence[str] = ()) -> Report:
+        """The figures of a ledger that is closed, and of its session."""
+        rate, tally = session.done / session.seconds, ledger.tally
         return cls(
-            output_dir=str(folder),
+            output_dir=str(ledger.folder),
             status=status,
             rows=tally.rows,
-            failed=dict(failures.most_common()),
+            distinct=ledger.distinct_keys(),
+            failed={reason: count for reason, count in ledger.failures.most_common() if count},
             prompt_tokens=tally.prompt_tokens,
             completion_tokens=tally.completion_tokens,
             lengths_before=quantiles(tally.lengths_before),
@@ -85,6 +93,7 @@ class Report:
                 "gpus": gpus,
                 "gpu_hours_per_million_rows": round(gpus * 1e6 / rate / 3600, 1) if rate else None,
             },
+            notes=list(notes),
         )
 
     def write(self) -> None:
@@ -115,4 +124,5 @@ class Report:
         for title, counts in (("retried", session["retries"]), ("failed", self.failed)):
             if counts:
                 lines.append(f"{title}: " + ", ".join(f"{reason} {count:,}" for reason, count in counts.items()))
+        lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)

@@ -16,11 +16,11 @@ from llava_zh.regenerate.client import Client
 from llava_zh.regenerate.dialogue import Messages, PromptChoice, converse
 from llava_zh.regenerate.faults import Refused, Transient
 from llava_zh.regenerate.images import ImageSource, Picture, fetch_image, image_name, keep_image, make_picture
-from llava_zh.regenerate.jobs import Job, failure, finished_row, make_job
+from llava_zh.regenerate.jobs import Job, failure, finished_row, make_job, passed_key
 from llava_zh.regenerate.ledger import Ledger
 from llava_zh.regenerate.protocol import Answer, Body, backoff
 from llava_zh.regenerate.report import Session
-from llava_zh.regenerate.source import Begin, End, Passed, Row, Source, read_units
+from llava_zh.regenerate.source import Event, Passed, Row, Source, read_units
 from llava_zh.regenerate.tasks import first_error
 
 #: Rows fetched from the source at a time; a chunk waits for its last row, so it must not be large.
@@ -131,9 +131,8 @@ class Run:
 
     async def _feed(self) -> None:
         """Keep the window full until the source is empty, then wait for it to empty."""
-        events = read_units(
-            self.source, self.ledger.unit_rows, self.settings.limit, self.ledger.covered, dict(self.ledger.states)
-        )
+        ledger = self.ledger
+        events = read_units(self.source, ledger.plan, ledger.standing(), ledger.unit_rows, self.settings.limit)
         loop = asyncio.get_running_loop()
         while chunk := await loop.run_in_executor(self._readers, _chunk, events):
             jobs = [job for event in chunk if (job := self._take(event)) is not None]
@@ -147,20 +146,17 @@ class Run:
             self._less.clear()
             await self._less.wait()
 
-    def _take(self, event: Begin | Row | Passed | End) -> Job | None:
+    def _take(self, event: Event) -> Job | None:
         """Tell the ledger; the job of a row that is still to be done."""
-        match event:
-            case Begin():
-                self.ledger.begin(event.unit, event.state)
-            case End():
-                self.ledger.end(event.unit, event.rows)
-            case Passed():
-                self.ledger.check_first(make_job(self.source, self.choice, event).place)
-            case Row():
-                job = make_job(self.source, self.choice, event)
-                if not self.ledger.is_known(job.place):
-                    self._open += 1
-                    return job
+        if isinstance(event, Row):
+            job = make_job(self.source, self.choice, event)
+            if not self.ledger.is_known(job.place):
+                self._open += 1
+                return job
+        elif isinstance(event, Passed):
+            self.ledger.check_first(event.position, passed_key(self.source, self.choice, event))
+        else:
+            self.ledger.tell(event)
         return None
 
     async def _load(self, jobs: list[Job]) -> None:
@@ -331,7 +327,7 @@ class Run:
             self.on_stall(reason)
 
 
-def _chunk(events: Iterator[Begin | Row | Passed | End]) -> list[Begin | Row | Passed | End]:
+def _chunk(events: Iterator[Event]) -> list[Event]:
     return list(islice(events, CHUNK))
 
 

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sized
-from dataclasses import dataclass
+from collections.abc import Container, Generator, Iterable, Iterator, Mapping, Sized
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from llava_zh.errors import BadArgument
+from llava_zh.errors import BadArgument, RunConflict
+from llava_zh.regenerate.plan import Begun, Closed, Looked, Plan, Selection, Start, Unit
 
-
-@dataclass(frozen=True, slots=True)
-class Begin:
-    """Rows of this unit follow; `state` is where the stream stood before its first row, if it can tell."""
-
-    unit: int
-    state: dict[str, Any] | None
+if TYPE_CHECKING:
+    from llava_zh.regenerate.published import PublishedRows
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
+    """A row of a unit, by its position in the input."""
+
+    unit: int
     position: int
     row: Mapping[str, Any]
 
@@ -33,11 +32,26 @@ class Passed:
 
 
 @dataclass(frozen=True, slots=True)
-class End:
-    """The rows of this unit are over; it has so many."""
+class Over:
+    """The last row of a unit has come."""
 
     unit: int
-    rows: int
+
+
+#: What the reader tells: new parts of the plan, and rows. A unit's Begun comes before its rows, then Closed and Over.
+Event = Begun | Looked | Closed | Over | Row | Passed
+
+
+class Cursor(Protocol):
+    """Rows from a place in the input on."""
+
+    position: int
+
+    def start(self) -> Start: ...
+
+    def __iter__(self) -> Iterator[Any]:
+        """``(position, row)``, with :class:`Looked` and :class:`Passed` between them."""
+        ...
 
 
 @dataclass
@@ -50,6 +64,7 @@ class Source:
         identity: What must be the same when the run goes on.
         total: Number of rows, if known.
         image_base: Folder or URL that was put before the images' published paths.
+        published: The rows of a dataset given by name, in place of `rows`.
     """
 
     rows: Any
@@ -58,10 +73,54 @@ class Source:
     identity: dict[str, Any]
     total: int | None = None
     image_base: str = ""
+    published: PublishedRows | None = None
 
-    @property
-    def has_state(self) -> bool:
-        return hasattr(self.rows, "state_dict") and hasattr(self.rows, "load_state_dict")
+    def selection(self) -> Selection:
+        """Which rows are asked for, and what that means now."""
+        return Selection(0) if self.published is None else self.published.selection()
+
+    def cursor(self, start: Start, plan: Plan, selection: int, firsts: Container[int]) -> Cursor:
+        """The rows of a selection from `start` on; those at the positions `firsts` are shown when they are passed."""
+        if self.published is not None:
+            return self.published.cursor(start, plan, selection)
+        return _Iterated(self.rows, start, firsts)
+
+
+class _Iterated:
+    """Rows given as such, each of which belongs to the run."""
+
+    def __init__(self, rows: Any, start: Start, firsts: Container[int]) -> None:
+        self._rows, self._firsts = rows, firsts
+        self._has_state = hasattr(rows, "state_dict") and hasattr(rows, "load_state_dict")
+        self._ended = False
+        self._state: tuple[dict[str, Any] | None, int] = None, 0  # the last one taken, and its position
+        self._skipped, self.position = start.position, 0
+        if start.state is not None and self._has_state:
+            rows.load_state_dict(start.state)
+            self._skipped, self.position = start.row, start.position - start.row
+            self._state = start.state, self.position
+
+    def start(self) -> Start:
+        """The place after what was read so far. What a stream says of its end is not asked: it may begin again."""
+        if self._has_state and not self._ended:
+            self._state = self._rows.state_dict(), self.position
+        state, at = self._state
+        return Start(self.position, row=0 if state is None else self.position - at, state=state)
+
+    def __iter__(self) -> Iterator[tuple[int, Mapping[str, Any]] | Passed]:
+        rows = iter(self._rows)
+        for row in islice(rows, self._skipped):
+            if self.position in self._firsts:
+                yield Passed(self.position, _as_row(row))
+            self.position += 1
+        for row in rows:
+            self.position += 1
+            yield self.position - 1, _as_row(row)
+        self._ended = True
+
+
+def _as_row(row: Any) -> Mapping[str, Any]:
+    return row if isinstance(row, Mapping) else {"image": row}
 
 
 def open_source(path_or_rows: Any, name: str | None, loading: Mapping[str, Any]) -> Source:
@@ -85,6 +144,7 @@ def open_source(path_or_rows: Any, name: str | None, loading: Mapping[str, Any])
 
 def _published(path: str, name: str | None, loading: Mapping[str, Any]) -> Source:
     from llava_zh import load_dataset_builder
+    from llava_zh.regenerate.published import PublishedRows
 
     builder = load_dataset_builder(path, name, **{**loading, "row_format": "llava"})
     config = builder.config
@@ -93,16 +153,15 @@ def _published(path: str, name: str | None, loading: Mapping[str, Any]) -> Sourc
         "config": config.name,
         "version": str(config.version),
         "files": [{"name": file.name, "size": file.size, "revision": file.revision} for file in config.files],
-        # What decides which rows there are, and (the last two) what the positions in units.log refer to.
-        "archives": None if config.archives is None else sorted(config.archives),
-        "bad_images": sorted(config.bad_images),
+        # What decides which rows the files hold, and (the last two) what the places in the plan refer to.
         "on_bad_row": config.on_bad_row,
-        "on_missing_image": config.on_missing_image,
         "chunk_size": config.chunk_size,
         "num_shards": config.num_shards,
     }
-    rows = _streaming(builder.as_streaming_dataset(split="train"))
-    return Source(rows, builder.FACTS.name, config.name, identity, image_base=getattr(config.images, "base", ""))
+    return Source(
+        (), builder.FACTS.name, config.name, identity,
+        image_base=getattr(config.images, "base", ""), published=PublishedRows(builder),
+    )  # fmt: skip
 
 
 def _streaming(rows: Any) -> Any:
@@ -112,54 +171,126 @@ def _streaming(rows: Any) -> Any:
     return rows.decode(False) if getattr(rows, "features", None) else rows
 
 
-def read_units(
-    source: Source,
-    unit_rows: int,
-    limit: int | None,
-    covered: Callable[[int], int],
-    states: Mapping[int, dict[str, Any]],
-) -> Iterator[Begin | Row | Passed | End]:
+@dataclass(frozen=True)
+class Standing:
+    """What the ledger knows when a session begins.
+
+    Attributes:
+        finished: Rows of each finished unit.
+        known: Of each unit that is not finished, the position after its last row that is done or given up.
+    """
+
+    finished: Mapping[int, int] = field(default_factory=dict)
+    known: Mapping[int, int] = field(default_factory=dict)
+
+
+def read_units(source: Source, plan: Plan, standing: Standing, unit_rows: int, limit: int | None) -> Iterator[Event]:
     """The rows that are not finished, unit by unit. Runs in a thread of its own.
 
     Args:
-        covered: How many rows of a unit, from its first, are finished.
-        states: Where the stream stood at the start of units, from earlier sessions.
+        limit: Only the first so many rows of the run. Rows beyond it are finished where a session with a higher limit
+            came as far: every row before the last that is done, and units that are closed.
     """
-    first = 0
-    if source.has_state:
-        while covered(first) == unit_rows:
-            first += 1
-        while first and first not in states:
-            first -= 1
-        if first:
-            source.rows.load_state_dict(states[first])
-    rows = iter(source.rows)
-    unit = first
-    while limit is None or unit * unit_rows < limit:
-        start = unit * unit_rows
-        wanted = unit_rows if limit is None else min(unit_rows, limit - start)
-        state = source.rows.state_dict() if source.has_state else None
-        read = yield from _read_unit(unit, start, islice(rows, wanted), state, covered(unit))
-        if read < wanted:
-            return
-        unit += 1
+    return _Reader(source, plan, standing, unit_rows, limit).events()
 
 
-def _read_unit(
-    unit: int, start: int, rows: Iterator[Any], state: dict[str, Any] | None, finished: int
-) -> Generator[Begin | Row | Passed | End, None, int]:
-    """The events of one unit; returns how many rows there were."""
-    read = 0
-    for row in rows:
-        if not isinstance(row, Mapping):
-            row = {"image": row}
-        if read == 0 and finished:
-            yield Passed(start, row)
-        if read == finished:
-            yield Begin(unit, state)
-        if read >= finished:
-            yield Row(start + read, row)
-        read += 1
-    if read > finished:
-        yield End(unit, read)
-    return read
+class _Reader:
+    def __init__(self, source: Source, plan: Plan, standing: Standing, unit_rows: int, limit: int | None) -> None:
+        self._source, self._plan, self._standing = source, plan, standing
+        self._unit_rows = unit_rows
+        self._units = list(plan.units.values())
+        self._left = limit  # rows up to the limit
+        self._cursor: Cursor | None = None
+        self._items: Iterator[Any] = iter(())
+        self._selection = 0
+        self._firsts = {unit.start.position for unit in self._units if unit.number in standing.finished}
+
+    def events(self) -> Iterator[Event]:
+        number = len(self._units)
+        for selection in range(len(self._plan.selections)):
+            at: Start | None = Start()
+            for unit in self._units:
+                if unit.selection == selection:
+                    at = yield from self._known_unit(unit)
+            while at is not None and self._left != 0:
+                rows, at = yield from self._new_unit(number, selection, at)
+                number += rows > 0
+
+    def _known_unit(self, unit: Unit) -> Generator[Event, None, Start | None]:
+        """The rows of a unit that was begun, if it is not finished; where the next one begins, None if nowhere."""
+        if unit.number in self._standing.finished:
+            self._count(self._standing.finished[unit.number])
+            return None if unit.last else unit.end
+        cursor = self._seek(unit.start, unit.selection)
+        known = self._standing.known.get(unit.number, 0)
+        rows, ended = yield from self._rows(unit.number, unit.rows, known)
+        if ended and (cursor.position < known or rows < (unit.rows or 0)):
+            raise RunConflict(
+                f"The input has changed: it ends after {cursor.position:,} rows, and the run knows rows beyond. "
+                "Give the input the run was begun with, or another output_dir."
+            )
+        if unit.rows is not None:
+            yield Over(unit.number)
+            return None if unit.last else unit.end
+        if not rows and not ended:
+            return None  # the limit comes before it
+        closed = self._closed(unit.number, unit.selection, rows, ended)
+        yield closed
+        yield Over(unit.number)
+        return None if ended else closed.end
+
+    def _new_unit(self, number: int, selection: int, at: Start) -> Generator[Event, None, tuple[int, Start | None]]:
+        """A unit that begins at `at`; how many rows it has, and where the next one begins, None if nowhere."""
+        cursor = self._seek(at, selection)
+        rows, ended = yield from self._rows(number, None, 0, Begun(number, selection, at))
+        if rows:
+            yield self._closed(number, selection, rows, ended)
+            yield Over(number)
+        return rows, None if ended else cursor.start()
+
+    def _rows(
+        self, unit: int, closed: int | None, known: int, begun: Begun | None = None
+    ) -> Generator[Event, None, tuple[int, bool]]:
+        """The rows of a unit from where the cursor is; how many there were, and whether nothing follows them.
+
+        Args:
+            closed: How many there are, if that is settled.
+            known: Position after the last one that is done or given up.
+            begun: Told before the first of them.
+        """
+        assert self._cursor is not None  # sought
+        rows = 0
+        while rows < (self._unit_rows if closed is None else closed):
+            if self._left == 0 and closed is None and self._cursor.position >= known:
+                break
+            item = next(self._items, None)
+            if item is None:
+                return rows, True
+            if not isinstance(item, tuple):
+                yield item
+                continue
+            if begun is not None:
+                yield begun
+                begun = None
+            rows += 1
+            self._count(1)
+            yield Row(unit, *item)
+        return rows, False
+
+    def _closed(self, unit: int, selection: int, rows: int, ended: bool) -> Closed:
+        """A unit ends here. Published files do not grow, nor does a selection that was widened: their end is final."""
+        final = self._source.published is not None or selection < len(self._plan.selections) - 1
+        assert self._cursor is not None  # sought
+        return Closed(unit, rows, self._cursor.start(), ended and final)
+
+    def _count(self, rows: int) -> None:
+        if self._left is not None:
+            self._left = max(self._left - rows, 0)
+
+    def _seek(self, start: Start, selection: int) -> Cursor:
+        """The cursor at `start`; another is opened only where it does not stand there already."""
+        if self._cursor is None or self._cursor.position != start.position or self._selection != selection:
+            self._cursor = self._source.cursor(start, self._plan, selection, self._firsts)
+            self._items = iter(self._cursor)
+            self._selection = selection
+        return self._cursor

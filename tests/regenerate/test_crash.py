@@ -48,7 +48,7 @@ def slow_server() -> Iterator[str]:
 
 
 def check_valid(out: Path) -> None:
-    """What is there is whole: data files and manifest entirely, journals but for a last line."""
+    """What is there is whole: data files and manifest entirely, journals and the plan but for a last line."""
     positions = positions_of(out)
     assert len(positions) == len(set(positions))
     if (out / "manifest.json").exists():
@@ -80,7 +80,7 @@ def run_with_kills(count: int, kills: int, url: str, tmp_path: Path, make_rows: 
     failed = [row["position"] for row in lines_of(out / "failed.jsonl")]
     assert sorted(positions_of(out) + failed) == list(range(count))
     assert len(failed) <= count // 100
-    assert [path.suffix for path in (out / "journal").glob("0*")] == []
+    assert [path.suffix for path in (out / "journal").glob("0*.log")] == []
     answers = control(url)["outcomes"]["ok"]
     assert answers - count <= 1.5 * CONCURRENCY * kills
     report = json.loads((out / "report.json").read_bytes())
@@ -128,10 +128,11 @@ def test_a_torn_journal_is_cut_and_its_row_asked_again(
     given: dict[str, Any] = {"output_dir": out, "base_url": slow_server, "model": "tiny-vlm", "progress": False}
     regenerate(rows, "test_zh", limit=30, unit_rows=20, **given)
     # As a crash would have left it: the second unit not finished, its journal torn.
-    (out / "data" / "000001.jsonl").rename(out / "journal" / "000001.log")
-    units = (out / "journal" / "units.log").read_bytes().splitlines(keepends=True)
-    (out / "journal" / "units.log").write_bytes(units[0] + b'{"unit":1,"ro')
-    with (out / "journal" / "000001.log").open("r+b") as journal:
+    (out / "data" / "000001.jsonl").rename(out / "journal" / "000001.r0.a0.log")
+    (out / "journal" / "000001.r0.done").unlink()
+    plan = out / "journal" / "plan-0000.log"
+    plan.write_bytes(plan.read_bytes() + b'{"is":"clo')
+    with (out / "journal" / "000001.r0.a0.log").open("r+b") as journal:
         whole = journal.read().splitlines(keepends=True)
         journal.seek(len(b"".join(whole[:7])))
         journal.truncate()
