@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from llava_zh.errors import BadArchive, UnknownName
+from llava_zh.errors import LlavaZhError, UnknownName
 from llava_zh.sa1b.gzip_points import cores
 from llava_zh.sa1b.layout import Root
 from llava_zh.sa1b.tree import ArchiveInfo, archive_info
@@ -35,7 +35,7 @@ def build_all(
             progress = partial(bar.update, root.full_name(path))
             try:
                 root.build(path, sidecar=sidecar, threads=threads, rebuild=rebuild, progress=progress)
-            except (BadArchive, OSError) as error:
+            except (LlavaZhError, OSError) as error:  # of this archive; the others go on
                 return ArchiveInfo(name, "unusable", root.name, path, problem=str(error))
             return archive_info(root, name, path)
 

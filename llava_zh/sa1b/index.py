@@ -5,7 +5,7 @@
     packed, named_packed                    zip only: bytes in the archive; the top bit of an offset marks deflate
     crcs, named_crcs                        gzip and zip only, u4: CRC-32 of a member's bytes, 0 where not known
     points_out, points_bit, window_starts   gzip only: see `gzip_points`
-    windows                                 gzip only: zlib streams
+    window_crcs, windows                    gzip only: zlib streams, and the CRC-32 of each
 
 The file is described in `index_file`. Nothing here knows where index files live or how archives are read: see `store`
 and `archive`.
@@ -279,6 +279,13 @@ class ArchiveIndex:
             return self._file.window(start, stop)
         except (ValueError, OSError) as error:
             raise BadIndex(f"The SA-1B index {self.source} cannot be read any more: {error}.") from None
+
+    def prove(self) -> None:
+        """Check the windows too, which are otherwise checked as they are used. Raises: BadIndex."""
+        try:
+            self._file.prove()
+        except (ValueError, OSError) as error:
+            raise BadIndex(f"Damaged SA-1B index {self.source}: {error}.") from None
 
     def scan(self) -> Scan | None:
         """What a pass found that went as far as the last whole member, to be continued from there.

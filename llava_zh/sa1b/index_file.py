@@ -1,24 +1,27 @@
-"""The file that an index is kept in: sorted arrays, all of it under one checksum and checked before it is believed.
+"""The file that an index is kept in: sorted arrays, all of it under checksums and checked before it is believed.
 
     8 bytes     magic
-    u32, u32    length of the header, CRC-32 of that length and of all that follows
+    u32, u32    length of the header, CRC-32 of that length and of all that follows up to the windows
     header      JSON, padded with spaces to an 8-byte edge: what `Header` says
     arrays      those of `ARRAYS` that the archive has, in that order, each on an 8-byte edge
 
 An index file may come with somebody's archive, or be cut and written over while it is in use. So it is read, not
-mapped: a file that shrinks under a map ends the process. The windows of a gzip archive, nearly all of its index, stay
-on disk and are read one by one when they are needed, which keeps a hundred open archives small and costs no descriptor.
+mapped: a file that shrinks under a map ends the process. The windows of a gzip archive, nearly all of its index, come
+last and stay on disk. Each is read when it is needed and held against a CRC-32 of its own, so that a look into the
+indexes of a thousand archives does not read gigabytes, and open ones are small and take no descriptor.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import re
 import stat
 import zlib
+from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal
@@ -35,7 +38,6 @@ DEFLATED = 1 << 63  # in an offset of a zip: the member is deflated
 _HEADER_LIMIT = 4 << 20
 _TEXT_LIMIT = 1000  # characters kept of a name or a reason in a problem
 _PROBLEMS_KEPT = 200
-_CHUNK = 1 << 20
 _WINDOW = 32 << 10  # as far as deflate refers back
 _BEHIND_END = 1 << 16
 
@@ -56,6 +58,7 @@ ARRAYS = {
     "points_out": "<u8",
     "points_bit": "<u8",
     "window_starts": "<u4",
+    "window_crcs": "<u4",
     "windows": "|u1",
 }
 #: What `safe_name` lets nothing through with, in names that are each ended by a NUL.
@@ -94,8 +97,10 @@ def is_name(name: str) -> bool:
 
 def pack(header: dict[str, Any], arrays: dict[str, Array]) -> bytes:
     """The index file of these `arrays` and the fields of a `Header`."""
+    assert set(arrays) < set(ARRAYS)
+    if len(arrays.get("windows", ())):
+        arrays = arrays | {"window_crcs": _window_crcs(arrays["windows"].tobytes(), arrays["window_starts"])}
     kept = {name: arrays[name] for name in ARRAYS if len(arrays.get(name, ()))}
-    assert set(arrays) <= set(ARRAYS)
     problems = [_shortened(*problem) for problem in header["problems"][:_PROBLEMS_KEPT]]
     counts = {name: len(array) for name, array in kept.items()}
     text = json.dumps(header | {"problems": problems, "arrays": counts}).encode()
@@ -103,11 +108,16 @@ def pack(header: dict[str, Any], arrays: dict[str, Array]) -> bytes:
     parts = [len(text).to_bytes(4, "little"), text]
     for name, array in kept.items():
         data = array.astype(ARRAYS[name], copy=False).tobytes()
-        parts += [data, bytes(-len(data) % 8)]
+        parts.append(data + bytes(-len(data) % 8) if name != "windows" else data)
     crc = 0
-    for part in parts:
+    for part in parts if "windows" not in kept else parts[:-1]:
         crc = isal_zlib.crc32(part, crc)
     return b"".join((MAGIC, parts[0], crc.to_bytes(4, "little"), *parts[1:]))
+
+
+def _window_crcs(windows: bytes | memoryview, starts: Array) -> Array:
+    view, edges = memoryview(windows), starts.tolist()
+    return np.array([isal_zlib.crc32(view[start:stop]) for start, stop in itertools.pairwise(edges)], "<u4")
 
 
 def _shortened(kind: str, member: str, offset: int, detail: str) -> tuple[str, str, int, str]:
@@ -120,7 +130,7 @@ class IndexFile:
     header: Header
     arrays: dict[str, Array]
 
-    def __init__(self, file: BinaryIO, size: int, windows_at: _Windows) -> None:
+    def __init__(self, file: BinaryIO, size: int, windows: _Windows) -> None:
         """
         Raises: ValueError when anything in the `size` bytes of `file` is not as it has to be.
         """
@@ -141,20 +151,17 @@ class IndexFile:
         inner = places["windows"][0] if "windows" in places else end
         body = _exactly(file, inner)
         crc = isal_zlib.crc32(body, crc)
-        while inner < end:
-            chunk = _exactly(file, min(_CHUNK, end - inner))
-            crc = isal_zlib.crc32(chunk, crc)
-            inner += len(chunk)
         if crc != int.from_bytes(fixed[12:16], "little"):
             raise ValueError("its checksum does not fit")
-        self._windows, self._first_window = windows_at, 16 + length + places.get("windows", (0, 0))[0]
-        self.windows_size = places.get("windows", (0, 0))[1]
         self.arrays = {
             name: np.frombuffer(body, ARRAYS[name], count, offset)
             for name, (offset, count) in places.items()
             if name != "windows"
         }
         _check(self)
+        self._windows, self._first_window = windows, 16 + length + inner
+        self._starts, self._crcs = (self.arrays.get(n, np.empty(0, "u4")) for n in ("window_starts", "window_crcs"))
+        self._edges = self._starts.data
 
     def window(self, start: int, stop: int) -> bytes:
         """The window that lies at `start` to `stop` in the array of that name, decompressed.
@@ -162,13 +169,23 @@ class IndexFile:
         Raises: ValueError or OSError when the file is no longer what was read.
         """
         packed = self._windows.read(self._first_window + start, stop - start)
+        row = bisect_right(self._edges, start) - 1
+        if len(packed) != stop - start or isal_zlib.crc32(packed) != self._crcs[row]:
+            raise ValueError("a window does not fit its checksum")
         decoder = zlib.decompressobj()
         with contextlib.suppress(zlib.error):
             window = decoder.decompress(packed, _WINDOW)
-            # Its end, and with it the checksum, may come after the last byte of output.
+            # Its end may come after the last byte of output.
             if decoder.eof or (not decoder.decompress(decoder.unconsumed_tail, 1) and decoder.eof):
                 return window
-        raise ValueError("a window is damaged")
+        raise ValueError("a window is no zlib stream of 32 KiB at most")
+
+    def prove(self) -> None:
+        """Raise ValueError or OSError unless all windows fit their checksums."""
+        if len(self._crcs):
+            windows = self._windows.read(self._first_window, int(self._starts[-1]))
+            if not np.array_equal(_window_crcs(windows, self._starts), self._crcs):
+                raise ValueError("a window does not fit its checksum")
 
 
 class _Windows:
@@ -250,7 +267,8 @@ def _places(counts: dict[str, int]) -> tuple[dict[str, tuple[int, int]], int]:
     for name, dtype in ARRAYS.items():
         if name in counts:
             places[name] = end, counts[name]
-            end += (counts[name] * np.dtype(dtype).itemsize + 7) // 8 * 8
+            size = counts[name] * np.dtype(dtype).itemsize
+            end += size if name == "windows" else (size + 7) // 8 * 8
     return places, end
 
 
@@ -327,13 +345,17 @@ def _check_places(header: Header, marked: Array | None, sizes: Array | None, pac
         raise ValueError("a member larger than its archive can hold")
 
 
+_OF_POINTS = ("points_out", "points_bit", "window_starts", "window_crcs", "windows")
+
+
 def _check_points(header: Header, arrays: dict[str, Array], counts: dict[str, int]) -> None:
     points = counts["points_out"]
     if header.kind != "gzip":
-        if any(counts[name] for name in ("points_out", "points_bit", "window_starts", "windows")):
+        if any(counts[name] for name in _OF_POINTS):
             raise ValueError("seek points outside a gzip archive")
         return
-    if counts["points_bit"] != points or counts["window_starts"] != (points + 1 if points else 0):
+    edges, crcs = (points + 1 if points else 0), (points if counts["windows"] else 0)
+    if (counts["points_bit"], counts["window_starts"], counts["window_crcs"]) != (points, edges, crcs):
         raise ValueError("seek points that do not fit each other")
     if not points:
         if counts["keys"] or counts["named_offsets"]:

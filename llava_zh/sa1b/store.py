@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from llava_zh import limits
-from llava_zh.errors import BadArchive, BadIndex
+from llava_zh.errors import BadArchive, BadIndex, LlavaZhError
 from llava_zh.sa1b.atomic import write_atomically
 from llava_zh.sa1b.index import ArchiveIndex, Scan, assemble
 from llava_zh.sa1b.source import Source
@@ -100,28 +100,32 @@ def first_id(source: Source) -> int | None:
     return None if match is None else int(match[1])
 
 
-def load(source: Source, archive: str, sidecar: Callable[[], bytes | None] | None = None) -> ArchiveIndex | None:
+Sidecar = Callable[[], bytes | None]
+
+
+def load(source: Source, archive: str, sidecar: Sidecar | None = None, *, proven: bool = False) -> ArchiveIndex | None:
     """The index of `source` if there is a good one: beside the archive, else in the cache. `archive` is its full name.
 
     `sidecar` reads a remote sidecar. A stale or damaged index counts as none; of a damaged one a warning is logged.
+    With `proven`, one whose windows are damaged is, too; else that shows when they are used.
     """
-    for index, beside in _kept(source, archive, sidecar):
+    for index, beside in _kept(source, archive, sidecar, proven):
         if source.fresh(index.archive, beside):
             index.renew = lambda: _renewed(source, archive, sidecar)
             return index
     return None
 
 
-def _renewed(source: Source, archive: str, sidecar: Callable[[], bytes | None] | None) -> ArchiveIndex | None:
-    index = load(source, archive, sidecar)
-    return build(source, archive) if index is None and not source.remote else index
+def _renewed(source: Source, archive: str, sidecar: Sidecar | None) -> ArchiveIndex | None:
+    index = load(source, archive, sidecar, proven=True)
+    return build(source, archive, proven=True) if index is None and not source.remote else index
 
 
 def _kept(
-    source: Source, archive: str, sidecar: Callable[[], bytes | None] | None
+    source: Source, archive: str, sidecar: Sidecar | None, proven: bool = False
 ) -> Iterator[tuple[ArchiveIndex, bool]]:
     """The indexes of the archive of this name that are whole, fresh or not, and whether each lies beside it."""
-    candidates: list[tuple[Path | Callable[[], bytes | None], bool]] = [(cached_path(archive), False)]
+    candidates: list[tuple[Path | Sidecar, bool]] = [(cached_path(archive), False)]
     if sidecar is not None:
         candidates.insert(0, (sidecar, True))
     elif not source.remote:
@@ -130,6 +134,8 @@ def _kept(
         try:
             data = where() if callable(where) else where
             index = None if data is None else ArchiveIndex(data, f"of {source.path}")
+            if proven and index is not None:
+                index.prove()
         except BadIndex as error:
             _warn_of(str(error), where)
             continue
@@ -142,7 +148,7 @@ def _kept(
 _warned: set[tuple[str, int]] = set()
 
 
-def _warn_of(message: str, where: Path | Callable[[], bytes | None]) -> None:
+def _warn_of(message: str, where: Path | Sidecar) -> None:
     """Log that an index is damaged, once for what is there now."""
     version = 0
     if isinstance(where, Path):
@@ -161,19 +167,20 @@ def build(
     threads: int = 0,
     progress: Callable[[int], object] | None = None,
     rebuild: bool = False,
+    proven: bool = False,
 ) -> ArchiveIndex:
     """Make the index of `source`, write it, and give it back; processes that want the same one wait and then read it.
 
     With `sidecar` it is written beside the archive, else into the cache. Where it cannot be written, a warning is
     logged and the index serves from memory. A plain tar that has grown since it was last indexed is gone through from
-    where it ended then.
+    where it ended then. `rebuild` makes anew one that is good; `proven` as in `load`.
 
     Raises: BadArchive when the archive cannot be read at all.
     """
     target = Path(archive + SUFFIX) if sidecar and not source.remote else cached_path(archive)
     with _locked(cached_path(archive).with_suffix(".lock")):
         if not rebuild:
-            index = load(source, archive)
+            index = load(source, archive, proven=proven)
             if index is not None and (not sidecar or target.exists()):
                 return index
         state = source.state()
@@ -182,7 +189,7 @@ def build(
         if earlier is not None:
             kind, found = "tar", scan_tar(source.read_at, earlier.end, earlier)
         else:
-            kind, found = scan(source, threads, progress)
+            kind, found = _scanned(source, threads, progress)
         data = assemble(kind, found, state)
         if len(data) > limits.INDEX.value:
             raise BadArchive(f"{source.path}: {limits.INDEX.exceeded(len(data))}", archive=source.path)
@@ -196,6 +203,21 @@ def build(
             index = _in_memory(source, data)
         index.renew = lambda: _renewed(source, archive, None)
         return index
+
+
+def _scanned(source: Source, threads: int, progress: Callable[[int], object] | None) -> tuple[str, Scan]:
+    """As `scan`; what no archive should be able to cause is an error of that archive too, and logged."""
+    try:
+        return scan(source, threads, progress)
+    except (LlavaZhError, OSError):
+        raise
+    except Exception as error:
+        _log.error("Indexing %s failed with %s: %s", source.path, type(error).__name__, error)
+        raise BadArchive(
+            f"{source.path} cannot be indexed, for a reason that was not foreseen ({type(error).__name__}: {error}). "
+            "The archive is damaged or made to do harm, or this is a fault of llava-zh.",
+            archive=source.path,
+        ) from error
 
 
 def _in_memory(source: Source, data: bytes) -> ArchiveIndex:
