@@ -53,7 +53,7 @@ def _escaped(text: str) -> bytes:
 
 @cache
 def _zeros() -> bytes:
-    return gzip.compress(bytes(256 << 20), 1)
+    return gzip.compress(bytes(192 << 20), 1)
 
 
 def _bomb(head: bytes, caption: str) -> bytes:

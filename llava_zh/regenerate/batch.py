@@ -26,6 +26,7 @@ from llava_zh.regenerate.report import Report, Session
 from llava_zh.regenerate.run import Settings
 from llava_zh.regenerate.selection import open_ledger
 from llava_zh.regenerate.source import Over, Passed, Row, Source, open_source, read_units
+from llava_zh.safe_text import keep_environment_secrets
 
 T = TypeVar("T")
 
@@ -100,6 +101,7 @@ class _Batch:
         widen: bool = False,
         **loading: Any,
     ) -> None:
+        keep_environment_secrets()  # a service may repeat the key that the files were sent with
         self.settings = Settings(model, dict(parameters or {}), limit, max_pixels, send_paths, seed)
         self.source: Source = open_source(path_or_rows, name, loading)
         self.choice = PromptChoice(prompt, self.source.config, seed)

@@ -7,6 +7,8 @@ does, the pipe closes and the keeper ends the server and everything it started: 
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import shutil
 import socket
 import subprocess
@@ -22,6 +24,7 @@ from llava_zh.errors import MissingExtra, OutputError, ServerError, UnknownName
 from llava_zh.regenerate.keeper import GRACE
 from llava_zh.regenerate.report import Session
 from llava_zh.regenerate.tasks import first_error
+from llava_zh.safe_text import cut, get_logger, keep_secret
 
 #: Seconds that a server may take to load its model.
 READY_WITHIN = 1800.0
@@ -44,6 +47,15 @@ ENGINES: dict[str, list[str]] = {
     ],
     "transformers": ["transformers", "serve", "{model}", "--host", "127.0.0.1", "--port", "{port}"],
 }
+
+
+#: Options that engines read from the environment too, where ``ps`` does not show them to everyone on the machine.
+BY_ENVIRONMENT = {("vllm", "--api-key"): "VLLM_API_KEY"}
+_SECRET_OPTION = re.compile(r"--[\w-]*(?:key|keys|token|password|secret)", re.IGNORECASE)
+#: Of an engine's log an error quotes so many lines and characters at most.
+SHOWN_LINES, SHOWN_CHARACTERS = 20, 4000
+
+_log = get_logger(__name__)
 
 
 class Served:
@@ -75,7 +87,8 @@ class Served:
             raise UnknownName.of("engine", engine, ENGINES)
         self._engine, self._log, self._session, self._say = engine, log, session, say
         port = _free_port()
-        self._command = _command(engine, model, port) + list(arguments)
+        shown, self._secret_environment = _without_secrets(engine, arguments)
+        self._command = _command(engine, model, port) + shown
         self.url = f"http://127.0.0.1:{port}/v1"
         #: Answers 200 when the server is well; all four engines have it, while `transformers serve` lists no models.
         self.health_url = f"http://127.0.0.1:{port}/health"
@@ -86,7 +99,9 @@ class Served:
         import aiohttp
 
         self._errors = (aiohttp.ClientError, OSError, TimeoutError)
-        self._session_http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=LOOK_TIMEOUT))
+        self._session_http = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=LOOK_TIMEOUT), cookie_jar=aiohttp.DummyCookieJar()
+        )
         try:
             await self._start()
         except BaseException:
@@ -155,12 +170,14 @@ class Served:
     def _launch(self) -> None:
         keeper = Path(__file__).with_name("keeper.py")
         try:
-            with self._log.open("ab") as log:
+            # For its owner only: engines write their arguments and some requests into it.
+            with open(self._log, "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as log:
                 self._keeper = subprocess.Popen(
                     [sys.executable, str(keeper), *self._command],
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=log,
+                    env={**os.environ, **self._secret_environment},
                     start_new_session=True,  # Ctrl-C is for the run; the run stops the server
                 )
         except OSError as error:
@@ -183,10 +200,38 @@ class Served:
 
     async def _answers(self) -> bool:
         try:
-            async with self._session_http.get(self.health_url) as response:
+            async with self._session_http.get(self.health_url, allow_redirects=False) as response:
                 return response.status == 200
-        except self._errors:
+        except (*self._errors, ValueError):
             return False
+
+
+def _without_secrets(engine: str, arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The arguments as a command line may have them, and what goes by the environment; secrets are known from now on.
+
+    A secret that the engine takes by no other way stays on the command line, which is said.
+    """
+    left: list[str] = []
+    environment: dict[str, str] = {}
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
+        option, joined, value = word.partition("=")
+        if _SECRET_OPTION.fullmatch(option) is None:
+            left.append(word)
+            continue
+        values = [value] if joined else []
+        while not joined and words and not words[0].startswith("--"):
+            values.append(words.pop(0))
+        for each in values:
+            keep_secret(each)
+        if len(values) == 1 and (variable := BY_ENVIRONMENT.get((engine, option))):
+            environment[variable] = values[0]
+            continue
+        left += [word] if joined else [word, *values]
+        if values:
+            _log.warning("%s is on %s's command line, where everyone on this machine can read it.", option, engine)
+    return left, environment
 
 
 def _command(engine: str, model: str, port: int) -> list[str]:
@@ -205,7 +250,12 @@ def _free_port() -> int:
         return port
 
 
-def _end_of(log: Path, lines: int = 20) -> str:
+def _end_of(log: Path) -> str:
+    """The last lines of a log, without the line that begins before what is read: half a secret may be all it holds."""
     with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 8192))
-        return "\n".join(file.read().decode("utf-8", "replace").splitlines()[-lines:])
+        start = max(0, log.stat().st_size - 2 * SHOWN_CHARACTERS)
+        file.seek(start)
+        text = file.read(2 * SHOWN_CHARACTERS).decode("utf-8", "replace")
+    if start:
+        text = text.partition("\n")[2] or "(one long line)"
+    return cut("\n".join(text.splitlines()[-SHOWN_LINES:]), SHOWN_CHARACTERS)

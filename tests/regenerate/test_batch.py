@@ -112,3 +112,68 @@ def test_what_is_no_result_is_refused(tmp_path: Path, make_rows: Rows) -> None:
         read_batch(make_rows(2), "test_zh", results=[tmp_path / "missing.jsonl"], **given)
     with pytest.raises(RunConflict, match="model"):
         write_batch(make_rows(2), "test_zh", output_dir=tmp_path / "out", model="other")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (b'{"custom_id": 5}', "byte 0: no result of a batch"),
+        (b'{"custom_id": "\xff"}', "byte 0: no result of a batch"),
+        (b'{"custom_id": "a", "x": ' + b"[" * 100_000, "byte 0: no result of a batch"),
+        (b'{"custom_id": "' + b"a" * 5_000_000 + b'"}', "byte 0: a result is too long.*LLAVA_ZH_MAX_ANSWER_BYTES"),
+        (b'\n \r\n{"custom_id": "a", "response": {"status_code": "x"}}', "byte 4: no result of a batch"),
+    ],
+)
+def test_a_line_that_is_no_result_is_refused_with_its_place(
+    line: bytes, says: str, tmp_path: Path, make_rows: Rows
+) -> None:
+    given: dict[str, Any] = {"output_dir": tmp_path / "out", "model": "tiny-vlm"}
+    write_batch(make_rows(1), "test_zh", **given)
+    (tmp_path / "r.jsonl").write_bytes(line + b"\n")
+    with pytest.raises(BadFile, match=says) as caught:
+        read_batch(make_rows(1), "test_zh", results=[tmp_path / "r.jsonl"], **given)
+    assert len(str(caught.value)) < 1000
+    with pytest.raises(BadFile, match="cannot be read"):
+        read_batch(make_rows(1), "test_zh", results=[tmp_path], **given)
+
+
+def test_what_a_batch_answers_is_bounded_redacted_and_checked_as_a_server_is(
+    tmp_path: Path, make_rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "sk-Bt5Yh8Nj3Mk6Lo9Pq2Wr"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    given: dict[str, Any] = {"output_dir": tmp_path / "out", "model": "tiny-vlm"}
+    requests = lines_of(write_batch(make_rows(4), "test_zh", **given)[0])
+
+    def body(content: object) -> dict[str, Any]:
+        return {"choices": [{"message": {"content": content}, "finish_reason": "stop"}], "usage": {"prompt_tokens": -1}}
+
+    responses: list[dict[str, Any]] = [
+        {"status_code": 200, "body": body("<think>想</think>一只猫。")},
+        {"status_code": 200, "body": body("一只猫。<|im_end|>")},
+        {"status_code": 200, "body": body(f"一只猫。{key}")},
+        {"status_code": 400, "body": {"error": {"message": f"{'x' * 290}{key}" * 1000}}},
+    ]
+    lines = [
+        json.dumps({"custom_id": request["custom_id"], "response": response})
+        for request, response in zip(requests, responses, strict=True)
+    ]
+    (tmp_path / "r.jsonl").write_text("\n".join(lines) + "\n\n")
+    report = read_batch(make_rows(4), "test_zh", results=[tmp_path / "r.jsonl"], **given)
+    assert report.failed == {"special token": 1, "answer repeats a secret": 1, "HTTP 400": 1}
+    assert [row["conversations"][1]["value"] for row in output_of(tmp_path / "out")] == ["一只猫。"]
+    written = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert not [key[at : at + 8] for at in range(len(key) - 7) if key[at : at + 8].encode() in written]
+    assert max(len(row["message"]) for row in lines_of(tmp_path / "out" / "failed.jsonl")) < 500
+
+
+def test_requests_are_not_written_through_a_planted_link(tmp_path: Path, make_rows: Rows) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "mine.jsonl").write_text("mine")
+    given: dict[str, Any] = {"output_dir": tmp_path / "out", "model": "tiny-vlm"}
+    write_batch(make_rows(1), "test_zh", **given)[0].unlink()
+    (tmp_path / "out" / "batch").rmdir()
+    (tmp_path / "out" / "batch").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RunConflict, match="is a link"):
+        write_batch(make_rows(1), "test_zh", **given)
+    assert (tmp_path / "elsewhere" / "mine.jsonl").read_text() == "mine"

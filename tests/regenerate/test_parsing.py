@@ -113,6 +113,32 @@ def test_any_text_gives_turns_or_a_bad_answer_and_nothing_else(text: str, name: 
         assert all(turn["value"].strip() for turn in found)
 
 
+def test_reasoning_before_an_answer_is_cut_off() -> None:
+    assert parse_answer("<think>\n先看左边。\n</think>\n\n一只橘色的猫。", CAPTION) == [
+        {"from": "gpt", "value": "一只橘色的猫。"}
+    ]
+    thought = "<think>用户：要什么？\n助手：看图。</think>"
+    assert parse_answer(f"{thought}用户：几只？\n助手：两只。", CONVERSATION) == turns("几只？", "两只。")
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt", "reason"),
+    [
+        ("<think>先看左边，一只猫。", CAPTION, "reasoning never ends"),
+        ("<think>先看左边，一只猫。</think>\n", CAPTION, "empty answer"),
+        ("一只猫。<|im_end|>", CAPTION, "special token"),
+        ("一只猫。[UNUSED_TOKEN_145][UNUSED_TOKEN_145]", CAPTION, "special token"),
+        ("用户：几只？</s>\n助手：两只。", CONVERSATION, "special token"),
+        ("问题：几只？\n回答：两只<box>[[1,2,3,4]]</box>。", QA, "special token"),
+    ],
+)
+def test_what_is_no_caption_in_an_answer_is_refused_by_its_reason(text: str, prompt: object, reason: str) -> None:
+    with pytest.raises(BadAnswer) as caught:
+        parse_answer(text, prompt)  # type: ignore[arg-type]
+    assert vars(caught.value)["reason"] == reason
+    assert "expected to be" in str(caught.value)
+
+
 def test_lines_of_a_caption_join_with_a_space_in_english_and_without_in_chinese() -> None:
     assert parse_answer("A cat.\n\nIt sits.", PROMPTS["caption_en"]) == [{"from": "gpt", "value": "A cat. It sits."}]
     assert parse_answer("一只猫。\n它坐着。", CAPTION) == [{"from": "gpt", "value": "一只猫。它坐着。"}]

@@ -21,6 +21,7 @@ import pytest
 
 from llava_zh.errors import MissingExtra, ServerError, UnknownName
 from llava_zh.regenerate import regenerate, serve
+from llava_zh.regenerate.report import Session
 
 from .conftest import positions_of
 
@@ -114,6 +115,32 @@ def test_a_server_that_never_comes_up_is_given_up_with_the_end_of_its_log(
     monkeypatch.setitem(serve.ENGINES, "broken", ["{python}", "-c", code, "{model}"])
     with pytest.raises(ServerError, match=r"(?s)not become ready in 3 starts.*CUDA out of memory on tiny-vlm"):
         regenerate(make_rows(1), "test_zh", output_dir=tmp_path, serve="broken", model="tiny-vlm", progress=False)
+
+
+SECRET = "sk-Wz5rTg8Yh2Uj4Ik6Ol9Pm"
+
+
+def test_a_key_among_the_arguments_is_in_no_process_list_and_in_no_error(
+    tmp_path: Path, make_rows: Rows, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = "print('\\x1b[31m', os.environ.get('VLLM_API_KEY'), sys.argv)"
+    command = ["{python}", "-c", f"import os, sys; {said}; sys.exit('x' * 60000 + sys.argv[-1])"]
+    monkeypatch.setitem(serve.ENGINES, "vllm", command)
+    given: dict[str, Any] = {"serve": "vllm", "model": "tiny-vlm", "progress": False}
+    for number, arguments in enumerate((["--api-key", SECRET], [f"--api-key={SECRET}"], ["--hf-token", SECRET])):
+        served = serve.Served("vllm", "m", arguments, tmp_path / "log", Session(), print)
+        assert (SECRET in " ".join(served._command)) == (arguments[0] == "--hf-token")
+        with pytest.raises(ServerError, match="not become ready") as caught:
+            regenerate(make_rows(1), "test_zh", output_dir=tmp_path / str(number), serve_args=arguments, **given)
+        assert SECRET[:8] not in str(caught.value)
+        assert SECRET[-8:] not in str(caught.value)
+        assert "\x1b" not in str(caught.value)
+        assert len(str(caught.value)) < 6000
+        log = tmp_path / str(number) / "journal" / "server.log"
+        assert SECRET in log.read_text()
+        assert log.stat().st_mode & 0o077 == 0
+    assert "--hf-token is on vllm's command line" in caplog.text
+    assert SECRET[:8] not in caplog.text
 
 
 def test_an_unknown_or_missing_engine_says_what_to_do(
