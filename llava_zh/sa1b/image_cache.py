@@ -8,11 +8,15 @@ import os
 import re
 from pathlib import Path
 
+from isal import isal_zlib
+
 from llava_zh.errors import BadArgument
 from llava_zh.sa1b import store
+from llava_zh.sa1b.atomic import remove_if_left, write_atomically
 
 VARIABLE = "LLAVA_ZH_IMAGE_CACHE"
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)B?\s*", re.IGNORECASE)
+_CRC = 4  # bytes of the checksum that stands before the image in its file
 _FACTORS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
@@ -24,6 +28,10 @@ def parse_limit(limit: int | str | None) -> int:
     if match is None:
         raise BadArgument(f"The limit of the image cache is a size such as '10GB', not {limit!r}.")
     return int(float(match[1]) * _FACTORS[match[2].upper()])
+
+
+def _checksum(data: bytes) -> bytes:
+    return isal_zlib.crc32(data).to_bytes(_CRC, "little")
 
 
 class ImageCache:
@@ -39,19 +47,20 @@ class ImageCache:
         return self._folder / digest[:2] / digest
 
     def get(self, key: str) -> bytes | None:
-        """The image stored under `key`, which counts as used now."""
+        """The image stored under `key`, which counts as used now; None if there is none, or it is damaged."""
         path = self._path(key)
         try:
-            data = path.read_bytes()
+            kept = path.read_bytes()
             os.utime(path)
         except OSError:
             return None
-        return data
+        data = kept[_CRC:]
+        return data if kept[:_CRC] == _checksum(data) else None
 
     def put(self, key: str, data: bytes) -> None:
         """Store an image. A cache that cannot be written does no harm."""
         with contextlib.suppress(OSError):
-            store.write_atomically(self._path(key), data)
+            write_atomically(self._path(key), _checksum(data) + data)
             self._written += len(data)
             if self._written > self._limit // 20:
                 self._written = 0
@@ -60,6 +69,9 @@ class ImageCache:
     def _clear_up(self) -> None:
         files: list[tuple[float, int, Path]] = []
         for path in self._folder.glob("??/*"):
+            if path.name.startswith("."):  # a temporary file, maybe of a process that writes it now
+                remove_if_left(path)
+                continue
             with contextlib.suppress(OSError):  # another process may have removed it
                 status = path.stat()
                 files.append((status.st_mtime, status.st_size, path))

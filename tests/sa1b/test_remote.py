@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from llava_zh.errors import BadArchive, BadArgument, BadIndex, ImageNotFound
 from llava_zh.sa1b.filesystem import Sa1bFileSystem
 from llava_zh.sa1b.image_cache import ImageCache, parse_limit
+from llava_zh.sa1b.source import RemoteSource
 
 from .conftest import Files, write_archive, write_files
 
@@ -139,7 +143,10 @@ def test_images_are_kept_on_the_local_disk_when_asked(
     assert fs.cat("sa_000000/sa_7.jpg") == files["sa_7.jpg"]
     assert fs.cat_file("sa_000000/sa_7.jpg", 3, 9) == files["sa_7.jpg"][3:9]
     assert server.sent == 0
-    assert [path.read_bytes() for path in (index_cache / "images").glob("??/*")] == [files["sa_7.jpg"]]
+    [kept] = (index_cache / "images").glob("??/*")
+    assert kept.read_bytes()[4:] == files["sa_7.jpg"]
+    kept.write_bytes(kept.read_bytes()[:-9] + bytes(9))  # a damaged one is fetched again
+    assert fs.cat("sa_000000/sa_7.jpg") == files["sa_7.jpg"] and server.sent
 
 
 def test_the_image_cache_stays_near_its_limit_and_drops_the_oldest(index_cache: Path) -> None:
@@ -149,6 +156,50 @@ def test_the_image_cache_stays_near_its_limit_and_drops_the_oldest(index_cache: 
     kept = [n for n in range(60) if cache.get(str(n)) is not None]
     assert kept and kept[-1] == 59 and kept == list(range(kept[0], 60))
     assert 50_000 <= 5000 * len(kept) <= 110_000
+
+
+def test_clearing_up_takes_away_what_killed_writers_left_and_nothing_that_is_being_written(index_cache: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    folder = index_cache / "images" / "00"
+    folder.mkdir(parents=True)
+    left, living = folder / ".x.1.tmp", folder / ".x.2.tmp"
+    left.write_bytes(bytes(9000))
+    with living.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        ImageCache(1).put("x", b"x")
+        assert not left.exists() and living.exists()
+
+
+def _in_a_fork(read: Callable[[], bytes]) -> bytes:
+    """What `read` gives in a forked child."""
+    taking, giving = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            try:
+                os.write(giving, b"+" + read())
+            except BaseException as error:
+                os.write(giving, repr(error).encode())
+        os._exit(0)
+    os.close(giving)
+    with open(taking, "rb") as file:
+        answer = file.read()
+    os.waitpid(child, 0)
+    assert answer[:1] == b"+", answer
+    return answer[1:]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_source_that_was_read_before_a_fork_is_read_after_it(server: Server, files: Files) -> None:
+    path = write_archive(server.root / "sa_000000.tar", files, "tar")
+    data = path.read_bytes()
+    fs = fsspec.filesystem("http", skip_instance_cache=True)
+    source = RemoteSource(fs, f"{url(server)}/sa_000000.tar")
+    assert source.pread(512, 99) == data[512:611]
+    for _ in range(2):
+        assert _in_a_fork(lambda: source.pread(512, 99)) == data[512:611]
+        assert _in_a_fork(lambda: _in_a_fork(lambda: source.pread(1024, 99))) == data[1024:1123]
+        assert source.pread(512, 99) == data[512:611]
 
 
 def test_a_limit_is_a_size() -> None:
