@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,12 +15,13 @@ from .parts import Plan, find_states, parts_text, remaining
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
+    from .data_files import DataFile
     from .shuffled_streams import ShuffledShards
 
 StoppingStrategy = Literal["first_exhausted", "all_exhausted", "all_exhausted_without_replacement", "never"]
 STOPPING_STRATEGIES = ("first_exhausted", "all_exhausted", "all_exhausted_without_replacement", "never")
 
-WINDOW = 4
+WINDOW, WINDOW_BYTES = 4, 128 << 20
 PARTS = 64
 
 
@@ -27,7 +29,7 @@ def shuffled(
     dataset: IterableDataset | Dataset,
     *,
     seed: int = 0,
-    window: int = WINDOW,
+    window: int | None = None,
     parts: int = PARTS,
     repeat: float = 1.0,
     continue_from: Sequence[Mapping[str, Any]] | None = None,
@@ -37,7 +39,8 @@ def shuffled(
     ``IterableDataset.shuffle`` loses its buffer on resume. Here whole shards are read in random order, `window` of
     them at a time, and all rows of a window are shuffled at once. The order follows from `seed` and the epoch alone,
     so a ``state_dict`` is a position, and resuming reads one window again: with 32 MB shards, 128 MB of text for about
-    100,000 rows that are shuffled together, held in memory as Arrow by each worker. Pictures are opened afterwards.
+    100,000 rows that are shuffled together, held in memory as Arrow by each worker. Pictures that rows name are opened
+    afterwards; those that shards hold themselves (WebDataset tars, Parquet) are in the window with their bytes.
 
     The result is an ordinary ``IterableDataset``: divide it with ``datasets.split_dataset_by_node``, feed it to a
     ``DataLoader`` or a ``torchdata`` ``StatefulDataLoader``, call ``set_epoch`` for another order, ``map`` it.
@@ -45,7 +48,8 @@ def shuffled(
     Args:
         dataset: A stream, or a prepared dataset, of one split.
         seed: Decides the order; a whole number, not negative.
-        window: Shards that are shuffled together; more is closer to a full shuffle and takes more memory.
+        window: Shards that are shuffled together; more is closer to a full shuffle and takes more memory. By default
+            4, fewer where shards are so large that 4 are over 128 MiB, at least 1.
         parts: At least so many parts are made for nodes and workers to share. A stream with fewer windows cuts their
             rows in stripes, and several workers then read the same window. The numbers of nodes that divide the number
             of parts (a power of two, where that of shards is) read nothing twice.
@@ -60,14 +64,14 @@ def shuffled(
     """
     from .shuffled_streams import ShuffledShards
 
-    if seed < 0 or window < 1 or parts < 1 or not repeat > 0:
+    if seed < 0 or (window is not None and window < 1) or parts < 1 or not repeat > 0:
         raise BadArgument(
             f"seed={seed}, window={window}, parts={parts}, repeat={repeat}: "
             "expected seed >= 0, window >= 1, parts >= 1, repeat > 0."
         )
     stream = _stream(dataset, parts)
     shards = stream._ex_iterable.num_shards
-    window = min(window, shards)
+    window = min(_window_of(stream._ex_iterable) if window is None else window, shards)
     name = "/".join(filter(None, (stream.info.dataset_name, stream.info.config_name))) or "a stream"
     plan = Plan(name, shards, window, math.ceil(parts / math.ceil(shards / window)), repeat, seed, order=seed)
     if continue_from is None:
@@ -135,6 +139,18 @@ def mix(
             raise BadArgument(f"continue_from: the states are of a mixture of other than {len(streams)} datasets.")
         streams = [_continued(stream, [state["streams"][i] for _, state in found]) for i, stream in enumerate(streams)]
     return _dataset(MixedStreams(streams, weights, seed, stopping_strategy), mixed[0], seed, epoch)
+
+
+def _window_of(source: Any) -> int:
+    """How many shards of `source` make a window of at most :data:`WINDOW_BYTES`, by the sizes of their files."""
+    from .readers import Shard
+
+    shards = [shard for shard in getattr(source, "kwargs", {}).get("shards", ()) if isinstance(shard, Shard)]
+    wholes: Counter[DataFile] = Counter()
+    for shard in shards:
+        wholes[shard.file] += shard.end - shard.start
+    largest = max((s.file.size * (s.end - s.start) // max(wholes[s.file], 1) for s in shards), default=0)
+    return max(min(WINDOW, WINDOW_BYTES // max(largest, 1)), 1)
 
 
 def _continued(stream: ShuffledShards, states: Sequence[Mapping[str, Any]]) -> ShuffledShards:

@@ -21,6 +21,8 @@ from .parts import Division, Plan, Step
 
 # Rows that are made Python objects at a time: enough to be quick, few enough for rows that hold whole pictures.
 ROWS, ROWS_BYTES = 1000, 8 << 20
+# Bytes a row from which on rows are taken one by one, without a copy of the window in one piece.
+HEAVY = 64 << 10
 
 
 def _draw(generator: np.random.Generator) -> int:
@@ -133,14 +135,21 @@ class _Window:
                 new = [table for _, table in one.iter_arrow()]
                 self.lengths[shard] = sum(map(len, new))
                 tables += new
-        # Taking rows out of many chunks would join all of them at every call.
-        self._table = pa.concat_tables(tables).combine_chunks() if tables else None
+        self._table = pa.concat_tables(tables) if tables else None
+        self._heavy = self._table is not None and self._table.nbytes > HEAVY * max(len(self._table), 1)
+        if self._table is not None and not self._heavy:
+            # Taking rows out of many chunks would join all of them at every call.
+            self._table = self._table.combine_chunks()
 
     def take(self, indices: parts.Indices) -> Iterator[dict[str, Any]]:
         """The rows at `indices`."""
         if self._table is None:
             for index in indices:
                 yield dict(self._rows[index])
+            return
+        if self._heavy:  # a copy of all would double what is held
+            for index in indices:
+                yield from self._table.slice(int(index), 1).to_pylist()
             return
         step = max(min(ROWS, ROWS_BYTES * len(self._table) // max(self._table.nbytes, 1)), 1)
         for at in range(0, len(indices), step):

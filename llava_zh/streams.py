@@ -8,18 +8,28 @@ shuffle buffer and not before it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from itertools import islice
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
 from datasets import Features
 from datasets.iterable_dataset import ArrowExamplesIterable
 from datasets.utils.sharding import _merge_gen_kwargs, _shuffle_gen_kwargs, _split_gen_kwargs
+from packaging.version import Version
 
 from .python_rows import python_rows
+from .safe_text import get_logger
+
+logger = get_logger(__name__)
+
+# `IterableDataset.shuffle` of these versions gives the least of ten groups' shards as the number of all (datasets issue
+# 8669): of 16 shards it makes one, and in silence only one worker of a DataLoader gets rows.
+SHUFFLE_STARVES = Version("5.0.0") <= Version(datasets.__version__) < Version("5.1.0")
 
 Tables = Callable[..., Iterator[tuple[Any, pa.Table]]]
 
@@ -101,6 +111,8 @@ class TypedArrowExamples(ArrowExamplesIterable):  # type: ignore[misc]
         return list(_split_gen_kwargs(self.kwargs, max_num_jobs=self.num_shards))
 
     def shuffle_data_sources(self, generator: np.random.Generator) -> TypedArrowExamples:
+        if SHUFFLE_STARVES and self.num_shards > 1:
+            _tell_of_starving(self.num_shards)
         return self._with(_shuffle_gen_kwargs(deepcopy(generator), self.kwargs))
 
     def shard_data_sources(self, num_shards: int, index: int, contiguous: bool = True) -> TypedArrowExamples:
@@ -111,6 +123,15 @@ class TypedArrowExamples(ArrowExamplesIterable):  # type: ignore[misc]
     def reshard_data_sources(self) -> TypedArrowExamples:
         smaller = [piece for shard in self._shards() for piece in self.generate_more_kwargs_fn(**shard)]
         return self._with(_merge_gen_kwargs(smaller))
+
+
+@functools.lru_cache(maxsize=1)  # once a process
+def _tell_of_starving(num_shards: int) -> None:
+    logger.warning(
+        "datasets %s: shuffle() of a stream with %d shards leaves fewer of them, and workers of a DataLoader without "
+        "rows in silence. Use llava_zh.shuffled(stream), shuffle(max_buffer_input_shards=1), or datasets 5.1 or later.",
+        datasets.__version__, num_shards,
+    )  # fmt: skip
 
 
 def _leaves(feature: Any) -> Iterator[Any]:
