@@ -14,7 +14,8 @@ from typing import Any, BinaryIO, TypeVar
 import msgspec
 
 from llava_zh import limits
-from llava_zh.errors import BadAnswer, BadFile, LlavaZhError, RootNotFound, RunConflict
+from llava_zh.durable import check_kind
+from llava_zh.errors import BadAnswer, BadFile, LlavaZhError, RootNotFound
 from llava_zh.lines import write_lines
 from llava_zh.regenerate.dialogue import Messages, PromptChoice, converse
 from llava_zh.regenerate.faults import Refused, Transient
@@ -142,8 +143,7 @@ class _Batch:
 
     def write(self) -> list[Path]:
         folder = self.folder / "batch"
-        if folder.is_symlink():
-            raise RunConflict(f"{folder} is a link, and a run writes into its own folder only. Remove it.")
+        check_kind(folder, folder=True)
         folder.mkdir(exist_ok=True)
         for old in folder.glob("*.jsonl"):
             old.unlink()  # of an earlier call; what is still wanted of it is written anew
