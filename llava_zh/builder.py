@@ -156,7 +156,9 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         return [datasets.SplitGenerator(name=datasets.Split.TRAIN, gen_kwargs={"shards": self._shards(files)})]
 
     def _shards(self, files: Iterable[DataFile]) -> list[Shard]:
+        # The first parts of what many programs write are empty; where all are, that is an error.
         files = tuple(files)
+        files = tuple(file for file in files if file.size) or files[:1]
         for file in files:
             hub.check_is_data(file, self.token)
         config = self.config
@@ -200,6 +202,7 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
             self.token,
             then=lambda table: then(self._kept(table, tally)),
             ahead=self._parse_ahead,
+            on_damage=tally.damage,
         )
         for i, shard in enumerate(shards):
             for j, table in enumerate(readers.tables(shard, reading)):

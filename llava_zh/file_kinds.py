@@ -101,6 +101,6 @@ def what_it_may_be(line: bytes) -> str:
         return "A record runs over several lines; write each on one line (jq -c . OLD > NEW)."
     if text.startswith(b"{'"):
         return "It has single quotes, as Python prints a dict; write it with json.dumps."
-    if text.endswith(b"}"):
+    if text.endswith(b"}") or not text.startswith(b"{"):
         return ""
     return "The line is cut short; is the file complete?"

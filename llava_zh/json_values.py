@@ -18,9 +18,10 @@ from .limits import DEPTH
 
 BOM = b"\xef\xbb\xbf"
 # Possessive, so that no length of text makes the expression take memory or look twice.
-_TEXT = rb'"(?:[^"\\]++|\\.)*+(?:"|\Z)'
-_texts = re.compile(_TEXT, re.DOTALL)
-_texts_and_constants = re.compile(_TEXT + rb"|-?Infinity|NaN", re.DOTALL)
+# A text with its quotes; one that is cut off goes on to the end.
+TEXT = rb'"(?:[^"\\]++|\\.)*+(?:"|\Z)'
+_texts = re.compile(TEXT, re.DOTALL)
+_texts_and_constants = re.compile(TEXT + rb"|-?Infinity|NaN", re.DOTALL)
 # Which way each byte leads: into an object or array, out of one, or neither.
 _STEPS = np.zeros(256, np.int8)
 _STEPS[[ord("["), ord("{")]], _STEPS[[ord("]"), ord("}")]] = 1, -1

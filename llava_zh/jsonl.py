@@ -111,7 +111,7 @@ def pieces(read: Read, whole: Range, size: int) -> Iterator[bytes]:
         length = min(step, size - at)
 
 
-def blocks(stream: Iterable[bytes], whole: Range) -> Iterator[tuple[int, Block | TooLong]]:
+def blocks(stream: Iterable[bytes], whole: Range) -> Iterator[tuple[int, AnyBlock]]:
     """The lines that `whole` owns, as ``(offset of the first byte, whole lines)`` blocks.
 
     Args:
@@ -198,10 +198,13 @@ class TooLong:
     """In place of a block: a line that is longer than :data:`llava_zh.limits.LINE`, of which no more was read."""
 
 
+AnyBlock = Block | TooLong
+
+
 def parse(
     file: str,
     offset: int,
-    block: Block | TooLong,
+    block: AnyBlock,
     expect: Expect,
     on_bad: Callable[[BadRow], None],
     on_columns: Callable[[Iterable[str]], None] = lambda names: None,

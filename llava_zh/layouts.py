@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from . import hub, readers, records
-from .errors import DataFileNotFound, UnknownLayout
+from .errors import BadFile, BadRow, DataFileNotFound, LlavaZhError, UnknownLayout
 from .facts import DatasetFacts
 from .hub import DataFile
 from .images import ArchivedImages, EmbeddedImages, FolderImages, Images, UnresolvedImages
@@ -75,17 +75,20 @@ def detect(files: Sequence[DataFile], where: str, image_root: str | None, token:
     Raises:
         UnknownLayout: No file has rows with an image and a conversation; lists files, columns and what was looked for.
     """
-    problem = None
+    problem: LlavaZhError | None = None
     for kind in (*_ROW_KINDS, "tar"):
         rows = _of_kind(files, kind)
         if not rows:
             continue
-        hub.check_is_data(rows[0], token)
-        first = readers.sample(rows[0], token)
+        try:
+            first, rows = _first_row(rows, token)
+        except (BadRow, BadFile) as error:
+            # Notes beside the data may be no data; what is preferred comes first, and is what the error is about.
+            problem = problem or error
+            continue
         missing = [f for f in ("image", "conversations") if not any(alias in first for alias in records.ALIASES[f])]
         if not missing:
             break
-        # A file of notes beside the data; what is preferred comes first, and is what the error is about.
         problem = problem or _unknown(files, where, f"{rows[0].name} has no column for {' and '.join(missing)}", first)
     else:
         raise problem or _unknown(files, where, "no Parquet, JSON, JSON Lines or tar file", {})
@@ -96,6 +99,18 @@ def detect(files: Sequence[DataFile], where: str, image_root: str | None, token:
     )
     logger.info("%s: found %s", where, found)
     return Layout(tuple(rows), images, found)
+
+
+def _first_row(files: Sequence[DataFile], token: Any) -> tuple[Mapping[str, Any], list[DataFile]]:
+    """A row of the first file that has any, and the files that are not empty."""
+    full = [file for file in files if file.size] or files[:1]
+    hub.check_is_data(full[0], token)
+    first: Mapping[str, Any] = {}
+    for file in full:
+        first = readers.sample(file, token) or first
+        if any(value is not None for value in first.values()):
+            break
+    return first, list(full)
 
 
 def _row_files(files: Sequence[DataFile]) -> list[DataFile]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from . import hub, records
 from .data_files import DataFile
-from .errors import BadRow, NothingLeft
+from .errors import BadFile, BadRow, NothingLeft
 from .safe_text import get_logger
 
 logger = get_logger(__name__)
@@ -20,6 +20,7 @@ logger = get_logger(__name__)
 # Bad rows, and entries of a list that match nothing, named one by one in the log of a process; all are counted.
 SHOWN = 5
 BAD_ROWS = "bad rows left out"
+DAMAGED = "damaged files read as far as they could be"
 
 
 class Tally:
@@ -70,6 +71,13 @@ class Tally:
         self.count(BAD_ROWS, 1)
         if self._counts[BAD_ROWS] <= SHOWN:
             logger.warning("left out: %s", error)
+
+    def damage(self, error: BadFile) -> None:
+        """Raise `error`, or count and name it, when all that could be read of a damaged file was read."""
+        if self._on_bad_row == "raise":
+            raise error
+        self.count(DAMAGED, 1)
+        logger.warning("damaged: %s", error)
 
     def columns(self, names: Iterable[str]) -> None:
         """Tell once of keys that no field is known by."""

@@ -354,9 +354,16 @@ def test_the_sample_of_a_json_array_is_had_from_its_start(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.jsonl.gz", "a.tar"])
-def test_a_file_without_a_good_record_has_no_sample(tmp_path: Path, name: str) -> None:
-    data = {"a.jsonl": b"x\n", "a.json": b"x\n", "a.jsonl.gz": gzip.compress(b"x\n"), "a.tar": tar_of([])}[name]
-    assert readers.sample(data_file(tmp_path, name, data)) == {}
+def test_a_file_without_a_good_record_says_what_is_wrong_with_the_first_and_one_without_rows_has_no_sample(
+    tmp_path: Path, name: str
+) -> None:
+    empty, bad = (
+        {"a.jsonl": b"\n", "a.json": b"[]", "a.jsonl.gz": gzip.compress(b""), "a.tar": tar_of([])},
+        {"a.jsonl": b"x\n", "a.json": b"[x]", "a.jsonl.gz": gzip.compress(b"x\n"), "a.tar": tar_of([("1.json", b"x")])},
+    )
+    assert readers.sample(data_file(tmp_path, name, empty[name])) == {}
+    with pytest.raises(BadRow, match="expected one JSON object"):
+        readers.sample(data_file(tmp_path, f"bad-{name}", bad[name]))
 
 
 def test_files_are_closed_when_reading_ends_early(tmp_path: Path) -> None:
