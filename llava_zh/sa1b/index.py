@@ -260,11 +260,11 @@ class ArchiveIndex:
         self.problem_counts = header.problem_counts
         self.problems = [Problem(*problem) for problem in header.problems]
         self._arrays = file.arrays
-        self.keys = self.array("keys", "u4")
+        self.keys = self.array("keys")
         # bisect on a memoryview is several times as fast as numpy for one value.
         self._keys, self._offsets, self._sizes = (self.array(name).data for name in ("keys", "offsets", "sizes"))
-        self._crcs, self._named_crcs = self.array("crcs", "u4").data, self.array("named_crcs", "u4").data
-        self._blob = self.array("names", "u1").data
+        self._crcs, self._named_crcs = self.array("crcs").data, self.array("named_crcs").data
+        self._blob = self.array("names").data
         self._starts = self.array("name_starts").data
         self._named = max(0, len(self._starts) - 1)
         #: Gives another index of the same archive when the file of this one is no longer what was read.
@@ -296,7 +296,7 @@ class ArchiveIndex:
         if set(self.problem_counts) - known or sum(self.problem_counts.values()) > len(self.problems):
             return None
         listed = sorted(self.under(""), key=lambda member: member.offset)
-        everything = Numbered("", self.keys, self.array("offsets"), self.array("sizes", "u4"))
+        everything = Numbered("", self.keys, self.array("offsets"), self.array("sizes"))
         numbered = []
         for kind, prefix in enumerate(self.prefixes):
             same = self.prefixes[0] == self.prefixes[1]
@@ -310,9 +310,9 @@ class ArchiveIndex:
         problems = [problem for problem in self.problems if problem.kind != "truncated" and problem.offset < end]
         return Scan(listed, numbered, problems, end)
 
-    def array(self, name: str, dtype: str = "u8") -> np.ndarray[Any, Any]:
-        """The array called `name`, empty if this archive has none."""
-        return self._arrays.get(name, np.empty(0, dtype))
+    def array(self, name: str, _dtype: str = "") -> np.ndarray[Any, Any]:
+        """The array called `name` (of `index_file.ARRAYS`), empty if this archive has none."""
+        return self._arrays[name]
 
     def __len__(self) -> int:
         return len(self._keys) + self._named

@@ -61,6 +61,8 @@ ARRAYS = {
     "window_crcs": "<u4",
     "windows": "|u1",
 }
+_SIZES = {name: np.dtype(dtype).itemsize for name, dtype in ARRAYS.items()}
+_NONE = {name: np.empty(0, dtype) for name, dtype in ARRAYS.items()}
 #: What `safe_name` lets nothing through with, in names that are each ended by a NUL.
 _NOT_A_NAME = re.compile(rb"(?:\A|[\0/])\.{0,2}[\0/]|::|://")
 
@@ -153,14 +155,14 @@ class IndexFile:
         crc = isal_zlib.crc32(body, crc)
         if crc != int.from_bytes(fixed[12:16], "little"):
             raise ValueError("its checksum does not fit")
-        self.arrays = {
+        self.arrays = _NONE | {
             name: np.frombuffer(body, ARRAYS[name], count, offset)
             for name, (offset, count) in places.items()
             if name != "windows"
         }
         _check(self)
         self._windows, self._first_window = windows, 16 + length + inner
-        self._starts, self._crcs = (self.arrays.get(n, np.empty(0, "u4")) for n in ("window_starts", "window_crcs"))
+        self._starts, self._crcs = self.arrays["window_starts"], self.arrays["window_crcs"]
         self._edges = self._starts.data
 
     def window(self, start: int, stop: int) -> bytes:
@@ -264,10 +266,10 @@ def _places(counts: dict[str, int]) -> tuple[dict[str, tuple[int, int]], int]:
     if not set(counts) <= set(ARRAYS):
         raise ValueError("unknown arrays")
     places, end = {}, 0
-    for name, dtype in ARRAYS.items():
+    for name, width in _SIZES.items():
         if name in counts:
             places[name] = end, counts[name]
-            size = counts[name] * np.dtype(dtype).itemsize
+            size = counts[name] * width
             end += size if name == "windows" else (size + 7) // 8 * 8
     return places, end
 
@@ -299,7 +301,7 @@ def _check(file: IndexFile) -> None:
         _check_named(arrays)
     for prefix in ("", "named_"):
         if counts[f"{prefix}offsets"]:
-            _check_places(header, *(arrays.get(f"{prefix}{name}") for name in ("offsets", "sizes", "packed")))
+            _check_places(header, *(arrays[f"{prefix}{name}"] for name in ("offsets", "sizes", "packed")))
     _check_points(header, arrays, counts)
 
 
@@ -307,8 +309,8 @@ def _check_keyed(header: Header, arrays: dict[str, Array]) -> None:
     for prefix in header.prefixes:
         if prefix and (not prefix.endswith("/") or not is_name(prefix[:-1])):
             raise ValueError(f"a folder called {prefix[:_TEXT_LIMIT]!r}")
-    if "keys" in arrays:
-        keys = arrays["keys"]
+    keys = arrays["keys"]
+    if len(keys):
         if not (keys[:-1] < keys[1:]).all():
             raise ValueError("numbers of members that do not ascend")
         if any(prefix is None and (keys % 2 == kind).any() for kind, prefix in enumerate(header.prefixes)):
@@ -317,7 +319,7 @@ def _check_keyed(header: Header, arrays: dict[str, Array]) -> None:
 
 def _check_named(arrays: dict[str, Array]) -> None:
     """Names are unique bytes behind each other, each ended by a NUL, and none that leaves the archive."""
-    names, starts = arrays.get("names", np.empty(0, "u1")), arrays["name_starts"]
+    names, starts = arrays["names"], arrays["name_starts"]
     ends = np.flatnonzero(names == 0)
     if not (starts[0] == 0 and np.array_equal(ends + 1, starts[1:]) and starts[-1] == len(names)):
         raise ValueError("starts of names that do not fit the names")
@@ -327,21 +329,17 @@ def _check_named(arrays: dict[str, Array]) -> None:
         raise ValueError("an order of names beyond the names")
 
 
-def _check_places(header: Header, marked: Array | None, sizes: Array | None, packed: Array | None) -> None:
-    assert marked is not None
-    assert sizes is not None
+def _check_places(header: Header, marked: Array, sizes: Array, packed: Array) -> None:
     zipped = header.kind == "zip"
-    offsets = marked & np.uint64(DEFLATED - 1)
-    taken = (packed if packed is not None and zipped else sizes).astype("u8")
+    offsets, taken = (marked & np.uint64(DEFLATED - 1), packed) if zipped else (marked, sizes)
     # What deflate packs best shrinks to a 1,032nd; a gzip's offsets count before compression.
     whole = header.archive.size
     unpacked = min(whole * 1032 + _BEHIND_END, 2**62)
     limit = unpacked if header.kind == "gzip" else whole
-    if not zipped and (marked != offsets).any():
-        raise ValueError("a deflated member outside a zip")
-    if (offsets > limit).any() or (taken > limit).any() or (offsets + taken > limit).any():
+    # The first two keep the sum below 2**64.
+    if offsets.max() > limit or taken.max() > limit or (offsets + taken).max() > limit:
         raise ValueError("a member that lies outside the archive")
-    if zipped and (sizes.astype("u8") > unpacked).any():
+    if zipped and sizes.max() > unpacked:
         raise ValueError("a member larger than its archive can hold")
 
 

@@ -98,8 +98,11 @@ def read_zip(source: Source, member: Member) -> bytes:
 
     Raises: BadArchive when they are not what the directory promised.
     """
-    guess = _LOCAL_HEADER + len(member.name.encode("utf-8", "surrogateescape")) + _SLACK
-    data = source.pread(member.offset, guess + member.packed)
+    if source.remote:  # one request for both
+        guess = _LOCAL_HEADER + len(member.name.encode("utf-8", "surrogateescape")) + _SLACK
+        data = source.pread(member.offset, guess + member.packed)
+    else:
+        data = source.pread(member.offset, _LOCAL_HEADER)
     start = data_offset(source, member, data)
     packed = data[start : start + member.packed]
     if len(packed) < member.packed:
