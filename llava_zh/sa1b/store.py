@@ -70,7 +70,7 @@ def scan(source: Source, threads: int = 0, progress: Callable[[int], object] | N
     """Detect what `source` is and list its members in one pass; `progress` gets the archive bytes done so far."""
     kind = detect(source)
     if kind == "gzip":
-        from llava_zh.sa1b.gzip_points import scan_gzip
+        from llava_zh.sa1b.gzip_scan import scan_gzip
 
         return kind, scan_gzip(source, threads, progress)
     if kind == "zip":

@@ -73,6 +73,7 @@ def scan_tar(
     crc_of: CrcOf | None = None,
     searching: bool = False,
     aligned: bool = True,
+    missed: list[tuple[int, int]] | None = None,
 ) -> Scan:
     """Walk the tar stream that ``read_at(offset, n)`` gives, from the header at offset `start`.
 
@@ -85,10 +86,11 @@ def scan_tar(
         scan: An earlier, broken off one, which is continued.
         crc_of: Gives the CRC-32 of each member's data.
         searching: Whether the first header is searched for.
+        missed: Takes where a header was missed, and where the next one was found (0: nowhere).
         aligned: Whether headers that are searched for lie a multiple of 512 bytes from where they are missed.
     """
     scan = scan or Scan(end=start)
-    walk = _Walk(read_at, scan, crc_of, aligned)
+    walk = _Walk(read_at, scan, crc_of, aligned, missed)
     if searching:
         found = walk.search(start)
         if found is None:
@@ -99,7 +101,15 @@ def scan_tar(
 
 
 class _Walk:
-    def __init__(self, read_at: ReadAt, scan: Scan, crc_of: CrcOf | None, aligned: bool) -> None:
+    def __init__(
+        self,
+        read_at: ReadAt,
+        scan: Scan,
+        crc_of: CrcOf | None,
+        aligned: bool,
+        missed: list[tuple[int, int]] | None,
+    ) -> None:
+        self.missed = [] if missed is None else missed
         self.read_at = read_at
         self.scan = scan
         self.crc_of = crc_of
@@ -275,6 +285,7 @@ class _Walk:
             resume = max(position - MOST_SHIFT, self.positions[-1] if self.positions else position)
             self.distrust_last(position)
         found = self.search(resume)
+        self.missed.append((position, found or 0))
         if found is None:
             self.problem(kind, member, position, f"{why}; no other follows up to the end")
         else:

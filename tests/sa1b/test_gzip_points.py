@@ -15,7 +15,10 @@ from isal import igzip_lib
 from llava_zh.errors import BadArchive
 from llava_zh.sa1b import gzip_points
 from llava_zh.sa1b.archive import Archive
-from llava_zh.sa1b.gzip_points import PointReader, gzip_header_length, scan_gzip
+from llava_zh.sa1b.deflate_bits import bits_before
+from llava_zh.sa1b.gzip_header import gzip_header_length
+from llava_zh.sa1b.gzip_points import PointReader
+from llava_zh.sa1b.gzip_scan import scan_gzip
 from llava_zh.sa1b.index import ArchiveIndex, Scan, assemble
 from llava_zh.sa1b.source import LocalSource
 
@@ -37,7 +40,7 @@ def assert_reads_as(path: Path, files: Files) -> None:
 
 @pytest.mark.parametrize("bit", range(8))
 def test_the_blocks_put_before_a_stream_are_empty_and_of_the_length_that_bit_needs(bit: int) -> None:
-    prefix = gzip_points._bits_before(bit)
+    prefix = bits_before(bit)
     # A stored last block, "hi", from that bit on: 1 00, then padding to a byte edge.
     tail = (1 << bit).to_bytes(2, "little") if bit > 5 else bytes([1 << bit])
     data = bytearray(prefix)
@@ -116,7 +119,7 @@ def test_the_whole_index_stays_within_a_thousandth_of_the_archive(
     monkeypatch: pytest.MonkeyPatch, gzip_tar: Path
 ) -> None:
     limit = int(gzip_tar.stat().st_size * gzip_points.BUDGET)
-    monkeypatch.setattr(gzip_points, "_LEAST_BUDGET", 0)
+    monkeypatch.setattr(gzip_points, "LEAST_BUDGET", 0)
     index = index_of(gzip_tar)
     assert len(index.array("points_out")) > 0
     # So small an archive cannot hold the arrays of its members and the header in a thousandth; windows add nothing.
@@ -130,7 +133,7 @@ def test_windows_beyond_the_budget_are_dropped_and_everything_still_reads(gzip_t
     starts = points["window_starts"]
     windows = [bytes(points["windows"][a:b]) for a, b in itertools.pairwise(starts)]
     for budget in (0, 10**4, 10**9):
-        kept = gzip_points._thin(points["points_out"], points["points_bit"], windows, scan=scan, budget=budget)
+        kept = gzip_points.thin((points["points_out"], points["points_bit"], windows), scan, budget)
         archive = Archive(source, index_of(gzip_tar, Scan(scan.members(), points=kept)))
         member = max(archive.index.members(), key=lambda m: m.offset)
         assert archive.read(member) == files[member.name]
