@@ -51,6 +51,7 @@ SAMPLE_BYTES = Limit("LLAVA_ZH_MAX_SAMPLE_BYTES", 1 << 30, "bytes", "a sample of
 # As many as Pillow opens without being told to; readers of an export would refuse a larger one.
 PICTURE_PIXELS = Limit("LLAVA_ZH_MAX_PICTURE_PIXELS", 178_956_970, "pixels", "a picture")
 ANSWER = Limit("LLAVA_ZH_MAX_ANSWER_BYTES", 4 << 20, "bytes", "a server's answer")
+LIST = Limit("LLAVA_ZH_MAX_LIST_BYTES", 1 << 30, "bytes", "a list of links, sums or images")
 LISTED_FILES = Limit("LLAVA_ZH_MAX_LISTED_FILES", 1_000_000, "files", "a hub's listing")
 MEMBERS = Limit("LLAVA_ZH_MAX_MEMBERS", 20_000_000, "members", "an archive")
 INDEX = Limit("LLAVA_ZH_MAX_INDEX_BYTES", 1 << 30, "bytes", "the index of an archive")

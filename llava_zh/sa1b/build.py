@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from llava_zh.errors import LlavaZhError, UnknownName
+from llava_zh.errors import UnknownName
+from llava_zh.sa1b.contents import trouble
 from llava_zh.sa1b.gzip_points import cores
 from llava_zh.sa1b.layout import Root
 from llava_zh.sa1b.tree import ArchiveInfo, archive_info
@@ -35,9 +36,9 @@ def build_all(
             progress = partial(bar.update, root.full_name(path))
             try:
                 root.build(path, sidecar=sidecar, threads=threads, rebuild=rebuild, progress=progress)
-            except (LlavaZhError, OSError) as error:  # of this archive; the others go on
-                return ArchiveInfo(name, "unusable", root.name, path, problem=str(error))
-            return archive_info(root, name, path)
+                return archive_info(root, name, path)
+            except Exception as error:  # one archive's, whatever it is
+                return ArchiveInfo(name, "unusable", root.name, path, problem=trouble(error))
 
         return list(pool.map(build_one, todo))
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from llava_zh.errors import BadArchive, BadImage, ImageNotFound, LlavaZhError, UnknownName
+from llava_zh.errors import BadArchive, BadArgument, BadImage, ImageNotFound, LlavaZhError, UnknownName
 from llava_zh.sa1b.gzip_pass import PassReader
 from llava_zh.sa1b.index import Member, Problem
 from llava_zh.sa1b.tree import ArchiveInfo
@@ -148,6 +148,18 @@ class Contents:
         reader.finish()
 
 
+def trouble(error: Exception) -> str:
+    """Why an archive or a file cannot be used, for its line in a report: one that is bad stops no other.
+
+    Readers raise errors of this library; what else may come out of them is a fault, and is told as such.
+    """
+    if isinstance(error, LlavaZhError):
+        return str(error)
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return f"{type(error).__name__}: {error}. This is a fault in llava-zh: please report it."
+
+
 def holds_images(fs: Sa1bFileSystem, info: ArchiveInfo) -> bool:
     """Whether `info` is about SA-1B; a folder of another name than an archive's is only if images are in it."""
     return info.kind != "folder" or len(Contents(fs, info).keys) > 0
@@ -156,7 +168,7 @@ def holds_images(fs: Sa1bFileSystem, info: ArchiveInfo) -> bool:
 def chosen(fs: Sa1bFileSystem, archives: int | str | Iterable[int | str] | None) -> list[ArchiveInfo]:
     """The archives and folders of `fs` that hold images, as they are on disk now, or those that `archives` names.
 
-    Raises: UnknownName for one that is not there; BadArgument for what is no archive's name; RootNotFound.
+    Raises: UnknownName for one that is not there; BadArgument for what is no archive's name, or for none; RootNotFound.
     """
     fs.invalidate_cache()
     for root in fs.roots:
@@ -165,6 +177,8 @@ def chosen(fs: Sa1bFileSystem, archives: int | str | Iterable[int | str] | None)
     if archives is None:
         return found
     names = dict.fromkeys(archive_names(archives))
+    if not names:
+        raise BadArgument("archives= names no archive. Leave it out for all.")
     known = {info.name for info in found}
     for name in names:
         if name not in known:

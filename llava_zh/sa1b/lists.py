@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Iterator
 
-from llava_zh.errors import BadFile, DataFileNotFound
+from llava_zh import limits
+from llava_zh.errors import BadFile, DataFileNotFound, LlavaZhError
 from llava_zh.sa1b.urls import archive_stem
 
 Path = str | os.PathLike[str]
@@ -16,10 +18,10 @@ _MD5 = re.compile(r"[0-9a-fA-F]{32}")
 
 
 def read_links(path: Path) -> dict[str, str]:
-    """The URL of each archive file, from the list that SA-1B's download page gives.
+    """The URL of each file, from the list that SA-1B's download page gives: of archives and of what else it names.
 
-    A line is ``file_name<TAB>cdn_link``; spaces do as well as a tab, and the header line may be missing. No message
-    shows a URL, since the signature in it gives access.
+    A line is ``file_name<TAB>cdn_link``; spaces do as well as a tab, the header line may be missing, and the lines may
+    be in any order. No message shows a URL, since the signature in it gives access.
 
     Raises: DataFileNotFound; BadFile, which names the line.
     """
@@ -30,18 +32,24 @@ def read_links(path: Path) -> dict[str, str]:
             continue
         where = f"{os.fspath(path)}, line {number}"
         if len(fields) != 2 or not fields[1].lower().startswith(("http://", "https://")):
+            first = "a link" if "://" in fields[0] else repr(fields[0][:40])
             raise BadFile(
                 f"{where}: expected a file name, a tab and a link that starts with https://, found {len(fields)} "
-                f"fields, the first {fields[0][:40]!r}. Get the list anew from SA-1B's download page."
+                f"field{'s' * (len(fields) != 1)}, the first {first}. Get the list anew from SA-1B's download page."
             )
         name, url = fields
-        if not _FILE_NAME.fullmatch(name) or archive_stem(name) is None:
-            raise BadFile(f"{where}: {name[:80]!r} is no name of an archive file such as sa_000000.tar.")
+        if not _FILE_NAME.fullmatch(name):
+            raise BadFile(f"{where}: {name[:80]!r} is no name of a file such as sa_000000.tar.")
         if links.setdefault(name, url) != url:
             raise BadFile(f"{where}: a second, different link for {name}. Keep the newer one.")
     if not links:
         raise BadFile(f"{os.fspath(path)} holds no link: expected lines of a file name, a tab and a link.")
     return links
+
+
+def is_archive(name: str) -> bool:
+    """Whether a file of the list of links is one of SA-1B's numbered archives."""
+    return re.fullmatch(r"sa_[0-9]{6}", archive_stem(name) or "") is not None
 
 
 def read_checklist(path: Path) -> dict[str, str]:
@@ -75,12 +83,23 @@ def read_image_list(path: Path) -> list[str]:
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines that are not blank, without surrounding blanks, with their numbers from 1."""
+    shown, longest, left = os.fspath(path), limits.LINE.value, limits.LIST.value
     try:
         with open(path, encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
+            for number in itertools.count(1):
+                line = file.readline(longest + 1)
+                left -= len(line)
+                if not line:
+                    break
+                if len(line) > longest:
+                    raise BadFile(f"{shown}, line {number}: {limits.LINE.exceeded()}")
+                if left < 0:
+                    raise BadFile(f"{shown}: {limits.LIST.exceeded()}")
                 if line.strip():
                     yield number, line.strip()
     except UnicodeDecodeError:
-        raise BadFile(f"{os.fspath(path)} is no text file in UTF-8.") from None
-    except OSError as error:
-        raise DataFileNotFound(f"{os.fspath(path)} cannot be read: {error.strerror}.") from None
+        raise BadFile(f"{shown} is no text file in UTF-8.") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        if isinstance(error, LlavaZhError):
+            raise
+        raise DataFileNotFound(f"{shown} cannot be read: {getattr(error, 'strerror', None) or error}.") from None

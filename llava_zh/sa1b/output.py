@@ -10,7 +10,7 @@ from pathlib import Path
 
 import filelock
 
-from llava_zh.durable import explained
+from llava_zh.durable import check_kind, explained
 from llava_zh.errors import OutputError, RunConflict
 
 
@@ -23,6 +23,7 @@ def output_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(folder).expanduser().absolute()
     with explained(path):
         path.mkdir(parents=True, exist_ok=True)
+        check_kind(path / ".lock")
         lock = filelock.FileLock(path / ".lock", timeout=0)
         try:
             lock.acquire()

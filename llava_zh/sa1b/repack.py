@@ -5,6 +5,7 @@ SA-1B's research licence covers the pixels in whatever archive they are; repacke
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tarfile
 import threading
@@ -18,10 +19,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 import numpy as np
 
 from llava_zh.durable import explained, sync_folder
-from llava_zh.errors import BadArchive, BadArgument, BadImage, BadIndex, ImageNotFound, LlavaZhError
+from llava_zh.errors import BadArchive, BadArgument, BadImage, ImageNotFound, LlavaZhError, OutputError
 from llava_zh.sa1b.bulk import group_by_folder
-from llava_zh.sa1b.contents import ARCHIVE_FILES, Contents, Item, chosen
+from llava_zh.sa1b.contents import ARCHIVE_FILES, Contents, Item, chosen, trouble
 from llava_zh.sa1b.gzip_points import cores
+from llava_zh.sa1b.index import HARMLESS_PROBLEMS
 from llava_zh.sa1b.layout import Root
 from llava_zh.sa1b.output import check_space, output_folder
 from llava_zh.sa1b.source import LocalSource
@@ -34,8 +36,6 @@ if TYPE_CHECKING:
     from llava_zh.sa1b.filesystem import Sa1bFileSystem
 
 _BLOCK = 512
-#: What an index finds that takes no image away.
-_HARMLESS = frozenset(("duplicate",))
 
 
 class Selection:
@@ -83,7 +83,7 @@ class Repacked:
     bytes: int = 0  #: of the plain tar
     kept: bool = False  #: it was there already, with the same images
     missing: list[str] = field(default_factory=list)  #: images that were asked for and are not in the archive
-    left_out: list[str] = field(default_factory=list)  #: unreadable ones, with `salvage`; each with its reason
+    left_out: list[str] = field(default_factory=list)  #: what is damaged or lost, each with its reason
     problem: str | None = None  #: why there is no plain tar
 
 
@@ -94,26 +94,27 @@ def repack(
     archives: int | str | Iterable[int | str] | None = None,
     images: Selection | None = None,
     masks: bool = False,
-    salvage: bool = False,
     num_proc: int | None = None,
 ) -> list[Repacked]:
     """Write ``output_dir/sa_000000.tar``, a plain tar of the JPEGs, for each archive or extracted folder of `fs`.
 
     A tar appears under its name once it is complete, synced and read back. Those that are there already with the same
     images are kept, so a call that was stopped goes on at the archive it was at. Bytes of images are never changed.
+    Of a damaged archive all that can be read and decoded is taken, and `Repacked.left_out` says what is not.
 
     Args:
         fs: ``fsspec.filesystem("sa1b", fo=ROOT)``.
         archives: numbers or names; all by default, or those that `images` names.
         images: only these.
         masks: the ``sa_<id>.json`` too. With `images`, those of the images chosen.
-        salvage: of a damaged archive, take what can be read and decoded; without it such an archive is left alone.
         num_proc: archives at a time, by default one a core.
 
     Returns one entry an archive, with `problem` set where it could not be repacked.
 
     Raises: RootNotFound; UnknownName; BadArgument; RunConflict; OutputError.
     """
+    if num_proc is not None and num_proc < 1:
+        raise BadArgument(f"num_proc={num_proc}: expected at least 1, or None for one a core.")
     infos = [info for info in chosen(fs, archives) if info.kind != "flat"]
     first = {info.name: info for info in reversed(infos)}  # of several forms of one archive, the one that is read first
     if images is not None and archives is None and not len(images.anywhere):
@@ -122,9 +123,9 @@ def repack(
         raise BadArgument("There is no archive to repack: the images asked for are in none of those that are there.")
     _refuse_sources(fs.roots, Path(output_dir))
     fs.build_index([name for name, info in first.items() if info.kind in ARCHIVE_FILES and not info.indexed])
-    workers = max(1, min(num_proc or cores(), len(first)))
+    workers = max(1, min(cores() if num_proc is None else num_proc, len(first)))
     with output_folder(output_dir) as folder, ThreadPoolExecutor(workers) as pool, _bar(len(first)) as bar:
-        job = _Job(fs, folder, images, masks, salvage)
+        job = _Job(fs, folder, images, masks)
         results = []
         try:
             for one in pool.map(job.run, sorted(first.values(), key=lambda info: info.name)):
@@ -158,8 +159,8 @@ class _Written(NamedTuple):
 class _Job:
     """One call of `repack`; `run` repacks one archive, in several threads at once."""
 
-    def __init__(self, fs: Sa1bFileSystem, folder: Path, images: Selection | None, masks: bool, salvage: bool) -> None:
-        self.fs, self.folder, self.images, self.masks, self.salvage = fs, folder, images, masks, salvage
+    def __init__(self, fs: Sa1bFileSystem, folder: Path, images: Selection | None, masks: bool) -> None:
+        self.fs, self.folder, self.images, self.masks = fs, folder, images, masks
         self.stop = threading.Event()
 
     def run(self, info: ArchiveInfo) -> Repacked:
@@ -167,18 +168,35 @@ class _Job:
         done = Repacked(info.name, str(target))
         try:
             contents = Contents(self.fs, info)
-            if not self.salvage:
-                _refuse_damaged(info, contents)
             items = self._chosen(contents, done)
             if target.exists():
                 self._keep(target, items, contents, done)
             elif items:
                 self._write(target, items, contents, done)
             else:
-                done.problem = "none of the images asked for is in it"
-        except (BadArchive, BadIndex, BadImage, ImageNotFound) as error:
-            done.problem = str(error)
+                done.problem = "it holds no image" if self.images is None else "none of the images asked for is in it"
+            if done.problem is None:
+                done.left_out += self._lost(contents)
+                if not done.members:
+                    done.problem = "none of its images can be read"
+        except OutputError:
+            raise
+        except Exception as error:  # one archive's, whatever it is
+            if self.stop.is_set():
+                raise
+            done.problem = trouble(error)
         return done
+
+    def _lost(self, contents: Contents) -> list[str]:
+        """What the index knows to be lost or unreadable of the archive, each with its reason."""
+        wanted = None if self.images is None else set(self.images.of(contents.info.name).tolist())
+        lost = []
+        for problem in contents.problems:
+            key = member_key(problem.member.rpartition("/")[2])
+            if problem.kind not in HARMLESS_PROBLEMS and (wanted is None or key is None or key in wanted):
+                what = problem.member or "the archive"
+                lost.append(f"{what} at {problem.offset:,}: {problem.kind}: {problem.detail}")
+        return lost
 
     def _chosen(self, contents: Contents, done: Repacked) -> list[Item]:
         """The items to take, in the order they lie; what was asked for and is not there goes into `done.missing`."""
@@ -199,9 +217,8 @@ class _Job:
         scan = scan_tar(source.pread)
         held = {member.name: member.size for member in scan.members()}
         absent = [item for item in items if item.name not in held]
-        if self.salvage:
-            absent = [item for item, _ in _salvaged(contents, absent, done)]
-        expected = {item.name: contents.size(item) for item in items}
+        absent = [item for item, _ in _salvaged(contents, absent, done)]
+        expected = {item.name: _size(contents, item) for item in items}
         fits = all(expected.get(name) == size for name, size in held.items())
         if scan.problems or absent or not fits:
             raise BadArchive(
@@ -214,26 +231,40 @@ class _Job:
     def _write(self, target: Path, items: list[Item], contents: Contents, done: Repacked) -> None:
         temporary = target.with_name(f".{target.name}.tmp")
         with explained(target):
-            needed = sum(contents.size(item) + 2 * _BLOCK for item in items)
+            temporary.unlink(missing_ok=True)  # of a killed call, or a link that someone put there
+            needed = sum(_size(contents, item) + 2 * _BLOCK for item in items)
             check_space(self.folder, needed, f"{contents.info.name}.tar")
             try:
-                with temporary.open("wb") as file:
-                    written = self._copy(file, items, contents, done)
+                with temporary.open("xb") as file:
+                    written = self._copied(file, items, contents, done)
                     file.flush()
                     os.fsync(file.fileno())
                     if hasattr(os, "posix_fadvise"):  # so that what is read back comes from the disk
                         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
                 _read_back(temporary, written)
-                temporary.replace(target)
+                if written:
+                    temporary.replace(target)
+                else:
+                    temporary.unlink()
                 sync_folder(self.folder)
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
-        done.members, done.bytes = len(written), target.stat().st_size
+            done.members, done.bytes = len(written), target.stat().st_size if written else 0
 
-    def _copy(self, file: BinaryIO, items: list[Item], contents: Contents, done: Repacked) -> list[_Written]:
+    def _copied(self, file: BinaryIO, items: list[Item], contents: Contents, done: Repacked) -> list[_Written]:
+        """Copy the items the fast way; where that meets damage, again one by one, without those that it touches."""
+        if all(problem.kind in HARMLESS_PROBLEMS for problem in contents.problems):
+            try:
+                return self._copy(file, contents.read_all(items))
+            except (BadArchive, BadImage, ImageNotFound):
+                file.seek(0)
+                file.truncate()
+        return self._copy(file, _salvaged(contents, items, done))
+
+    def _copy(self, file: BinaryIO, items: Iterable[tuple[Item, bytes]]) -> list[_Written]:
         written = []
-        for item, data in _salvaged(contents, items, done) if self.salvage else contents.read_all(items):
+        for item, data in items:
             if self.stop.is_set():
                 raise LlavaZhError("stopped")
             header = tarfile.TarInfo(item.name)  # mode 0644, time and owner 0: the same images give the same bytes
@@ -246,31 +277,25 @@ class _Job:
         return written
 
 
+def _size(contents: Contents, item: Item) -> int:
+    """Bytes of `item`; 0 for a file that is gone, which is told of when it is read."""
+    with contextlib.suppress(ImageNotFound):
+        return contents.size(item)
+    return 0
+
+
 def _salvaged(contents: Contents, items: Iterable[Item], done: Repacked) -> Iterator[tuple[Item, bytes]]:
     """The items that can be read, and decoded if they are images; the others go into `done.left_out`."""
     for item in items:
         try:
             data = contents.read(item)
             problem = jpeg_problem(data) if item.name.endswith(".jpg") else None
-        except (BadArchive, BadImage, ImageNotFound) as error:
-            problem = str(error)
+        except Exception as error:  # one image's, whatever it is
+            problem = trouble(error)
         if problem is None:
             yield item, data
         else:
             done.left_out.append(f"{item.name}: {problem}")
-
-
-def _refuse_damaged(info: ArchiveInfo, contents: Contents) -> None:
-    problem = next((problem for problem in contents.problems if problem.kind not in _HARMLESS), None)
-    if problem is not None:
-        what = f"{problem.kind} at {problem.offset:,}" + (f" ({problem.member})" if problem.member else "")
-        raise BadArchive(
-            f"{info.root}/{info.path} is damaged: {what}: {problem.detail.rstrip('.')}. "
-            f"{len(contents):,} members are whole. Fetch it again, or repack those with --salvage (salvage=True).",
-            archive=f"{info.root}/{info.path}",
-            member=problem.member,
-            offset=problem.offset,
-        )
 
 
 def _read_back(path: Path, written: Iterable[_Written]) -> None:

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import multiprocessing
 import os
 import signal
@@ -27,26 +26,26 @@ import msgspec
 import numpy as np
 
 from llava_zh import pictures
-from llava_zh.errors import BadArchive, BadImage, BadIndex, ImageNotFound, LlavaZhError
+from llava_zh.durable import check_kind, explained
+from llava_zh.errors import BadArchive, BadArgument, BadImage, LlavaZhError, RootNotFound
 from llava_zh.lines import AppendFile
-from llava_zh.sa1b.contents import ARCHIVE_FILES, Contents, Item, chosen
+from llava_zh.sa1b.contents import ARCHIVE_FILES, Contents, Item, chosen, trouble
 from llava_zh.sa1b.gzip_pass import decompressed
 from llava_zh.sa1b.gzip_points import cores
-from llava_zh.sa1b.index import Problem
+from llava_zh.sa1b.index import HARMLESS_PROBLEMS, Problem
 from llava_zh.sa1b.lists import read_checklist
 from llava_zh.sa1b.output import output_folder
 from llava_zh.sa1b.source import Source
 from llava_zh.sa1b.store import write_atomically
 from llava_zh.sa1b.tree import ArchiveInfo
 from llava_zh.sa1b.urls import key_name
+from llava_zh.safe_text import json_text, one_line
 
 if TYPE_CHECKING:
     from llava_zh.sa1b.filesystem import Sa1bFileSystem
 
 #: Members that are checked and recorded together.
 PIECE = 512
-#: What an index finds that keeps no member from being read.
-_HARMLESS = frozenset(("duplicate",))
 _SHOWN_TWICE = 20
 _READ = 8 << 20
 
@@ -97,8 +96,11 @@ class ArchiveReport(msgspec.Struct):
 
     @property
     def ok(self) -> bool:
-        """Whether all of it can be used and is what was published, as far as was checked."""
-        harmless = all(problem["kind"] in _HARMLESS for problem in self.problems)
+        """Whether all of it can be used and is what was published, as far as was checked.
+
+        A name that several members have is told of and no fault: the last of them is what every reader of tars gives.
+        """
+        harmless = all(problem["kind"] in HARMLESS_PROBLEMS for problem in self.problems)
         return not self.bad and self.problem is None and harmless and self.md5 != "differs"
 
 
@@ -143,22 +145,29 @@ def verify(
         num_proc: processes at most, by default one a core. 1, or little to check, keeps it in this process.
         fresh: check everything anew.
 
-    Raises: RootNotFound; UnknownName; RunConflict while another process uses `output_dir`; OutputError.
+    Raises: RootNotFound, also when there is nothing to verify; UnknownName; BadArgument; RunConflict while another
+        process uses `output_dir`; OutputError.
     """
     started = time.monotonic()
     sums = None if checklist is None else read_checklist(checklist)
+    if num_proc is not None and num_proc < 1:
+        raise BadArgument(f"num_proc={num_proc}: expected at least 1, or None for one a core.")
     infos = chosen(fs, archives)
+    if not infos:
+        raise RootNotFound(f"{', '.join(root.name for root in fs.roots)}: no archive and no folder of SA-1B's images.")
     with output_folder(output_dir) as folder:
         state = folder / "state.jsonl"
+        check_kind(state)
         if fresh:
             state.unlink(missing_ok=True)
         _build_indexes(fs, infos)
         with _State(state) as done:
             run = _Run(fs, infos, sums, done)
-            run.work(num_proc or cores())
+            run.work(cores() if num_proc is None else num_proc)
         report = run.report(time.monotonic() - started)
-        write_atomically(folder / "bad-images.txt", _bad_list(report).encode())
-        write_atomically(folder / "report.json", _as_json(report))
+        for name, data in (("bad-images.txt", _bad_list(report).encode()), ("report.json", _as_json(report))):
+            with explained(folder / name):
+                write_atomically(folder / name, data)
     return report
 
 
@@ -217,11 +226,13 @@ class _Run:
         try:
             contents = Contents(self.fs, info)
             stamp = contents.stamp
-        except (BadArchive, BadIndex, OSError) as error:
-            report.problem = str(error)
+            report.members = len(contents)
+            report.problems = [problem._asdict() for problem in contents.problems]
+        except Exception as error:  # one archive's, whatever it is
+            report.problem = trouble(error)
             return
-        report.members = len(contents)
-        report.problems = [problem._asdict() for problem in contents.problems]
+        if info.kind in ARCHIVE_FILES and not report.members:
+            report.problem = f"{report.file} holds no member. Fetch it again."
         self.keys.append((info.name, np.array(contents.keys)))
         known = {(piece.start, piece.stop): piece for piece in self.state.pieces.get((report.file, stamp), [])}
         pieces = [(at, min(at + PIECE, len(contents))) for at in range(0, len(contents), PIECE)]
@@ -229,7 +240,7 @@ class _Run:
         if self.sums is not None and info.kind in ARCHIVE_FILES and not listed:
             report.md5 = "not listed"
         # Reads of members do not see gzip's checksum, so all of the archive is gone through too.
-        known_damaged = any(problem.kind not in _HARMLESS for problem in contents.problems)
+        known_damaged = any(problem.kind not in HARMLESS_PROBLEMS for problem in contents.problems)
         if listed or (info.kind == "gzip" and not known_damaged):
             pieces.append((0, 0))
         for start, stop in pieces:
@@ -361,8 +372,8 @@ def _check(fs: Sa1bFileSystem, info: ArchiveInfo, stamp: str, start: int, stop: 
             piece.md5, piece.damage = _whole(fs.open_archive(info).source, info.kind)
             return piece
         items = contents.items[start:stop]
-    except (BadArchive, BadIndex, OSError) as error:
-        return str(error)
+    except Exception as error:  # one archive's, whatever it is
+        return trouble(error)
     for item in items:
         reason, size = _reason(contents, item)
         piece.size += size
@@ -397,14 +408,14 @@ def _reason(contents: Contents, item: Item) -> tuple[str | None, int]:
     """What is wrong with `item`, None if nothing is, and the bytes it has."""
     try:
         data = contents.read(item)
-    except (BadArchive, ImageNotFound, OSError) as error:
-        return f"cannot be read: {error}", 0
+    except Exception as error:  # one member's, whatever it is
+        return f"cannot be read: {trouble(error)}", 0
     if _is_image(item):
         return jpeg_problem(data), len(data)
     if item.path.endswith(".json"):
         try:
             msgspec.json.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             return f"is no JSON: {error}", len(data)
     return None, len(data)
 
@@ -425,7 +436,7 @@ def jpeg_problem(data: bytes) -> str | None:
 
 def _bad_list(report: VerifyReport) -> str:
     lines = ["# images that cannot be used, for load_dataset(bad_images=...) and llava-zh show --bad-images"]
-    lines += [f"{bad.path}\t{' '.join(bad.reason.split())}" for bad in report.bad_images]
+    lines += [f"{one_line(bad.path)}\t{one_line(' '.join(bad.reason.split()))}" for bad in report.bad_images]
     return "\n".join(lines) + "\n"
 
 
@@ -433,5 +444,4 @@ def _as_json(report: VerifyReport) -> bytes:
     fields = msgspec.to_builtins(report) | {"ok": report.ok}
     for archive, one in zip(fields["archives"], report.archives, strict=True):
         archive["ok"] = one.ok
-    text = json.dumps(fields, ensure_ascii=False, indent=1)
-    return text.encode("utf-8", "backslashreplace") + b"\n"
+    return json_text(fields, indent=1).encode("utf-8", "backslashreplace") + b"\n"

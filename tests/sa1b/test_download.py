@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from llava_zh.errors import BadFile, OutputError, UnknownName
+from llava_zh.errors import BadArgument, BadFile, OutputError, UnknownName
 from llava_zh.sa1b.download import download
 
 from .conftest import Files, write_archive
@@ -247,7 +247,7 @@ def test_free_space_is_checked_before_anything_is_fetched(
 ) -> None:
     total = sum(map(len, cdn.files.values()))
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=total - 1))
-    with pytest.raises(OutputError, match="Fetching 3 archives needs"):
+    with pytest.raises(OutputError, match="Fetching 3 files needs"):
         download(cdn.links(tmp_path / "links.tsv"), tmp_path / "out")
     assert all(wanted == "bytes=0-0" for _, wanted in cdn.sent)
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=total))
@@ -271,3 +271,78 @@ def test_a_killed_download_is_continued(
     (done,) = download(links, out)
     assert done.problem is None and cdn.starts("sa_000000.tar") == [there]
     assert (out / "sa_000000.tar").read_bytes() == cdn.files["sa_000000.tar"]
+
+
+# -- the list as Meta gives it -----------------------------------------------------------------------------
+
+
+def test_the_published_list_with_other_files_in_any_order_gives_the_archives(cdn: Cdn, tmp_path: Path) -> None:
+    import random
+
+    rows = [f"sa_{n:06d}.tar\thttp://127.0.0.1:{cdn.server_port}/sa_{n:06d}.tar?sig={SECRET}" for n in range(1000)]
+    others = ("sa_images_ids.txt", "sa_co_gold.tar")
+    rows += [f"{name} http://127.0.0.1:{cdn.server_port}/{name}?sig={SECRET}" for name in others]
+    random.Random(1).shuffle(rows)
+    links = tmp_path / "links.txt"
+    links.write_text("file_name\tcdn_link\n" + "\n".join(rows))  # no final newline
+    cdn.files |= {"sa_images_ids.txt": b"1\n2\n3\n", "sa_co_gold.tar": cdn.files["sa_000002.tar"]}
+    done = download(links, tmp_path / "out", archives=range(3))
+    assert [(one.name, one.problem) for one in done] == [(f"sa_{n:06d}.tar", None) for n in range(3)]
+    done = download(links, tmp_path / "out", files=others)
+    assert [(one.name, one.problem, one.skipped) for one in done] == [(name, None, False) for name in others]
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == cdn.files
+    with pytest.raises(UnknownName, match=r"notes\.txt.*sa_images_ids\.txt"):
+        download(links, tmp_path / "out", files=["notes.txt"])
+    with pytest.raises(BadArgument, match="archives= names no|is chosen"):
+        download(links, tmp_path / "out", archives=[])
+
+
+def test_other_files_are_listed_and_skipped_unless_they_are_asked_for(cdn: Cdn, tmp_path: Path) -> None:
+    cdn.files["sa_images_ids.txt"] = b"1\n"
+    done = download(cdn.links(tmp_path / "links.tsv"), tmp_path / "out")
+    assert [(one.name, one.skipped) for one in done][-1] == ("sa_images_ids.txt", True)
+    assert "sa_images_ids.txt" not in names(tmp_path / "out")
+    cdn.files["sa_images_ids.txt"] = b"<!DOCTYPE html><html>log in</html>"
+    (done_,) = download(tmp_path / "links.tsv", tmp_path / "out", files=["sa_images_ids.txt"])
+    assert "is a web page" in str(done_.problem)
+
+
+@pytest.mark.parametrize("name", [".sa_000001.tar.part", "sa_000001.tar"])
+@pytest.mark.parametrize("what", ["link", "folder"])
+def test_what_is_planted_stops_its_own_file_and_is_not_written_through(
+    cdn: Cdn, tmp_path: Path, name: str, what: str
+) -> None:
+    out, victim = tmp_path / "out", tmp_path / "victim"
+    out.mkdir()
+    if what == "folder":
+        (out / name).mkdir()
+    else:
+        (out / name).symlink_to(victim)
+    done = download(cdn.links(tmp_path / "links.tsv"), out)
+    assert [one.problem is None for one in done] == [True, False, True]
+    assert name in str(done[1].problem)
+    assert not victim.exists()
+
+
+def test_an_archive_that_is_a_link_to_another_disk_is_kept(cdn: Cdn, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sa_000000.tar").symlink_to(tmp_path / "published" / "sa_000000.tar")
+    done = download(cdn.links(tmp_path / "links.tsv"), tmp_path / "out")
+    assert [one.kept for one in done] == [True, False, False]
+
+
+@pytest.mark.parametrize("size", ["abc", "-5", "9" * 5000, "nan"])
+def test_a_size_that_is_no_number_is_a_problem_of_its_file(
+    cdn: Cdn, tmp_path: Path, size: str, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    header = Handler.send_header
+
+    def send_header(self: Handler, name: str, value: str) -> None:
+        if "sa_000001" in self.path and name in ("Content-Length", "Content-Range"):
+            value = f"bytes 0-0/{size}" if name == "Content-Range" else "1"
+        header(self, name, value)
+
+    monkeypatch.setattr(Handler, "send_header", send_header)
+    done = download(cdn.links(tmp_path / "links.tsv"), tmp_path / "out")
+    assert [one.problem is None for one in done] == [True, False, True]
+    assert "does not say how large" in str(done[1].problem)

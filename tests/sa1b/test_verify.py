@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tarfile
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,11 @@ from typing import Any
 
 import filelock
 import pytest
+from hunting import hunt
+from hypothesis import given
+from hypothesis import strategies as st
 
-from llava_zh.errors import BadFile, RunConflict, UnknownName
+from llava_zh.errors import BadArgument, BadFile, OutputError, RootNotFound, RunConflict, UnknownName
 from llava_zh.sa1b import verify as module
 from llava_zh.sa1b.filesystem import Sa1bFileSystem
 from llava_zh.sa1b.lists import read_image_list
@@ -272,3 +276,153 @@ def test_two_calls_do_not_share_an_output_folder(tmp_path: Path, make_fs: MakeFs
         verify(make_fs(tmp_path / "root"), tmp_path / "out", num_proc=1)
     shutil.rmtree(tmp_path / "out")
     assert verify(make_fs(tmp_path / "root"), tmp_path / "out", num_proc=1).ok
+
+
+# -- what was lost, what was passed over -------------------------------------------------------------------
+
+
+def test_an_archive_of_zeros_or_without_a_member_is_not_ok_and_stops_no_other(
+    tmp_path: Path, make_fs: MakeFs, good: Files
+) -> None:
+    root = tmp_path / "root"
+    write_archive(root / "sa_000000.tar", good, "tar")
+    (root / "sa_000001.tar").write_bytes(bytes(100_000))
+    write_archive(root / "sa_000002.tar", {}, "tar")
+    write_archive(root / "sa_000003.tar", {}, "zip")
+    (root / "sa_000004.tar").write_bytes(b"")
+    report = verify(make_fs(root), tmp_path / "out", num_proc=1)
+    assert [one.ok for one in report.archives] == [True, False, False, False, False]
+    assert all(one.problem for one in report.archives[1:])
+    assert not report.ok
+
+
+@pytest.mark.parametrize("hole", ["concatenated", "zeroed member"])
+def test_bytes_that_were_passed_over_are_not_ok_and_what_follows_is_checked(
+    tmp_path: Path, make_fs: MakeFs, good: Files, hole: str
+) -> None:
+    (tmp_path / "root").mkdir()
+    data, expected = bytearray(tar_bytes(good)), 7
+    if hole == "concatenated":
+        data += tar_bytes(small_files(range(20, 24)))
+        expected = 12
+    else:
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            member = tar.getmember("./sa_4.jpg")
+        data[member.offset : member.offset + 512] = bytes(512)
+    (tmp_path / "root" / "sa_000000.tar").write_bytes(data)
+    (one,) = verify(make_fs(tmp_path / "root"), tmp_path / "out", num_proc=1).archives
+    assert (one.images, one.bad) == (expected, [])
+    assert not one.ok and one.problems
+
+
+def test_a_zip_member_with_a_wrong_checksum_is_bad(tmp_path: Path, make_fs: MakeFs, good: Files) -> None:
+    path = write_archive(tmp_path / "root" / "sa_000000.zip", good, "zip")
+    data = bytearray(path.read_bytes())
+    at = data.find(good["sa_3.jpg"][-200:])  # stored, not packed
+    assert at > 0
+    data[at + 100] ^= 0x10
+    path.write_bytes(data)
+    (one,) = verify(make_fs(tmp_path / "root"), tmp_path / "out", num_proc=1).archives
+    assert [bad.path for bad in one.bad] == ["sa_000000/sa_3.jpg"]
+    assert "checksum" in one.bad[0].reason and not one.ok
+
+
+def test_a_zip_with_backslashes_is_checked_under_the_names_that_it_is_served_by(
+    tmp_path: Path, make_fs: MakeFs
+) -> None:
+    import zipfile
+
+    (tmp_path / "root").mkdir()
+    with zipfile.ZipFile(tmp_path / "root" / "sa_000000.zip", "w") as archive:
+        for number, data in ((1, jpeg(1, (96, 64))), (2, b"no")):
+            info = zipfile.ZipInfo("x")
+            info.filename = f"images\\sa_{number}.jpg"
+            archive.writestr(info, data)
+    fs = make_fs(tmp_path / "root")
+    (one,) = verify(fs, tmp_path / "out", num_proc=1).archives
+    assert (one.images, [Path(bad.path).name for bad in one.bad]) == (1, ["sa_2.jpg"])
+    assert fs.cat_file(one.bad[0].path) == b"no"
+
+
+def test_a_member_twice_is_told_of_and_the_last_is_the_one_that_is_checked(
+    tmp_path: Path, make_fs: MakeFs, good: Files
+) -> None:
+    (tmp_path / "root").mkdir()
+    with tarfile.open(tmp_path / "root" / "sa_000000.tar", "w") as tar:
+        for data in (good["sa_1.jpg"], b"no"):
+            member = tarfile.TarInfo("sa_1.jpg")
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    (one,) = verify(make_fs(tmp_path / "root"), tmp_path / "out", num_proc=1).archives
+    assert [bad.path for bad in one.bad] == ["sa_000000/sa_1.jpg"]
+    assert [problem["kind"] for problem in one.problems] == ["duplicate"]
+
+
+def test_a_fault_in_one_archive_is_its_line_and_the_others_are_checked(
+    tmp_path: Path, make_fs: MakeFs, good: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a reader of archives raises, an error of ours or not."""
+    from llava_zh.sa1b import store
+
+    for n in range(3):
+        write_archive(tmp_path / "root" / f"sa_{n:06d}.tar", good, "tar")
+    scan = store.scan
+
+    def fails(source: Any, *args: Any) -> Any:
+        if "sa_000001" in source.path:
+            raise OverflowError("Python int too large")
+        return scan(source, *args)
+
+    monkeypatch.setattr(store, "scan", fails)
+    fs = make_fs(tmp_path / "root")
+    assert [info.problem is None for info in fs.build_index()] == [True, False, True]
+    report = verify(fs, tmp_path / "out", num_proc=1)
+    assert [one.ok for one in report.archives] == [True, False, True]
+    assert "OverflowError" in str(report.archives[1].problem)
+
+
+def test_nothing_to_verify_is_an_error_and_no_success(tmp_path: Path, make_fs: MakeFs, good: Files) -> None:
+    write_archive(tmp_path / "root" / "sa_000000.tar", good, "tar")
+    with pytest.raises(BadArgument, match="names no archive"):
+        verify(make_fs(tmp_path / "root"), tmp_path / "out", archives=[])
+    with pytest.raises(BadArgument, match="num_proc=0"):
+        verify(make_fs(tmp_path / "root"), tmp_path / "out", num_proc=0)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("nothing here")
+    with pytest.raises(RootNotFound, match="no archive and no folder"):
+        verify(make_fs(tmp_path / "other"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", [".lock", "state.jsonl", "report.json", "bad-images.txt"])
+@pytest.mark.parametrize("what", ["link", "folder"])
+def test_what_is_planted_in_the_output_folder_is_named_and_not_written_through(
+    tmp_path: Path, make_fs: MakeFs, good: Files, name: str, what: str
+) -> None:
+    write_archive(tmp_path / "root" / "sa_000000.tar", good, "tar")
+    out, victim = tmp_path / "out", tmp_path / "victim"
+    out.mkdir()
+    victim.write_text("mine")
+    if what == "folder":
+        (out / name).mkdir()
+    else:
+        (out / name).symlink_to(victim)
+    if what == "link" and name in ("report.json", "bad-images.txt"):
+        verify(make_fs(tmp_path / "root"), out, num_proc=1)  # the new file takes the link's place
+    else:
+        with pytest.raises(OutputError, match=name.replace(".", r"\.")):
+            verify(make_fs(tmp_path / "root"), out, num_proc=1)
+    assert victim.read_text() == "mine"
+
+
+STATES = (b"[" * 100_000, b"{}", b'{"archive":1}', b"\0" * 600)
+
+
+@hunt(30)
+@given(st.lists(st.binary(max_size=40) | st.sampled_from(STATES), max_size=5))
+def test_a_state_file_of_anything_is_no_reason_to_fail(lines_: list[bytes]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "state.jsonl")
+        path.write_bytes(b"\n".join(lines_))
+        with module._State(path) as state:
+            state.add(module.Piece("a", "b"))
+        assert len(path.read_bytes().splitlines()) >= 1

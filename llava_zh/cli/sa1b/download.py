@@ -29,6 +29,9 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--links", type=Path, required=True, metavar="FILE", help="lines of file_name and cdn_link")
     parser.add_argument("--output-dir", type=Path, required=True, metavar="DIR", help="folder for the archives")
     add_archives(parser, "all that are listed")
+    parser.add_argument(
+        "--files", nargs="+", default=(), metavar="NAME", help="other files of the list, such as sa_images_ids.txt"
+    )
     parser.add_argument("--checklist", type=Path, metavar="FILE", help="Meta's checklist.chk, to compare MD5 sums with")
     add_num_proc(parser, "archives at a time", 4)
     parser.set_defaults(run=run)
@@ -39,9 +42,16 @@ def run(args: argparse.Namespace) -> int:
     from ...sa1b.download import download
 
     done = download(
-        args.links, args.output_dir, archives=args.archives, checklist=args.checklist, num_proc=args.num_proc
+        args.links,
+        args.output_dir,
+        archives=args.archives,
+        files=args.files,
+        checklist=args.checklist,
+        num_proc=args.num_proc,
     )
-    rows = [("ARCHIVE", "SIZE", "", "CHECKED")]
+    skipped = [one.name for one in done if one.skipped]
+    done = [one for one in done if not one.skipped]
+    rows = [("FILE", "SIZE", "", "CHECKED")]
     for one in done:
         what = "NOT FETCHED" if one.problem else "kept" if one.kept else "fetched"
         checked = "" if one.problem or one.kept else "size, MD5" if one.md5 else "size"
@@ -53,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
         text.tell(text.one_line(one.problem or ""))
     if len(expired) > 1:
         text.tell(f"{len(expired) - 1} more links have expired.")
+    if skipped:
+        text.tell(f"Listed, but no archives, and not fetched: {', '.join(skipped)}. --files NAME fetches one.")
     if any(one.kept for one in done):
         text.tell("Those kept were not checked again; llava-zh sa1b verify --checklist does.")
     return 1 if failed else 0

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from ...errors import LlavaZhError
 from .. import text
 from .common import Subparsers, add_archives, add_num_proc, add_root, filesystem, new_parser
+
+if TYPE_CHECKING:
+    from ...sa1b.filesystem import Sa1bFileSystem
+    from ...sa1b.index import Problem
+    from ...sa1b.tree import ArchiveInfo
 
 _EXAMPLE = """\
   llava-zh sa1b index --image-root /data/sa1b
@@ -32,6 +40,14 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.set_defaults(run=run)
 
 
+def _problems(fs: Sa1bFileSystem, info: ArchiveInfo) -> Sequence[Problem]:
+    """The first problems of an archive that was indexed."""
+    try:
+        return fs.open_archive(info).index.problems[:5]
+    except LlavaZhError:  # it changed since
+        return ()
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
     from ...sa1b import archive_names
@@ -54,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         if info.problem:
             text.tell(text.one_line(f"{info.name}: {info.problem}"))
         elif info.problems:
-            for problem in fs.open_archive(info).index.problems[:5]:
+            for problem in _problems(fs, info):
                 where = f"{problem.member or 'the archive'} at {problem.offset:,}"
                 text.tell(text.one_line(f"{info.name}: {problem.kind}: {where}: {problem.detail}"))
     return 1 if any(info.problem for info in made) else 0

@@ -23,7 +23,8 @@ def add_parser(subparsers: Subparsers) -> None:
         "write plain tars of the images, which are read fastest",
         "Writes DIR/sa_000000.tar, a plain tar of the JPEGs, for each archive (gzip, zip or plain) or extracted "
         "folder. Each gets its name once it is complete, synced and read back; run again after a stop, those "
-        "that are done are kept. Exits with 1 if an archive or an image asked for is missing from the outcome.",
+        "that are done are kept. Of a damaged archive all that is whole is taken, and what is not is named. Exits with "
+        "1 if an archive or an image asked for is missing from the outcome.",
         _EXAMPLE,
     )
     add_root(parser)
@@ -34,7 +35,7 @@ def add_parser(subparsers: Subparsers) -> None:
     which.add_argument("--images-of", nargs=2, metavar=("NAME", "CONFIG"), help="only the images that its rows name")
     parser.add_argument("--data-dir", metavar="DIR", help="with --images-of: the published files; no hub is asked")
     parser.add_argument("--masks", action="store_true", help="keep the sa_<id>.json too")
-    parser.add_argument("--salvage", action="store_true", help="take what can be read of a damaged archive")
+    parser.add_argument("--salvage", action="store_true", help="exit with 0 though damaged images are left out")
     add_num_proc(parser, "archives at a time")
     parser.set_defaults(run=run)
 
@@ -62,7 +63,6 @@ def run(args: argparse.Namespace) -> int:
         archives=args.archives,
         images=images,
         masks=args.masks,
-        salvage=args.salvage,
         num_proc=args.num_proc,
     )
     rows = [("ARCHIVE", "MEMBERS", "SIZE", "", "MISSING")]
@@ -73,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
     for one in done:
         messages = [one.problem] if one.problem else []
         messages += [f"left out: {reason}" for reason in one.left_out[:_SHOWN]]
+        if len(one.left_out) > _SHOWN:
+            messages.append(f"left out: {len(one.left_out) - _SHOWN:,} more")
         messages += [f"asked for, but not there: {name}" for name in one.missing[:_SHOWN]]
         for message in messages:
             text.tell(text.one_line(f"{one.name}: {message}"))
@@ -80,4 +82,5 @@ def run(args: argparse.Namespace) -> int:
     if absent:
         text.tell(f"Images in {len(absent)} archives that are not there were not repacked.")
     text.tell("The pixels stay under SA-1B's research licence: do not pass them on.")
-    return 1 if any(one.problem or one.missing for one in done) else 0
+    lost = any(one.left_out for one in done) and not args.salvage
+    return 1 if lost or any(one.problem or one.missing for one in done) else 0

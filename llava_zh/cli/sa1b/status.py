@@ -31,7 +31,8 @@ def add_parser(subparsers: Subparsers) -> None:
         "status",
         "which archives are there, in which layout, indexed or not; how many rows they cover",
         "Lists the archives, extracted folders and flat folders of a root. With a dataset, also reads the rows of its "
-        "configurations and counts those whose images are there, by indexes and listings alone.",
+        "configurations and counts those whose images are there, by indexes and listings alone. Exits with 1 if an "
+        "archive cannot be read at all.",
         _EXAMPLE,
     )
     parser.add_argument("path", metavar="NAME", nargs="?", help="a dataset whose rows are counted")
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         found = {config: None if one is None else asdict(one) for config, one in counted.items()}
         text.say_json({"archives": [asdict(info) for info in infos], "coverage": found}, indent=1)
-        return 0
+        return 1 if any(info.problem for info in infos) else 0
     text.say(_archives(infos))
     if counted:
         text.say("\n" + _covered(counted))
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     if waiting:
         root = ",".join(root.name for root in fs.roots)
         text.tell(f"{waiting} not indexed yet. To index now: llava-zh sa1b index --image-root {root}")
-    return 0
+    return 1 if any(info.problem for info in infos) else 0
 
 
 def _archives(infos: list[ArchiveInfo]) -> str:
