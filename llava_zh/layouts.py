@@ -118,6 +118,14 @@ def _row_files(files: Sequence[DataFile]) -> list[DataFile]:
     return next((chosen for kind in _ROW_KINDS if (chosen := _of_kind(files, kind))), [])
 
 
+def rows_in(files: Sequence[DataFile]) -> list[DataFile]:
+    """The files of rows in the folder ``data``, or, with none there, at the top: of one kind, as loading prefers."""
+    in_data = [file for file in files if PurePosixPath(file.name).parts[:1] == ("data",)]
+    at_top = [file for file in files if "/" not in file.name]
+    kinds = (*_ROW_KINDS, "tar")
+    return next((rows for place in (in_data, at_top) for kind in kinds if (rows := _of_kind(place, kind))), [])
+
+
 def _of_kind(files: Sequence[DataFile], kind: str) -> list[DataFile]:
     return [
         file for file in files if readers.kind_of(file.name) == kind and PurePosixPath(file.name).name not in _NOT_ROWS

@@ -147,7 +147,7 @@ def test_rows_and_what_is_wrong_with_them_are_shown_and_not_obeyed(
 ) -> None:
     turns = [{"from": "human", "value": f"<image>\n{HOSTILE}"}, {"from": "gpt", "value": HOSTILE}]
     rows = [
-        {"id": HOSTILE, "image": f"sa_000000/{HOSTILE}.jpg", "conversations": turns, HOSTILE: 1},
+        {"id": HOSTILE, "image": "sa_000000/sa_1.jpg", "conversations": turns, HOSTILE: 1},
         {"id": HOSTILE, "image": f"../{HOSTILE}", "conversations": turns},
     ]
     (tmp_path / ZH).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

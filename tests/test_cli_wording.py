@@ -48,3 +48,21 @@ def test_an_error_names_the_option(tmp_path: Path, capsys: pytest.CaptureFixture
     command = ["export", "internvl-sa-1b-caption", "single_zh", "--data-dir", str(tmp_path), "--to", "parquet"]
     assert main([*command, "--max-side", "0", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err == "llava-zh: --max-side 0: expected at least 1.\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["curate", "rows.jsonl", "--output-dir", ""],
+        ["show", "internvl-sa-1b-caption", "single_zh", "--data-dir", ""],
+        ["sa1b", "verify", "--output-dir", "x", "--image-root", ""],
+        ["curate", "rows.jsonl", "--output-dir", "x", "--leaks", "a", ""],
+    ],
+)
+def test_an_empty_value_is_wrong_usage_and_no_current_folder(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(command)
+    assert stop.value.code == 2
+    assert "is empty" in capsys.readouterr().err

@@ -175,7 +175,7 @@ def test_images_are_named_as_published_whatever_form_they_come_in(tmp_path: Path
     images: list[Any] = [
         "sa://".replace("sa", "sa1b") + "sa_000000/sa_1.jpg::/data/sa1b",
         {"path": "sa1b://sa_000000/sa_1.jpg", "bytes": None},
-        [{"path": "a.jpg", "bytes": b"x"}, "b.jpg"],
+        [{"path": "a.jpg", "bytes": None}, "b.jpg"],
     ]
     rows = [
         {**row(number, text), "image": image}
@@ -199,10 +199,13 @@ def test_limit_looks_at_the_first_rows_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("bad", "says"),
     [
-        ({"image": "a.jpg"}, "row 1: conversations: expected a list of turns, found nothing"),
-        ({**row(0, CAT), "conversations": [{"from": "gpt"}]}, "row 1: conversations[0]: turn: expected"),
-        ({**row(0, CAT), "image": None}, "row 1: image: expected an image with a path"),
-        ({**row(0, CAT), "image": {"bytes": b"x", "path": None}}, "row 1: image: expected an image with a path"),
+        ({"image": "a.jpg"}, "row 1: conversations: expected a list of at least one turn, found nothing"),
+        ({**row(0, CAT), "conversations": [{"from": "gpt"}]}, "row 1: conversations[0].value: expected text"),
+        ({**row(0, CAT), "image": None}, "row 1: image: expected an image's path or its bytes"),
+        (
+            {**row(0, CAT), "image": {"bytes": None, "path": None}},
+            "row 1: image: expected an image's path or its bytes",
+        ),
         ({**row(0, CAT), "extra": object()}, "row 1: row: expected values that JSON can hold"),
         ("text", "row 1: row: expected a mapping, found str"),
     ],
@@ -214,10 +217,12 @@ def test_a_row_in_another_form_is_an_error_that_says_which_and_why(tmp_path: Pat
     assert not [entry.name for entry in tmp_path.iterdir() if not entry.name.startswith(".")]
 
 
-@pytest.mark.parametrize("line", [b"{", b"[1]", b'{"image": "\xff"}'])
-def test_a_bad_line_of_a_run_is_named_by_file_and_line(tmp_path: Path, line: bytes) -> None:
+@pytest.mark.parametrize(
+    ("line", "expected"), [(b"{", "one JSON object"), (b"[1]", "one JSON object"), (b'{"image": "\xff"}', "UTF-8 text")]
+)
+def test_a_bad_line_of_a_run_is_named_by_file_and_line(tmp_path: Path, line: bytes, expected: str) -> None:
     (tmp_path / "rows.jsonl").write_bytes(json.dumps(row(0, CAT)).encode() + b"\n\n" + line)
-    with pytest.raises(BadRow, match=r"rows\.jsonl, line 3: line: expected one JSON object"):
+    with pytest.raises(BadRow, match=rf"rows\.jsonl, line 3 \(byte \d+\): line: expected {expected}"):
         curate(tmp_path / "rows.jsonl", output_dir=tmp_path / "out")
 
 
@@ -239,6 +244,15 @@ def test_a_folder_without_rows_and_an_unknown_name_are_refused(tmp_path: Path) -
         {"near_duplicates": 80},
         {"max_repetition": 1.5},
         {"language": "fr"},
+        {"language": ""},
+        {"length": {"fr": (1, 2)}},
+        {"length": (-1, 2)},
+        {"length": 5},
+        {"length": ()},
+        {"length_quantiles": ()},
+        {"limit": -1},
+        {"leaks": "abc"},
+        {"leaks": [""]},
         {"name": "single_zh"},
         {"data_dir": "x"},
     ],

@@ -96,3 +96,18 @@ def test_the_language_expected_is_given_or_the_row_s_or_its_prompt_s() -> None:
     assert defects(ASKED, english, regenerated={"prompt": "caption_zh"}) == wrong
     assert defects(ASKED, english, checks=Checks(language="zh"), language="en") == wrong
     assert defects(ASKED, ("gpt", "12:30"), language="zh") == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "reasons"),
+    [
+        ("<think>看图</think>一只橘色的猫", ["reasoning"]),
+        ("<think>看图，还没有想完", ["reasoning"]),
+        ("一只猫。<|im_end|>", ["special_tokens"]),
+        ("一只猫[UNUSED_TOKEN_145]", ["special_tokens"]),
+        ("<think>好</think>一只猫</s>", ["reasoning", "special_tokens"]),
+        ("如果 a < b，则 <3 出现在海报上 [1]", []),
+    ],
+)
+def test_what_a_model_left_in_its_answer_is_a_defect(answer: str, reasons: list[str]) -> None:
+    assert [found.split(":")[0] for found in defects(ASKED, ("gpt", answer))] == reasons

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hunting import hunt
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llava_zh.curation.duplicates import (
@@ -111,4 +112,47 @@ def test_no_rows_have_no_duplicates(tmp_path: Path) -> None:
     columns = Columns(tmp_path)
     assert exact_duplicates(columns, np.zeros(0, bool)).tolist() == []
     assert near_duplicates(columns, np.zeros(0, bool), 0.8).tolist() == []
+    columns.close()
+
+
+# What tells two texts apart: a number, its sign or point, an operator, a symbol, an emoji.
+FIGURES = st.one_of(
+    st.integers(-999, 999).map(str),
+    st.decimals(-99, 99, places=2).map(str),
+    st.sampled_from("+−×÷=<>≤≥≈%‰±~|&@$€¥£°√∞→←↑↓★☆♥♠✓✗①②½²😀🐱👍🎉🇨🇳"),
+    st.sampled_from(("两", "三", "四", "十一", "零下5", "一百", "3/4", "12:30", ".5")),
+)
+FILLER = "图中是一条安静的街道左边有红色的砖墙右边停着几辆自行车行人撑着雨伞慢慢走过天色渐暗灯光亮起来了" * 4
+
+
+@hunt(60)
+@given(FIGURES, FIGURES, st.integers(0, len(FILLER)), st.sampled_from([0.3, 0.8, 1.0]))
+@example("15", "1.5", 0, 0.8)
+@example("-5", "5", 100, 0.3)
+def test_texts_that_differ_in_a_figure_are_never_near_duplicates(
+    one: str, other: str, at: int, threshold: float
+) -> None:
+    import tempfile
+
+    from llava_zh.curation.text import figures, windows
+
+    texts = [f"{FILLER[:at]}，{figure}，{FILLER[at:]}" for figure in (one, other, one)]
+    with tempfile.TemporaryDirectory() as folder:
+        columns = Columns(Path(folder))
+        apart = np.array([figures(text) for text in texts], np.uint64)
+        append_sketches(columns, [windows(text, "zh") for text in texts], bands_for(threshold), apart)
+        found = near_duplicates(columns, np.ones(3, bool), threshold).tolist()
+        columns.close()
+    assert found == [-1, -1 if one != other else 0, 0]
+
+
+def test_duplicates_are_found_among_many_rows_that_differ_in_a_number_only(tmp_path: Path) -> None:
+    """They share all bands but for what tells them apart, and fill no bucket that a true duplicate is looked for in."""
+    from llava_zh.curation.text import figures, windows
+
+    texts = [f"{FILLER}第{number}幅" for number in range(200)] + [f"{FILLER}，第0幅"]
+    columns = Columns(tmp_path)
+    apart = np.array([figures(text) for text in texts], np.uint64)
+    append_sketches(columns, [windows(text, "zh") for text in texts], bands_for(0.8), apart)
+    assert near_duplicates(columns, np.ones(201, bool), 0.8).tolist() == [-1] * 200 + [0]
     columns.close()

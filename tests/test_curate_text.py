@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llava_zh.curation.text import detect_language, find_repetition, windows
+from llava_zh.curation.text import detect_language, figures, find_repetition, windows
 
 
 @pytest.mark.parametrize(
@@ -73,3 +73,54 @@ def test_a_text_that_says_much_twice_repeats_without_a_loop() -> None:
     text = sentence + "远处有一座白色的钟楼。" + sentence + "天空多云。" + sentence
     assert find_repetition(windows(text, "zh"), "zh", max_share=0.4) == "46% of it repeats, more than 40%"
     assert find_repetition(windows(text, "zh"), "zh", max_share=0.6) is None
+
+
+# -- figures -----------------------------------------------------------------------------------------------
+
+LONG = "图中是一条安静的街道，左边有红色的砖墙，右边停着几辆自行车，行人撑着雨伞慢慢走过，天色渐暗，灯光亮起来了"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("价格是15元", "价格是1.5元"),
+        ("价格是１５元", "价格是16元"),
+        ("温度是5度", "温度是-5度"),
+        ("温度是5度", "温度是－5度"),
+        ("温度是5度", "温度是−5度"),
+        ("A < B", "A > B"),
+        ("😀", "！！！"),
+        ("😀", "🐱"),
+        ("三只猫", "两只猫"),
+        ("十一只猫", "十只猫"),
+        ("two dogs run", "three dogs run"),
+        ("x²", "x³"),
+        ("50%", "50"),
+        ("$5", "€5"),
+        ("3+5", "3-5"),
+        ("12:30", "1:230"),
+        ("1:2", "12"),
+    ],
+)
+def test_texts_that_say_other_figures_are_told_apart(one: str, other: str) -> None:
+    assert figures(one) != figures(other)
+    assert figures(f"{LONG}，{one}") != figures(f"{LONG}，{other}")
+
+
+def test_a_text_of_punctuation_alone_is_told_apart_by_it() -> None:
+    assert figures("！！！") != figures("？？？")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("图中有15只猫。", "图中有１５只猫！"),
+        ("**图中**有一只猫", "图中有一只猫"),
+        ("- a cat\n- a dog", "a cat, a dog"),
+        ("# 标题\n猫", "猫"),
+        ("“红色”的猫", "红色的猫"),
+        ("a red-brown cat", "a red brown cat"),
+    ],
+)
+def test_punctuation_and_markdown_are_no_figures(one: str, other: str) -> None:
+    assert figures(one) == figures(other)

@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
     parser = build_parser()
     args = parser.parse_args(argv)
+    wording.refuse_empty(parser, args)
     try:
         status = int(args.run(args))
         sys.stdout.flush()

@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 
 from . import text
+from .options import add_load_options, load_keywords
 
 _EXAMPLE = """\
 example:
   llava-zh curate internvl-sa-1b-caption single_zh --output-dir curated --length zh=30:1200
   llava-zh curate RUN_FOLDER --output-dir curated        # what `llava-zh regenerate` wrote
 
-Kept rows are in curated/data/*.jsonl, dropped ones with their reasons in curated/dropped.jsonl, counts and examples in
-curated/report.json.
+Kept rows are in curated/data (JSON Lines, or Parquet where pictures are embedded in the rows), dropped ones with their
+reasons in curated/dropped.jsonl, counts and examples in curated/report.json.
 """
 
 
@@ -25,7 +26,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("path", metavar="PATH", help="a dataset's name, a run's folder, or a file of JSON Lines")
+    add("path", metavar="PATH", help="a dataset's name, a run's folder, or a file of rows")
     add("name", metavar="CONFIG", nargs="?", help="configuration of the dataset")
     add("--output-dir", required=True, metavar="DIR", help="where to write; new or empty")
     add(
@@ -77,24 +78,25 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--leaks", nargs="+", default=(), metavar="PHRASE", help="further phrases that betray the prompt")
     add("--limit", type=int, metavar="N", help="look at the first N rows only")
     add("--overwrite", action="store_true", help="replace an earlier curation in the output folder")
-    add("--data-dir", metavar="DIR", help="folder with the dataset's published files; no hub is asked")
-    add("--data-files", nargs="+", metavar="FILE", help="the dataset's published files; no hub is asked")
-    add("--source", choices=("huggingface", "modelscope"), help="hub to read the dataset from (default: huggingface)")
-    add("--revision", help="revision of the dataset")
     add("--json", action="store_true", help="print report.json in place of the summary")
+    add_load_options(parser, row_format=False)
     parser.set_defaults(run=run)
+
+
+_OPTIONS = (
+    *("output_dir", "length_quantiles", "exact_duplicates", "near_duplicates", "max_repetition", "single_paragraph"),
+    *("language", "leaks", "limit", "overwrite"),
+)
 
 
 def run(args: argparse.Namespace) -> int:
     from llava_zh.curation import curate
 
-    options = vars(args).copy()
-    for handled in ("path", "run", "json"):
-        options.pop(handled, None)
-    options["length"] = dict(args.length) if args.length else None
-    if options["length"] and None in options["length"]:
-        options["length"] = options["length"][None]
-    report = curate(args.path, **options)
+    length = dict(args.length) if args.length else None
+    if length and None in length:
+        length = length[None]
+    options = {name: getattr(args, name) for name in _OPTIONS}
+    report = curate(args.path, args.name, length=length, **options, **load_keywords(args))
     if args.json:
         text.say_json(report.to_dict(), indent=2)
     else:

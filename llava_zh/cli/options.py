@@ -38,8 +38,12 @@ def add_source(parser: Any) -> None:
     )
 
 
-def add_load_options(parser: argparse.ArgumentParser) -> None:
-    """Add every option of :func:`llava_zh.load_dataset` that says which rows there are and what they look like."""
+def add_load_options(parser: argparse.ArgumentParser, row_format: bool = True) -> None:
+    """Add every option of :func:`llava_zh.load_dataset` that says which rows there are and what they look like.
+
+    Args:
+        row_format: Whether to add --row-format.
+    """
     where = parser.add_argument_group("where the rows and images are")
     where.add_argument("--data-dir", metavar="DIR", help="folder with the published files; no hub is asked")
     where.add_argument("--data-files", nargs="+", metavar="FILE", help="files or patterns, relative to --data-dir")
@@ -47,8 +51,9 @@ def add_load_options(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--image-root", metavar="ROOT", help="folder or URL of SA-1B, several with commas (default: SA1B_ROOT)"
     )
-    which = parser.add_argument_group("which rows, and in which form")
-    which.add_argument("--row-format", metavar="FORMAT", help="llava (default), sharegpt, messages or parts")
+    which = parser.add_argument_group("which rows, and in which form" if row_format else "which rows")
+    if row_format:
+        which.add_argument("--row-format", metavar="FORMAT", help="llava (default), sharegpt, messages or parts")
     which.add_argument(
         "--archives",
         type=archive_list,

@@ -15,26 +15,42 @@ _ARGUMENT = re.compile(
 )
 
 
-def options_of(parser: argparse.ArgumentParser, run: Callable[..., object]) -> dict[str, str]:
-    """From an argument's name to the option that gives it, for the command that `run` carries out."""
+def command_of(parser: argparse.ArgumentParser, run: Callable[..., object]) -> argparse.ArgumentParser | None:
+    """The parser of the command that `run` carries out."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for command in dict.fromkeys(action.choices.values()):
                 if command.get_default("run") is run:
-                    return _options(command)
-                if found := options_of(command, run):
+                    return command  # type: ignore[no-any-return]
+                if found := command_of(command, run):
                     return found
-    return {}
+    return None
 
 
-def _options(command: argparse.ArgumentParser) -> dict[str, str]:
+def options_of(parser: argparse.ArgumentParser, run: Callable[..., object]) -> dict[str, str]:
+    """From an argument's name to the option that gives it, for the command that `run` carries out."""
+    command = command_of(parser, run)
     options: dict[str, str] = {}
-    for action in command._actions:
+    for action in () if command is None else command._actions:
         named = "--" + action.dest.replace("_", "-")
         for option in action.option_strings:
             if option.startswith("--") and (action.dest not in options or option == named):
                 options[action.dest] = option
     return options
+
+
+def refuse_empty(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End the program with wrong usage where a value is the empty text, as an unset variable of a shell makes it.
+
+    An empty name of a folder would be the current one, and an empty text is no choice of anything.
+    """
+    command = command_of(parser, args.run) or parser
+    for action in command._actions:
+        value = getattr(args, action.dest, None)
+        if value != action.default and any(
+            one == "" for one in (value if isinstance(value, list | tuple) else [value])
+        ):
+            command.error(f"argument {'/'.join(action.option_strings) or action.metavar or action.dest}: is empty")
 
 
 def as_typed(message: str, options: Mapping[str, str]) -> str:

@@ -9,6 +9,7 @@ from itertools import product
 from typing import Any
 
 from llava_zh.curation.text import detect_language, find_repetition, windows
+from llava_zh.model_text import special_tokens, without_reasoning
 from llava_zh.regenerate.prompts import PROMPTS, Prompt
 
 _PICTURE = ("图片", "图像", "照片", "这张图")
@@ -99,6 +100,7 @@ class Checks:
             *_turns_defects(turns),
             *self._paragraph_defects(row, prompt, turns, answers),
             *self._leak_defects(text),
+            *_model_defects(answers),
         ]
         if expected and written and expected != written:
             defects.append(f"language: {written} where {expected} is expected")
@@ -127,6 +129,20 @@ class Checks:
         found = next((phrase for phrase in self.leaks if phrase in lowered), None)
         if found is not None:
             yield f"leak: {found!r}"
+
+
+def _model_defects(answers: Iterable[str]) -> Iterator[str]:
+    """What a model, or the server in front of it, left in its answers that is no part of what it says."""
+    tokens: list[str] = []
+    reasoned = False
+    for answer in answers:
+        rest = without_reasoning(answer)
+        if rest != answer and not reasoned:
+            reasoned = True
+            yield f"reasoning: {'it never ends, ' if rest is None else ''}in {answer[:40]!r}"
+        tokens += special_tokens(rest or "")
+    if tokens:
+        yield f"special_tokens: {' '.join(dict.fromkeys(tokens[:5]))}"
 
 
 def _prompt_of(row: Mapping[str, Any]) -> Prompt | None:

@@ -8,6 +8,7 @@ no index of all bands is ever held. A candidate pair counts if its sketches agre
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -40,7 +41,7 @@ class Columns:
         if not len(values):
             return  # an empty file cannot be mapped
         if name not in self._files:
-            self._files[name] = (self._folder / name).open("wb")
+            self._files[name] = (self._folder / name).open("xb")
         self._files[name].write(np.ascontiguousarray(values).tobytes())
 
     def read(self, name: str, dtype: npt.DTypeLike, width: int = 1) -> Array:
@@ -57,7 +58,8 @@ class Columns:
 
     def close(self) -> None:
         for file in self._files.values():
-            file.close()
+            with contextlib.suppress(OSError):  # the files are temporary; a full disk would fail again
+                file.close()
 
 
 def text_digest(text: str) -> bytes:
@@ -74,13 +76,20 @@ def bands_for(threshold: float) -> int:
     return SLOTS
 
 
-def append_sketches(columns: Columns, grams: Sequence[list[str]], bands: int) -> None:
-    """Sketch rows, given the windows of each, into the columns ``sketch`` and ``band-0`` … ."""
+def append_sketches(columns: Columns, grams: Sequence[list[str]], bands: int, apart: Array | None = None) -> None:
+    """Sketch rows, given the windows of each, into the columns ``sketch``, ``apart`` and ``band-0`` … .
+
+    Args:
+        apart: A number of 64 bits for each row; rows with different ones are no near-duplicates of each other.
+    """
     from rensa import RMinHash
 
     slots = np.array(RMinHash.digest_matrix_from_token_sets(grams, SLOTS, _SEED).to_rows(), dtype=np.uint64)
     columns.append("sketch", slots.astype(np.uint8))
-    keys = np.zeros((len(grams), bands), dtype=np.uint64)
+    apart = np.zeros(len(grams), np.uint64) if apart is None else apart
+    columns.append("apart", apart)
+    # In the keys too: else a bucket fills up with rows that are told apart, and its duplicates never meet.
+    keys = np.repeat(apart[:, None], bands, axis=1)
     for slot in np.moveaxis(slots.reshape(len(grams), bands, -1), 2, 0):
         keys = (keys ^ slot) * np.uint64(0x9E3779B97F4A7C15)
         keys ^= keys >> np.uint64(29)
@@ -106,17 +115,18 @@ def exact_duplicates(columns: Columns, sound: Array) -> Array:
 def near_duplicates(columns: Columns, sound: Array, threshold: float) -> Array:
     """For each row the earliest row of its cluster of near-duplicates, or -1; only `sound` rows are looked at.
 
-    Pairs whose estimated Jaccard similarity of windows is at least `threshold` belong to one cluster.
+    Pairs that nothing tells apart (see :func:`append_sketches`) and whose estimated Jaccard similarity of windows is at
+    least `threshold` belong to one cluster.
     """
-    sketches = columns.read("sketch", np.uint8, SLOTS)
+    sketches, apart = columns.read("sketch", np.uint8, SLOTS), columns.read("apart", np.uint64)
     rows = np.flatnonzero(sound).astype(np.int32)
     clusters = _Clusters(len(sound))
     for band in range(bands_for(threshold)):
         keys = columns.read(f"band-{band}", np.uint64)[rows]
         order = np.argsort(keys, kind="stable")
         for left, right in _candidates(rows[order], keys[order]):
-            apart = clusters.of(left) != clusters.of(right)
-            left, right = left[apart], right[apart]
+            new = (clusters.of(left) != clusters.of(right)) & (apart[left] == apart[right])
+            left, right = left[new], right[new]
             alike = similarity(sketches[left], sketches[right]) >= threshold
             clusters.join(left[alike], right[alike])
     leaders = clusters.of(np.arange(len(sound), dtype=np.int32))

@@ -7,7 +7,6 @@ Memory holds a window of rows, and at most some 60 bytes a row while a column is
 
 from __future__ import annotations
 
-import contextlib
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,13 +15,18 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from llava_zh import jsonl
 from llava_zh.curation import duplicates
 from llava_zh.curation.checks import Checks, Finding
 from llava_zh.curation.duplicates import SLOTS, Array, Columns
+from llava_zh.curation.kept import write_kept
 from llava_zh.curation.report import CurationReport
-from llava_zh.curation.source import Row
+from llava_zh.curation.source import Row, said
+from llava_zh.curation.spool import Spool
+from llava_zh.curation.text import figures
 from llava_zh.durable import explained
 from llava_zh.lines import write_lines
+from llava_zh.records import Place
 from llava_zh.regenerate.prompts import TASK_ROWS
 
 #: Lowest and highest length; ``None`` is open.
@@ -37,6 +41,7 @@ class Facts:
     """What the first pass leaves: the spool of lines, and facts of each row.
 
     Attributes:
+        spool: The rows.
         threshold: Similarity from which rows are near-duplicates; ``None`` if they are not looked for.
         groups: Names of the groups (language and llava task) whose lengths are compared.
     """
@@ -45,9 +50,9 @@ class Facts:
         self.threshold = threshold
         self.columns = Columns(work)
         self.groups: dict[str, int] = {}
+        self.spool = Spool(work)
         self._checks = checks
         self._work = work
-        self._spool = (work / "rows").open("wb")
         self._lengths = array("i")
         self._group = array("H")
         self._sound = array("b")
@@ -61,15 +66,11 @@ class Facts:
             for batch in _batches(rows):
                 findings = [self._checks.look_at(row.fields, row.turns) for row in batch]
                 with explained(self._work):
-                    # Compact JSON has no bare tab, so the first one ends the defects.
-                    self._spool.writelines(
-                        msgspec.json.encode(finding.defects) + b"\t" + row.line
-                        for row, finding in zip(batch, findings, strict=True)
-                    )
+                    self.spool.add(batch, [finding.defects for finding in findings])
                     self._note(batch, findings)
                 progress.update(len(batch))
         with explained(self._work):
-            self._spool.flush()
+            self.spool.flush()
             self.columns.flush()
 
     def _note(self, batch: list[Row], findings: list[Finding]) -> None:
@@ -83,7 +84,8 @@ class Facts:
         self.columns.append("digest", np.frombuffer(digests, np.uint64))
         if self.threshold is not None:
             bands = duplicates.bands_for(self.threshold)
-            duplicates.append_sketches(self.columns, [finding.windows for finding in findings], bands)
+            told_apart = np.array([figures(finding.text) for finding in findings], np.uint64)
+            duplicates.append_sketches(self.columns, [finding.windows for finding in findings], bands, told_apart)
 
     @property
     def lengths(self) -> Array:
@@ -100,18 +102,9 @@ class Facts:
         """Whether the first pass found nothing wrong, for each row."""
         return np.frombuffer(self._sound, np.bool_) if self._sound else np.zeros(0, np.bool_)
 
-    def spooled(self) -> Iterator[tuple[int, list[str], bytes]]:
-        """Position, defects found in the first pass, and line of each row."""
-        with (self._work / "rows").open("rb") as spool:
-            for position, record in enumerate(spool):
-                defects, _, line = record.partition(b"\t")
-                yield position, [] if defects == b"[]" else msgspec.json.decode(defects, type=list[str]), line
-
     def close(self) -> None:
-        # What a full disk did not take stays in the buffers and would fail again; the files are temporary.
-        for file in (self._spool, self.columns):
-            with contextlib.suppress(OSError):
-                file.close()
+        self.spool.close()
+        self.columns.close()
 
 
 def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
@@ -119,7 +112,7 @@ def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
     size = 0
     for row in rows:
         batch.append(row)
-        size += len(row.line)
+        size += len(row.line) + sum(len(data) for data in row.pictures or () if data is not None)
         if len(batch) == _BATCH_ROWS or size >= _BATCH_BYTES:
             yield batch
             batch, size = [], 0
@@ -214,16 +207,16 @@ def split_rows(folder: Path, facts: Facts, verdict: Verdict, report: CurationRep
     report.lengths = verdict.length_figures()
     with explained(folder):
         (folder / "data").mkdir(exist_ok=True)
-    write_lines(folder / "data" / "000000.jsonl", (line for at, _, line in facts.spooled() if verdict.kept[at]))
+    write_kept(folder / "data", lambda: (row for row in facts.spool if verdict.kept[row.position]), facts.spool)
     write_lines(folder / "dropped.jsonl", _dropped(facts, verdict, report))
 
 
 def _dropped(facts: Facts, verdict: Verdict, report: CurationReport) -> Iterable[bytes]:
-    for position, defects, line in facts.spooled():
+    for position, defects, _, line in facts.spool:
         if verdict.kept[position]:
             continue
-        row = msgspec.json.decode(line)
+        row = jsonl.decode_line(Place("row", row=position), line)
+        assert isinstance(row, Mapping)  # it was read before
         defects += verdict.defects(position)
-        text = "\n".join(turn.get("value", turn.get("text")) for turn in row["conversations"] if turn["from"] == "gpt")
-        report.drop(position, row, defects, text)
+        report.drop(position, row, defects, lambda line=line: said(line))  # type: ignore[misc]
         yield msgspec.json.encode({**row, "row": position, "reasons": defects}) + b"\n"

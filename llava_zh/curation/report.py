@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,6 +12,8 @@ REASONS: dict[str, str] = {
     "empty": "a gpt turn without text",
     "paragraphs": "several paragraphs where one is asked",
     "leak": "the answer betrays its prompt",
+    "reasoning": "a block of reasoning is left in the answer",
+    "special_tokens": "special tokens of a model are left in the answer",
     "language": "the wrong language",
     "repetition": "a loop, or much of it repeats",
     "length": "a length outlier",
@@ -46,15 +48,15 @@ class CurationReport:
     lengths: dict[str, dict[str, Any]] = field(default_factory=dict)
     seconds: float = 0.0
 
-    def drop(self, position: int, row: Mapping[str, Any], defects: list[str], text: str) -> None:
-        """Count a dropped row."""
+    def drop(self, position: int, row: Mapping[str, Any], defects: list[str], text: Callable[[], str]) -> None:
+        """Count a dropped row; `text` gives what its answers say."""
         self.dropped += 1
         for reason, detail in (defect.split(": ", 1) for defect in defects):
             entry = self.reasons[reason]
             entry["count"] += 1
             if len(entry["examples"]) < _EXAMPLES:
                 example = {"row": position, "id": row.get("id"), "image": row.get("image")}
-                entry["examples"].append({**example, "detail": detail, "text": text[:_EXCERPT]})
+                entry["examples"].append({**example, "detail": detail, "text": text()[:_EXCERPT]})
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -11,11 +11,12 @@ from typing import Any
 
 import msgspec
 
+from llava_zh.curation import kept
 from llava_zh.curation.checks import LEAKS, Checks
 from llava_zh.curation.passes import Bounds, Facts, Verdict, split_rows
 from llava_zh.curation.report import CurationReport
 from llava_zh.curation.source import Source, open_rows
-from llava_zh.durable import explained
+from llava_zh.durable import check_kind, explained
 from llava_zh.errors import BadArgument, RunConflict
 from llava_zh.lines import write_lines
 
@@ -41,38 +42,46 @@ def curate(
 
     What is judged of a row is its text: the gpt turns. A row is dropped for any of: turns that do not alternate human
     and gpt (after a system turn, if any); a gpt turn without text; several lines where one paragraph is asked; a
-    phrase that betrays the prompt; another language than the row's; repetition; a length outside the bounds; a text
-    equal, but for white space, to that of an earlier row; a text nearly that of an earlier row. The last two are
-    looked for among the rows that nothing else is wrong with, so that every cluster keeps its earliest sound row.
+    phrase that betrays the prompt; reasoning or special tokens of a model; another language than the row's;
+    repetition; a length outside the bounds; a text equal, but for white space, to that of an earlier row; a text nearly
+    that of an earlier row. The last two are looked for among the rows that nothing else is wrong with, so that every
+    cluster keeps its earliest sound row.
 
-    Written are ``data/000000.jsonl`` (kept rows, in their order, as published), ``dropped.jsonl`` (the others, with
-    ``row``, their position from 0, and ``reasons``) and ``report.json``. Each appears once it is whole. The files of
-    rows are the same for the same input. Meanwhile the folder needs room for the rows twice and 300 bytes a row.
+    Written are ``data/000000.jsonl`` (kept rows, in their order, as published), ``dropped.jsonl`` (the others, without
+    pictures, with ``row``, their position from 0, and ``reasons``) and ``report.json``. Where pictures are embedded in
+    the rows, the kept rows are ``data/000000.parquet`` in place of JSON Lines, with the same pictures. Each file
+    appears once it is whole. The files of rows are the same for the same input. Meanwhile the folder needs room for the
+    rows twice and 300 bytes a row.
 
     Args:
-        path: A dataset's name, as for :func:`llava_zh.load_dataset`; the folder of a run or a file of JSON Lines;
-            or rows, mappings with ``image``, ``conversations`` and, where known, ``config``, ``language``, ``task``.
+        path: A dataset's name, as for :func:`llava_zh.load_dataset`; the folder of a run, or any file of rows that
+            loading reads; or rows, mappings with ``image``, ``conversations`` and, where known, ``config``,
+            ``language``, ``task``.
         name: Configuration of the dataset.
         output_dir: Folder to write to, new or empty.
         length: Lowest and highest number of characters of the text (``None``: open), or those for each language.
         length_quantiles: Shares of the rows of each language and llava task, between which the length must be.
         exact_duplicates: Whether to drop rows with the text of an earlier row.
         near_duplicates: Jaccard similarity, above 0 and at most 1, from which texts are near-duplicates, estimated by
-            MinHash of windows of five characters in Chinese and three words elsewhere; ``None`` does not look.
+            MinHash of windows of five characters in Chinese and three words elsewhere; ``None`` does not look. A text
+            shorter than a window is one window, and so near only to one with the same letters. Texts that differ in a
+            number, its sign or point, an operator, a symbol or an emoji are never near-duplicates, however long.
         max_repetition: Largest share of those windows that may repeat earlier ones of the same text; ``None`` looks
             for no repetition. A phrase five times on end over twenty tokens is always too much.
         single_paragraph: Whether one paragraph was asked; by default as the row's human turn, prompt or config says.
         language: ``"zh"`` or ``"en"``, the language of all rows; by default what each row or its prompt says.
         leaks: Further phrases that betray the prompt; case does not matter.
-        limit: Look at so many rows at most.
+        limit: Look at so many rows at most; ``None`` for all.
         overwrite: Replace an earlier curation in `output_dir`.
-        load_options: ``data_dir``, ``data_files``, ``source``, ``revision``, ``token``, … of ``load_dataset_builder``.
+        load_options: What else :func:`llava_zh.load_dataset` takes to choose rows, with the same meaning: ``data_dir``,
+            ``data_files``, ``source``, ``revision``, ``token``, ``image_root``, ``archives``, ``bad_images``,
+            ``on_bad_row``, ``on_missing_image``. Of files on disk only ``on_bad_row`` applies.
 
     Returns:
         The report.
 
     Raises:
-        BadArgument: A bound, share or threshold that cannot be.
+        BadArgument: A bound, share, threshold or phrase that cannot be.
         BadRow, DataFileNotFound, HubError: The rows cannot be read.
         RunConflict: `output_dir` holds something already.
         OutputError: The folder cannot be written.
@@ -87,10 +96,10 @@ def curate(
         "max_repetition": max_repetition,
         "single_paragraph": single_paragraph,
         "language": language,
-        "leaks": list(leaks),
+        "leaks": leaks if isinstance(leaks, str) else list(leaks),
         "limit": limit,
     }
-    _check(parameters)
+    _check(parameters, output_dir)
     report = CurationReport(parameters)
     checks = Checks(
         language=language,
@@ -114,20 +123,47 @@ def curate(
     return report
 
 
-def _check(parameters: Mapping[str, Any]) -> None:
-    bounds = parameters["length"]
-    for low, high in bounds.values() if isinstance(bounds, Mapping) else [bounds or (None, None)]:
-        if low is not None and high is not None and low > high:
-            raise BadArgument(f"length: the lowest, {low}, is above the highest, {high}.")
+def _check(parameters: Mapping[str, Any], output_dir: str | Path) -> None:
+    if not str(output_dir):
+        raise BadArgument("output_dir is empty: name a folder, new or empty.")
+    length = parameters["length"]
+    by_language = length if isinstance(length, Mapping) else {} if length is None else {"zh": length}
+    for language, bounds in by_language.items():
+        _check_language("length", language)
+        _check_bounds(bounds)
     shares = parameters["length_quantiles"]
-    if shares is not None and not 0 <= shares[0] < shares[1] <= 1:
-        raise BadArgument(f"length_quantiles must be two rising shares between 0 and 1, found {shares}.")
+    if shares is not None and not (_is_pair(shares) and 0 <= shares[0] < shares[1] <= 1):
+        raise BadArgument(f"length_quantiles must be two rising shares between 0 and 1, or None, found {shares!r}.")
     for field in ("near_duplicates", "max_repetition"):
         value = parameters[field]
         if value is not None and not 0 < value <= 1:
             raise BadArgument(f"{field} must be above 0 and at most 1, or None, found {value}.")
-    if parameters["language"] not in (None, "zh", "en"):
-        raise BadArgument(f"language must be zh or en, found {parameters['language']!r}.")
+    if parameters["language"] is not None:
+        _check_language("language", parameters["language"])
+    if parameters["limit"] is not None and parameters["limit"] < 0:
+        raise BadArgument(f"limit must be a number of rows from 0 up, or None for all, found {parameters['limit']}.")
+    leaks = parameters["leaks"]
+    if isinstance(leaks, str) or not all(isinstance(phrase, str) and phrase.strip() for phrase in leaks):
+        raise BadArgument(f"leaks must be a list of phrases, none of them empty, found {leaks!r}.")
+
+
+def _check_language(field: str, language: object) -> None:
+    if language not in ("zh", "en"):
+        raise BadArgument(f"{field}: the language must be zh or en, found {language!r}.")
+
+
+def _check_bounds(bounds: Any) -> None:
+    if not _is_pair(bounds):
+        raise BadArgument(f"length must be the lowest and the highest number of characters, found {bounds!r}.")
+    low, high = bounds
+    if any(bound is not None and bound < 0 for bound in bounds):
+        raise BadArgument(f"length: a text has 0 characters or more, found {bounds!r}.")
+    if low is not None and high is not None and low > high:
+        raise BadArgument(f"length: the lowest, {low}, is above the highest, {high}.")
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2
 
 
 class _Folder:
@@ -141,29 +177,42 @@ class _Folder:
     def __enter__(self) -> _Folder:
         from filelock import FileLock, Timeout
 
+        lock = self.path / ".curating.lock"
         with explained(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self.path / ".curating.lock")
-        try:
-            self._lock.acquire(blocking=False)
-        except Timeout:
-            raise RunConflict(f"{self.path} is in use by another curation. Wait for it or end it.") from None
+            check_kind(lock)
+            self._lock = FileLock(lock)
+            try:
+                self._lock.acquire(blocking=False)
+            except Timeout:
+                raise RunConflict(f"{self.path} is in use by another curation. Wait for it or end it.") from None
         try:
             self._claim()
         except BaseException:
             self._lock.release()
-            Path(self._lock.lock_file).unlink(missing_ok=True)  # the folder is someone else's
+            lock.unlink(missing_ok=True)  # the folder is someone else's
             raise
         return self
 
     def _claim(self) -> None:
-        there = sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith(".curating"))
-        ours = {"data", "dropped.jsonl", "report.json"}
-        if there and not (self._overwrite and set(there) <= ours):
-            advice = "overwrite=True replaces it" if set(there) <= ours else "Choose a new or empty output_dir"
-            raise RunConflict(f"{self.path} holds something already: {', '.join(there[:5])}. {advice}.")
-        shutil.rmtree(self.work, ignore_errors=True)  # what a killed curation left
-        self.work.mkdir()
+        with explained(self.path):
+            check_kind(self.work, folder=True)
+            for name in ("data", "dropped.jsonl", "report.json"):
+                check_kind(self.path / name, folder=name == "data")
+            there = sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith(".curating"))
+            ours = self._holds_ours(there)
+            if there and not (self._overwrite and ours):
+                advice = "overwrite=True replaces it" if ours else "Choose a new or empty output_dir"
+                raise RunConflict(f"{self.path} holds something already: {', '.join(there[:5])}. {advice}.")
+            shutil.rmtree(self.work, ignore_errors=True)  # what a killed curation left
+            self.work.mkdir()
+
+    def _holds_ours(self, there: Sequence[str]) -> bool:
+        """Whether nothing is there that a curation does not write."""
+        data = self.path / "data"
+        files = {entry.name.removesuffix(".tmp") for entry in data.iterdir()} if data.is_dir() else set()
+        written = {name.removesuffix(".tmp") for name in there}
+        return written <= {"data", "dropped.jsonl", "report.json"} and files <= {kept.LINES, kept.PARQUET}
 
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.work, ignore_errors=True)

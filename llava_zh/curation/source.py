@@ -1,130 +1,199 @@
-"""Rows to curate: of a dataset, of JSON Lines on disk, or of any iterable, each with its published line."""
+"""Rows to curate: of a dataset, of files on disk, or of any iterable, each with its published line and its pictures."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from llava_zh import jsonl, records
 from llava_zh.errors import BadArgument, BadRow, DataFileNotFound
+from llava_zh.records import Expect, Place
 from llava_zh.regenerate.images import image_name
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from llava_zh.hub import DataFile
+    from llava_zh.images import Images, Present
 
 Source = str | os.PathLike[str] | Iterable[Mapping[str, Any]]
 
 
 class Row(NamedTuple):
-    """A row, its (role, text) turns, and the line it is published as."""
+    """A row, its (role, text) turns, and the line it is published as.
+
+    `pictures` are the bytes of its embedded images, None for one that is only named; None for a row without any.
+    """
 
     fields: Mapping[str, Any]
     turns: list[tuple[str, str]]
     line: bytes
+    pictures: list[bytes | None] | None = None
 
 
 def open_rows(path: Source, name: str | None, load_options: Mapping[str, Any]) -> Iterator[Row]:
     """The rows of `path`; see :func:`llava_zh.curation.run.curate`.
 
     Raises:
-        BadRow: A row that is not in published form; says which, and what is wrong with it.
-        DataFileNotFound: A folder that holds no JSON Lines.
+        BadRow: A row that :func:`llava_zh.load_dataset` would not take either; says which, and what is wrong with it.
+        DataFileNotFound: A folder without a file of rows.
+        BadArgument: Options that have no meaning for these rows.
     """
-    if isinstance(path, str | os.PathLike):
-        files = _json_lines(Path(path))
-        if files is not None:
-            if name is not None or any(value is not None for value in load_options.values()):
-                raise BadArgument(f"{path} is read as it is on disk: leave name and the options out.")
-            return _rows_of_files(files)
-        rows = _dataset(os.fspath(path), name, load_options)
-    else:
-        if name is not None or any(value is not None for value in load_options.values()):
+    given = {option for option, value in load_options.items() if value is not None}
+    if not isinstance(path, str | os.PathLike):
+        if name is not None or given:
             raise BadArgument("name and the options of load_dataset apply to a dataset's name, not to rows.")
-        rows = path
-    return (_checked(row, f"row {position}") for position, row in enumerate(rows))
+        return (_of_mapping(row, Place("rows", row=position)) for position, row in enumerate(path))
+    files = _on_disk(Path(path))
+    if files is None:
+        return _rows_of_dataset(os.fspath(path), name, load_options)
+    if name is not None or given - {"on_bad_row"}:
+        raise BadArgument(
+            f"{path} is read as it is on disk, where only on_bad_row applies. To choose rows of it, give the dataset's "
+            "name, and this folder as data_dir=."
+        )
+    return _rows_of_files(files, str(path), load_options.get("on_bad_row") or "raise")
 
 
-def _json_lines(path: Path) -> list[Path] | None:
-    """The JSON Lines files that `path` means; None if it is not on disk."""
+# -- a dataset ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _AsPublished:
+    """The images of a dataset under the names they are published by, for rows that are written as published.
+
+    Which of them are there is asked of the place that was configured, so that a request means what it means when the
+    dataset is loaded.
+    """
+
+    place: Images
+    decode: bool = False
+
+    @property
+    def identity(self) -> str:
+        return self.place.identity
+
+    def urls(self, paths: pa.Array) -> pa.Array:
+        return paths
+
+    def present(self, paths: pa.Array) -> Present:
+        return self.place.present(paths)
+
+    def contents(self) -> str:
+        return self.place.contents()
+
+
+def _rows_of_dataset(path: str, name: str | None, options: Mapping[str, Any]) -> Iterator[Row]:
+    from llava_zh.load import load_dataset_builder
+
+    if options.get("row_format") not in (None, "llava") or options.get("options") is not None:
+        raise BadArgument("row_format: rows are curated as published. Load what is kept in the form you want.")
+    given = {option: value for option, value in options.items() if value is not None}
+    builder = load_dataset_builder(path, name, **given)
+    builder.config.images = _AsPublished(builder.config.images)
+    if builder.config.on_missing_image == "null":
+        builder.config.on_missing_image = "raise"  # the row keeps the name, by which loading finds nothing again
+    rows = builder.as_streaming_dataset(split="train").decode(False)
+    return (_of_mapping(row, Place(path, row=position)) for position, row in enumerate(rows))
+
+
+def _of_mapping(fields: Mapping[str, Any], place: Place) -> Row:
+    if not isinstance(fields, Mapping):
+        raise records.bad_row(place, "row", "a mapping", type(fields).__name__)
+    turns = _turns(place, fields)
+    key = next((alias for alias in records.ALIASES["image"] if fields.get(alias) is not None), "image")
+    image = fields.get(key)
+    items = list(image) if isinstance(image, list | tuple) else [image]
+    names = [None if item is None else image_name(item) for item in items]
+    pictures = [_embedded(item) for item in items]
+    if not items or any(name is None and data is None for name, data in zip(names, pictures, strict=True)):
+        raise records.bad_row(place, key, "an image's path or its bytes (of a dataset, take .decode(False))", image)
+    return _published(place, fields, key, names if isinstance(image, list | tuple) else names[0], turns, pictures)
+
+
+def _embedded(image: Any) -> bytes | None:
+    data = image.get("bytes") if isinstance(image, Mapping) else image
+    return bytes(data) if isinstance(data, bytes | bytearray | memoryview) else None
+
+
+def _published(
+    place: Place,
+    fields: Mapping[str, Any],
+    key: str,
+    names: str | list[str | None] | None,
+    turns: list[tuple[str, str]],
+    pictures: list[bytes | None],
+) -> Row:
+    """The row with its images as names in the line and, where they are embedded, as bytes beside it."""
+    published = {field: value for field, value in fields.items() if value is not None}
+    published[key] = names
+    try:
+        line = msgspec.json.encode(published) + b"\n"
+    except (TypeError, ValueError, RecursionError) as error:
+        raise records.bad_row(place, "row", "values that JSON can hold", str(error)) from None
+    return Row(fields, turns, line, pictures if any(data is not None for data in pictures) else None)
+
+
+def _turns(place: Place, fields: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(turn["from"], turn["value"]) for turn in records.turns_of(place, fields)]
+
+
+# -- files on disk -----------------------------------------------------------------------------------------
+
+
+def _on_disk(path: Path) -> list[DataFile] | None:
+    """The files of rows that `path` means: it, or those in its folder ``data``, or in it; None if it is not on disk."""
+    from llava_zh import hub, layouts
+
     if path.is_file():
-        return [path]
+        return hub.local_files(None, [str(path.absolute())])
     if not path.is_dir():
         return None
-    files = sorted(path.glob("data/*.jsonl")) or sorted(path.glob("*.jsonl"))
+    files = layouts.rows_in(hub.local_files(str(path), None))
     if not files:
         raise DataFileNotFound(
-            f"Neither {path} nor its folder data holds *.jsonl. Give a run's folder or a JSON Lines file."
+            f"Neither {path} nor its folder data holds a file of rows (.jsonl, .json, .parquet, plain or compressed, "
+            "or a WebDataset .tar). Give a run's folder, or such a file."
         )
     return files
 
 
-def _dataset(path: str, name: str | None, options: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
-    from llava_zh.images import UnresolvedImages
-    from llava_zh.load import load_dataset_builder
+def _rows_of_files(files: Iterable[DataFile], name: str, on_bad_row: str) -> Iterator[Row]:
+    from llava_zh import readers
+    from llava_zh.left_out import Tally
 
-    builder = load_dataset_builder(path, name, **options)
-    # Pixels are never looked at, so rows keep their images' published paths, whatever place for them is configured.
-    builder.config.images = UnresolvedImages()
-    return builder.as_streaming_dataset(split="train").decode(False)  # type: ignore[no-any-return]
-
-
-def _rows_of_files(files: Iterable[Path]) -> Iterator[Row]:
-    for path in files:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield _read(line, f"{path}, line {number}")
+    tally = Tally(name, on_bad_row)
+    for file in files:
+        for place, record, line in readers.raw_records(file):
+            try:
+                yield _of_record(place, record, line)
+            except BadRow as error:
+                tally.bad_row(error)
+    tally.report()
 
 
-def _read(line: bytes, where: str) -> Row:
-    try:
-        fields = msgspec.json.decode(line, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise _bad(where, "line", "one JSON object", f"{line[:60]!r} ({error})") from None
-    return Row(fields, _turns(fields, where), line.rstrip(b"\r\n") + b"\n")
+def _of_record(place: Place, record: Mapping[str, Any] | BadRow, line: bytes | None) -> Row:
+    if isinstance(record, BadRow):
+        raise record
+    # The configuration is not known, so a row may have one image or several.
+    checked = records.annotation(place, record, Expect(images="many"))
+    turns = [(turn["from"], turn["value"]) for turn in checked["conversations"]]
+    if line is not None:
+        return Row(record, turns, line + b"\n")
+    key = next(alias for alias in records.ALIASES["image"] if record.get(alias) is not None)
+    names = checked["images"] if isinstance(record[key], list) else checked["images"][0]
+    return _published(place, record, key, names, turns, checked["bytes"])
 
 
-def _checked(fields: Mapping[str, Any], where: str) -> Row:
-    if not isinstance(fields, Mapping):
-        raise _bad(where, "row", "a mapping", type(fields).__name__)
-    turns = _turns(fields, where)
-    published = {field: value for field, value in fields.items() if value is not None}
-    published["image"] = _image(fields, where)
-    try:
-        return Row(fields, turns, msgspec.json.encode(published) + b"\n")
-    except (TypeError, UnicodeEncodeError) as error:
-        raise _bad(where, "row", "values that JSON can hold", str(error)) from None
-
-
-def _turns(fields: Mapping[str, Any], where: str) -> list[tuple[str, str]]:
-    turns = fields.get("conversations")
-    if not isinstance(turns, list | tuple):
-        raise _bad(where, "conversations", "a list of turns", _shown(turns))
-    return [_turn(turn, f"{where}: conversations[{index}]") for index, turn in enumerate(turns)]
-
-
-def _turn(turn: Any, where: str) -> tuple[str, str]:
-    if isinstance(turn, Mapping):
-        # Some published turns name their text `text`.
-        role, text = turn.get("from"), turn.get("value", turn.get("text"))
-        if isinstance(role, str) and isinstance(text, str):
-            return role, text
-    raise _bad(where, "turn", "{'from': text, 'value': text}", _shown(turn))
-
-
-def _image(fields: Mapping[str, Any], where: str) -> str | list[str]:
-    image = fields.get("image")
-    images = image if isinstance(image, list | tuple) else [image]
-    names = [name for item in images if item is not None and (name := image_name(item))]
-    if not names or len(names) < len(images):
-        raise _bad(where, "image", "an image with a path, since rows are published without pixels", _shown(image))
-    return names if images is image else names[0]
-
-
-def _shown(value: Any) -> str:
-    shown = "nothing" if value is None else repr(value)
-    return shown if len(shown) <= 100 else f"{shown[:100]}…"
-
-
-def _bad(where: str, field: str, expected: str, found: str) -> BadRow:
-    return BadRow(f"{where}: {field}: expected {expected}, found {found}.", field=field, expected=expected, found=found)
+def said(line: bytes) -> str:
+    """What the gpt turns of a published line say, for an excerpt."""
+    place = Place("line", row=0)
+    row = jsonl.decode_line(place, line)
+    if isinstance(row, BadRow):
+        return ""
+    return "\n".join(text.strip() for role, text in _turns(place, row) if role == "gpt")
