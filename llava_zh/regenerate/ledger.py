@@ -113,20 +113,26 @@ class Ledger:
         self.plan = Plan(self._home.journal)
         self._files = UnitFiles(self._home.journal, self._home.data)
         if unknown := sorted(self._files.numbers() - self.plan.units.keys()):
-            raise OutputError(
-                f"{self._home.journal}: unit {unknown[0]} is finished, and no plan-*.log says which rows it has. Put "
-                "the plan back from a copy, or start again in a new output folder."
-            )
+            raise self._lost_plan(unknown[0])
         for number, unit in self.plan.units.items():
             done = self._files.committed(number, unit.round)
             if done is None:
                 self._take_up(unit)
+            elif done.rows != unit.rows:  # the plan is synced before a commit, so no crash can cause this
+                raise self._lost_plan(number)
             else:
                 self._finished(unit, done)
                 self.tally.merge(done.tally)
                 self.failures.update(done.failed)
         self._failed = self._failures_anew()
         self._opened.append(self._failed)
+
+    def _lost_plan(self, unit: int) -> OutputError:
+        return OutputError(
+            f"{self._home.journal}: unit {unit} is finished, and no plan-*.log says which rows it has. Put the plan "
+            "back from a copy, or start again in a new output folder; rows in data/*.jsonl stay good and load as they "
+            "are."
+        )
 
     def _take_up(self, unit: Unit) -> None:
         """Read what is known of a unit that is not finished."""
@@ -204,6 +210,9 @@ class Ledger:
         self.plan.add(event)
         if isinstance(event, Begun):
             self._take_up(self.plan.units[event.unit])
+            # Rows that a power cut kept while it lost the plan that they are of: failed.jsonl has not heard of them.
+            for line in self._files.open_failures(self._open[event.unit].content):
+                self._failed.append(line)
         elif isinstance(event, Closed):
             opened = self._open[event.unit]
             members = set(self.plan.members(opened.unit).tolist())

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from model_server import ModelServer
+from PIL import Image
 
 from llava_zh import load_dataset
 from llava_zh.errors import RunConflict
 from llava_zh.regenerate import Report, read_batch, regenerate, write_batch
 
-from .archives import IMAGES, images_of, stem, write_archive, write_rows
+from .archives import IMAGES, NAME, images_of, stem, write_archive, write_rows
 from .conftest import lines_of, output_of, positions_of
 
 
@@ -170,3 +174,50 @@ def test_a_batch_means_the_same_rows_as_the_run_that_began_it(published: Input) 
     assert (report.status, report.rows, report.distinct) == ("finished", 2 * IMAGES, 2 * IMAGES)
     assert images_of(2)[0] not in [row["id"] for row in output_of(published.out)]
     assert "1 archive (sa_000002) has arrived" in report.notes[0]
+
+
+def test_pictures_that_were_in_the_rows_are_in_what_comes_out(server: ModelServer, tmp_path: Path) -> None:
+    pictures = []
+    for number in range(6):
+        buffer = io.BytesIO()
+        Image.new("RGB", (24, 16), (number * 40, 10, 200)).save(buffer, "PNG")
+        pictures.append(buffer.getvalue())
+    turns = [{"from": "human", "value": "<image>\n描述。"}, {"from": "gpt", "value": "旧。"}]
+    table = {
+        "type": ["detail"] * 6,
+        "image": [{"bytes": picture, "path": "0.png"} for picture in pictures],  # one name for all of them
+        "conversations": [turns] * 6,
+    }
+    (tmp_path / "rows").mkdir()
+    pq.write_table(pa.table(table), tmp_path / "rows" / "data.parquet")
+    regenerate(
+        "llava-instruct-zh-600k", "detail", data_dir=tmp_path / "rows", output_dir=tmp_path / "out",
+        base_url=server.url, model="tiny-vlm", progress=False,
+    )  # fmt: skip
+    rows = load_dataset("llava-instruct-zh-600k", "detail", split="train", data_dir=tmp_path / "out", streaming=True)
+    assert [row["image"].getpixel((0, 0)) for row in rows] == [(number * 40, 10, 200) for number in range(6)]
+
+
+def test_a_session_reads_no_shard_before_the_unit_it_goes_on_with(
+    published: Input, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llava_zh import readers
+
+    published.arrive(*range(46))
+    given: dict[str, Any] = {"unit_rows": 50, "num_shards": 8}
+    published.run(limit=250, **given)
+    read: list[int] = []
+    tables = readers.tables
+
+    def watched(shard: Any, reading: Any) -> Any:
+        read.append(shard.start)
+        return tables(shard, reading)
+
+    monkeypatch.setattr(readers, "tables", watched)
+    assert published.run(**given).rows == 46 * IMAGES
+    size = (published.folder / "rows" / NAME).stat().st_size
+    assert len(read) <= 4  # of eight; 250 of 368 rows are done
+    assert min(read) >= size // 2
+    read.clear()
+    published.run(**given)
+    assert read == []  # published files do not grow
