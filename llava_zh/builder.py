@@ -20,11 +20,12 @@ from . import hub, readers
 from .errors import BadArgument, LlavaZhError
 from .facts import ConfigFacts, DatasetFacts
 from .hub import DataFile
-from .images import Images, UnresolvedImages
+from .images import Images, Sa1bImages, UnresolvedImages
 from .left_out import Account, Tally
 from .readers import Reading, Shard
 from .records import Expect
 from .rows import RowOptions, RowShape, to_rows
+from .sa1b.published import own_archive
 from .safe_text import get_logger
 from .streams import TypedArrowExamples
 
@@ -232,17 +233,13 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
             table = table.filter(pc.fill_null(pc.equal(table["task"], task), False))
             tally.count(f"rows of other tasks than {task} left out", before - len(table))
         if config.archives == "available":
-            keep("rows whose images are not available left out", self._present)
+            keep("rows whose images are not available left out", self._there(table))
         elif config.archives is not None:
-            names = pa.array(sorted(config.archives), pa.string())
-            keep(
-                "rows with images in other archives left out",
-                lambda paths: pc.is_in(pc.replace_substring_regex(paths, "/.*", ""), value_set=names),
-            )
+            keep("rows with images in other archives left out", self._in_archives)
         if config.bad_images:
             keep("rows with a bad image left out", lambda paths: pc.invert(self._bad(paths, tally)))
         if config.on_missing_image == "skip":
-            keep("rows with a missing image left out", self._present)
+            keep("rows with a missing image left out", self._there(table))
         return table
 
     def _bad(self, paths: pa.Array, tally: Tally) -> pa.Array:
@@ -259,13 +256,27 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
     def _present(self, paths: pa.Array) -> pa.Array:
         return pa.array(self.config.images.present(paths))
 
+    def _there(self, table: pa.Table) -> Callable[[pa.Array], pa.Array]:
+        """Tells which images of `table`, given by their paths, are there: in the row itself, or where its path says."""
+        embedded = pc.is_valid(_combined(table["bytes"]).flatten())
+        if pc.all(embedded).as_py():
+            return lambda paths: embedded
+        return lambda paths: pc.or_(embedded, self._present(paths))
+
+    def _in_archives(self, paths: pa.Array) -> pa.Array:
+        """Which images are in the archives asked for, by what their paths say or, where these name none, by ids."""
+        images, names = self.config.images, sorted(self.config.archives or ())
+        archives = images.archive_of(paths, names) if isinstance(images, Sa1bImages) else own_archive(paths)
+        return pc.is_in(archives, value_set=pa.array(names, pa.string()))
+
     def _urls(self, tally: Tally) -> Callable[[pa.Array], pa.Array]:
         """From published paths to URLs; missing ones become null where that was asked for."""
         images = self.config.images
 
         def null_if_missing(paths: pa.Array) -> pa.Array:
             present = self._present(paths)
-            tally.count("missing images given as null", len(paths) - pc.sum(present).as_py() if len(paths) else 0)
+            missing = pc.and_(pc.is_valid(paths), pc.invert(present))  # an image in the row itself comes as null
+            tally.count("missing images given as null", pc.sum(missing).as_py() or 0)
             return images.urls(pc.if_else(present, paths, pa.scalar(None, pa.string())))
 
         return null_if_missing if self.config.on_missing_image == "null" else images.urls

@@ -1,20 +1,30 @@
 """Where the images that rows name are, and the path or URL of each, which `datasets.Image` opens when it is needed.
 
 No class here opens an image: each turns published paths into what fsspec or Pillow can open, and tells which of
-them are there without asking for one file at a time.
+them are there without asking for one file at a time. A path comes from a row, which is someone else's: it may name a
+file below the place where images are, and nothing else. One that would choose another (``..``, a scheme, ``::``), or a
+symbolic link that leads out of a data folder, becomes a URL that gives an error when it is opened, and counts as
+missing. Passwords and tokens never stand in what `urls` and `identity` give; see :mod:`llava_zh.sa1b.access`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from .errors import BadArgument
+from .folders import Listings, forget
+from .sa1b.access import Access, public, resolve
+from .sa1b.published import LINK, NAME, NO_BYTES, SCHEME, checked, data_url, image_urls, mark, own_archive, plain
 
 Present = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -44,11 +54,36 @@ class Images(Protocol):
         ...
 
 
+def with_token(images: Images, token: Any) -> Images:
+    """`images` opened with `token` (as for `load_dataset`) where they are on the Hugging Face hub.
+
+    The token travels to workers with `images` and is registered in every process that has them; rows and caches do not
+    hold it. Another process that opens such rows needs the token by itself (``HF_TOKEN`` or a login).
+    """
+    if token is None:
+        return images
+    if isinstance(images, Sa1bImages) and images.roots is not None:
+        return replace(images, access=images.access | Access.of(*images.roots, token=token))
+    if isinstance(images, FolderImages):
+        return replace(images, access=images.access | Access.of(images.base, token=token))
+    return images
+
+
 @dataclass(frozen=True)
 class Sa1bImages:
-    """SA-1B below `roots` (a search path of folders and fsspec URLs), or wherever ``SA1B_ROOT`` says when None."""
+    """SA-1B below `roots` (a search path of folders and fsspec URLs), or wherever ``SA1B_ROOT`` says when None.
+
+    The user names these places himself, so symbolic links in them are followed. `roots` that hold passwords are kept
+    without them; `access` has what opens them.
+    """
 
     roots: tuple[str, ...] | None
+    access: Access = field(default_factory=Access, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.roots is not None:
+            object.__setattr__(self, "access", self.access | Access.of(*self.roots))
+            object.__setattr__(self, "roots", tuple(map(public, self.roots)))
 
     @property
     def decode(self) -> bool:
@@ -61,10 +96,21 @@ class Sa1bImages:
     def urls(self, paths: pa.Array) -> pa.Array:
         from .sa1b import url_suffix
 
-        return pc.binary_join_element_wise("sa1b://", paths, url_suffix(self.roots), "")
+        return image_urls(paths, url_suffix(self.roots))
 
     def present(self, paths: pa.Array) -> Present:
         return np.asarray(self.filesystem().have(paths))
+
+    def archive_of(self, paths: pa.Array, names: Sequence[str]) -> pa.Array:
+        """The archive of each path, as far as it is one of `names` or the path says it; null for others.
+
+        Raises: RootNotFound when there are images whose paths name no archive, and no root to look in.
+        """
+        own = own_archive(paths)
+        if not own.null_count:
+            return own
+        numbered = pc.match_substring_regex(paths.filter(pc.is_null(own)), r"(^|/)sa_[0-9]+\.jpg$")
+        return self.filesystem().archive_of(paths, names) if pc.any(numbered).as_py() else own
 
     def contents(self) -> str:
         return str(self.filesystem().fingerprint())
@@ -78,24 +124,34 @@ class Sa1bImages:
 
 @dataclass(frozen=True)
 class ArchivedImages:
-    """Images inside tar or zip archives that lie in one folder, whichever archive each is in."""
+    """Images inside tar or zip archives in or below one folder, whichever archive each is in.
+
+    The folder is part of a dataset that came from somewhere: no symbolic link is followed out of it. Which member a
+    path names is told in :mod:`llava_zh.sa1b.members`.
+    """
 
     folder: str
     decode: bool = True
+
+    def __post_init__(self) -> None:
+        _check_base(self.folder)
 
     @property
     def identity(self) -> str:
         return f"archives:{self.folder}"
 
     def urls(self, paths: pa.Array) -> pa.Array:
-        find = self._filesystem().find_member
-        found = [None if path is None else find(path) or path for path in paths.to_pylist()]
         # A path that no archive holds keeps its published name, so that opening it says which image is missing.
-        return pc.binary_join_element_wise("sa1b://", pa.array(found, pa.string()), f"::{self.folder}", "")
+        published = checked(paths).to_pylist()
+        named = (found or path for found, path in zip(self._members(paths), published, strict=True))
+        return pa.array([None if name is None else data_url(name, self.folder) for name in named], pa.string())
 
     def present(self, paths: pa.Array) -> Present:
-        find = self._filesystem().find_member
-        return np.array([path is not None and find(path) is not None for path in paths.to_pylist()], dtype=bool)
+        return np.array([found is not None for found in self._members(paths)], dtype=bool)
+
+    def _members(self, paths: pa.Array) -> list[str | None]:
+        found: list[str | None] = self._filesystem().find_members(paths.to_pylist(), data=True)
+        return found
 
     def contents(self) -> str:
         return str(self._filesystem().fingerprint())
@@ -108,42 +164,125 @@ class ArchivedImages:
 
 @dataclass(frozen=True)
 class FolderImages:
-    """Images as files below `base`, a folder or an fsspec URL."""
+    """Images as files below `base`, a folder or an fsspec URL.
+
+    Args:
+        base: Where published paths start. A password in it is kept apart, in `access`.
+        within: The folder of data that `base` lies in, which came from somewhere: no symbolic link is followed out of
+            it. None where the user named `base` himself.
+    """
 
     base: str
     decode: bool = True
+    within: str | None = None
+    access: Access = field(default_factory=Access, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        base = self.base
+        if base.startswith("file://"):
+            base = base.removeprefix("file://")
+        if "://" not in base:
+            base = os.path.abspath(os.path.expanduser(base))  # noqa: PTH100, PTH111 (links stay as they are)
+        _check_base(base)
+        object.__setattr__(self, "access", self.access | Access.of(base))
+        object.__setattr__(self, "base", public(base))
 
     @property
     def identity(self) -> str:
         return f"folder:{self.base}"
 
     def urls(self, paths: pa.Array) -> pa.Array:
-        return pc.binary_join_element_wise(self.base.rstrip("/"), paths, "/")
+        cleaned = checked(self._below(paths))
+        if "://" in self.base:
+            return self._remote_urls(cleaned)
+        if self.within is not None:
+            listings = Listings(self.base)
+            return pa.array([self._in_data_folder(path, listings) for path in cleaned.to_pylist()], pa.string())
+        return self._joined(cleaned)
 
     def present(self, paths: pa.Array) -> Present:
-        listing = _Listing(self.base)
-        return np.array([path is not None and listing.has(path) for path in paths.to_pylist()], dtype=bool)
+        cleaned = checked(self._below(paths))
+        if self.base.startswith(("http://", "https://")):
+            return np.asarray(self._filesystem().have(cleaned))  # which asks where a server lists nothing
+        listings = Listings(self.base)
+        there = (
+            path is not None and listings.has(path) and not self._leads_out(path, listings)
+            for path in cleaned.to_pylist()
+        )
+        return np.fromiter(there, bool, len(cleaned))
 
     def contents(self) -> str:
         import fsspec
 
-        fs, base = fsspec.core.url_to_fs(self.base)
+        if self.base.startswith(("http://", "https://")):
+            return str(self._filesystem().fingerprint())
+        url, options = resolve(self.base, {})
+        fs, base = fsspec.core.url_to_fs(url, **options)
         fs.invalidate_cache(base)
+        forget(self.base)
         return hashlib.sha256("\0".join(fs.find(base)).encode("utf-8", "surrogateescape")).hexdigest()
+
+    def _below(self, paths: pa.Array) -> pa.Array:
+        """`paths` relative to `base`: our own exports name files by whole paths and URLs."""
+        start = self.base.rstrip("/") + "/"
+        if not pc.any(pc.starts_with(paths, start)).as_py():
+            return paths
+        return pc.if_else(pc.starts_with(paths, start), pc.utf8_slice_codeunits(paths, len(start)), paths)
+
+    def _joined(self, paths: pa.Array) -> pa.Array:
+        urls = pc.binary_join_element_wise(self.base.rstrip("/"), paths, "/")
+        refused = pc.starts_with(paths, "!")
+        if not pc.any(refused).as_py():
+            return urls
+        return pc.if_else(refused, pc.binary_join_element_wise(SCHEME, paths, ""), urls)
+
+    def _remote_urls(self, paths: pa.Array) -> pa.Array:
+        if self.access:
+            # fsspec does not know what opens this place, our filesystem does.
+            return image_urls(paths, f"::{self.base}")
+        if self.base.startswith(("http://", "https://")):
+            return self._joined(pa.array([_quoted(path) for path in paths.to_pylist()], pa.string()))
+        urls, through_ours = self._joined(paths), image_urls(paths, f"::{self.base}")
+        return pc.if_else(pc.starts_with(through_ours, SCHEME + NAME), through_ours, urls)
+
+    def _in_data_folder(self, path: str | None, listings: Listings) -> str | None:
+        """What opens the image at `path`: its file; our filesystem, which says what is missing; or an error."""
+        if path is None or path.startswith("!"):
+            return None if path is None else SCHEME + path
+        if not listings.has(path):
+            return data_url(path, self.base)
+        if self._leads_out(path, listings):
+            return SCHEME + mark(path, LINK)
+        return f"{self.base.rstrip('/')}/{path}"
+
+    def _leads_out(self, path: str, listings: Listings) -> bool:
+        return self.within is not None and listings.leads_out(path, self.within)
+
+    def _filesystem(self) -> Any:
+        import fsspec
+
+        return fsspec.filesystem("sa1b", fo=[self.base])
 
 
 @dataclass(frozen=True)
 class EmbeddedImages:
-    """Images whose bytes are in the rows themselves."""
+    """Images whose bytes are in the rows themselves.
+
+    A row's path is then a name and nothing that is opened. A row without bytes has no image: opening it is an error
+    that names it, and ``on_missing_image`` decides as for any other.
+    """
 
     decode: bool = True
     identity: str = "embedded"
 
     def urls(self, paths: pa.Array) -> pa.Array:
-        return paths
+        """For rows without bytes."""
+        marked = (None if path is None else SCHEME + mark(path, NO_BYTES) for path in paths.to_pylist())
+        return pa.array(list(marked), pa.string())
 
     def present(self, paths: pa.Array) -> Present:
-        return np.ones(len(paths), dtype=bool)
+        """For rows without bytes."""
+        return np.zeros(len(paths), dtype=bool)
 
     def contents(self) -> str:
         return self.identity
@@ -166,23 +305,38 @@ class UnresolvedImages:
         return self.identity
 
 
-class _Listing:
-    """Names in folders, each folder listed once."""
+def stored_paths(paths: pa.Array, data: pa.Array, urls: Callable[[pa.Array], pa.Array]) -> pa.Array:
+    """What stands as an image's path in a row: what `urls` gives, or, beside embedded bytes (`data`), a mere name."""
+    if data.null_count == len(data):
+        return urls(paths)
+    embedded = pc.is_valid(data)
+    names = pa.array([None if path is None else _name(path) for path in paths.to_pylist()], pa.string())
+    if not data.null_count:
+        return names
+    return pc.if_else(embedded, names, urls(pc.if_else(embedded, pa.scalar(None, pa.string()), paths)))
 
-    def __init__(self, base: str) -> None:
-        import fsspec
 
-        self._fs, self._base = fsspec.core.url_to_fs(base)
-        self._folders: dict[str, frozenset[str]] = {}
+def _name(path: str) -> str:
+    """`path` as the name of embedded bytes: no absolute path, nor one that climbs.
 
-    def has(self, path: str) -> bool:
-        folder, _, name = f"{self._base.rstrip('/')}/{path}".rpartition("/")
-        if folder not in self._folders:
-            self._folders[folder] = frozenset(self._names(folder))
-        return name in self._folders[folder]
+    `datasets` takes a file of that name for the bytes where rows are encoded anew (``map``).
+    """
+    if plain(path) == path or path.startswith(("http://", "https://")):
+        return path
+    parts = [part for part in re.split(r"[/\\]", path.replace("\0", "_")) if part not in ("", ".", "..")]
+    return "/".join([re.sub("^([A-Za-z]):$", r"\1_", part) for part in parts[:1]] + parts[1:]) or "image"
 
-    def _names(self, folder: str) -> Sequence[str]:
-        try:
-            return [entry.rsplit("/", 1)[-1] for entry in self._fs.ls(folder, detail=False)]
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+
+def _quoted(path: str | None) -> str | None:
+    """`path` percent-encoded, so that a server is asked for a file of exactly that name."""
+    return path if path is None or path.startswith("!") else quote(path)
+
+
+def _check_base(base: str) -> None:
+    """Raise BadArgument for a place that no row could name."""
+    try:
+        base.encode()
+    except UnicodeEncodeError:
+        raise BadArgument(f"The folder {base!r} is no UTF-8, so no row can name an image in it. Rename it.") from None
+    if "\0" in base or ("::" in base and "://" not in base):
+        raise BadArgument(f"The folder {base!r} holds a NUL or '::', which no row's URL can hold. Rename it.")

@@ -6,6 +6,7 @@ file list and the columns (:func:`detect`).
 
 from __future__ import annotations
 
+import os
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ from . import hub, readers, records
 from .errors import BadFile, BadRow, DataFileNotFound, LlavaZhError, UnknownLayout
 from .facts import DatasetFacts
 from .hub import DataFile
-from .images import ArchivedImages, EmbeddedImages, FolderImages, Images, UnresolvedImages
+from .images import ArchivedImages, EmbeddedImages, FolderImages, Images, Sa1bImages, UnresolvedImages
+from .sa1b.published import plain, problem
+from .sa1b.urls import ROOT_VARIABLE, search_path
 from .safe_text import get_logger
 
 logger = get_logger(__name__)
@@ -141,14 +144,20 @@ def _images(
         return EmbeddedImages(), "embedded in the rows as data: URIs"
     if isinstance(sample, bytes) or (isinstance(sample, Mapping) and sample.get("bytes") is not None):
         return EmbeddedImages(), "embedded in the rows"
-    path = sample.get("path") if isinstance(sample, Mapping) else sample
-    if not isinstance(path, str):
+    published = sample.get("path") if isinstance(sample, Mapping) else sample
+    if not isinstance(published, str):
         return UnresolvedImages(), "of an unknown kind"
+    if published.startswith("sa1b://") and (image_root is not None or os.environ.get(ROOT_VARIABLE)):
+        return Sa1bImages(None if image_root is None else tuple(search_path(image_root))), "of SA-1B"
     if image_root is not None:
-        return FolderImages(image_root), f"below image_root, {image_root}"
+        images = FolderImages(image_root)
+        return images, f"below image_root, {images.base}"
+    path = plain(published)
+    if path is None:
+        return _unresolved(where, published, f"{published[:200]!r} {problem(published)}, so it names no image here")
     rows_folder = posixpath.dirname(rows[0].name)
     if rows[0].source == "local" and rows[0].path is not None:
-        return _beside(Path(rows[0].path).parent, Path(where), path, files, rows)
+        return _beside(Path(rows[0].path).parent, Path(where).absolute(), path, files, rows)
     names = {file.name for file in files}
     for base in (rows_folder, "", "images", posixpath.join(rows_folder, "images")):
         if posixpath.join(base, path) in names and rows[0].source == "huggingface":
@@ -161,27 +170,46 @@ def _images(
             where, len(archives), archives[0].name,
         )  # fmt: skip
         return UnresolvedImages(), f"in {len(archives)} remote archives"
-    return UnresolvedImages(), "not found beside the rows"
+    return _unresolved(where, published, f"no file {path} beside the rows in the repository, and no archive")
+
+
+def _unresolved(where: str, published: str, why: str) -> tuple[Images, str]:
+    logger.warning(
+        "%s: no image was found, so images come undecoded, as the paths that rows give (the first is %s): %s. "
+        "Pass image_root= to name the folder or URL that these paths start from.",
+        where, published[:200], why,
+    )  # fmt: skip
+    return UnresolvedImages(), f"not found: {why}"
 
 
 def _beside(
     rows_folder: Path, base: Path, path: str, files: Sequence[DataFile], rows: Sequence[DataFile]
 ) -> tuple[Images, str]:
-    """Images of rows on this machine: files below one of a few folders, or archives in one."""
-    folders = dict.fromkeys((rows_folder, base, rows_folder.parent, rows_folder / "images", base / "images"))
+    """Images of rows on this machine: files below one of a few folders, or archives in one.
+
+    All of these lie in the folder that was named, or in that of the rows where files were named. Rows come from
+    elsewhere and must not reach a folder that merely lies beside it.
+    """
+    whole = base if base == rows_folder or base in rows_folder.parents else rows_folder
+    places = dict.fromkeys((rows_folder, base, rows_folder.parent, rows_folder / "images", base / "images"))
+    folders = [folder for folder in places if folder == whole or whole in folder.parents]
     for folder in folders:
-        if (folder / path).is_file():
-            return FolderImages(str(folder.absolute())), f"as files below {folder}"
+        if os.path.isfile(folder / path):  # noqa: PTH113 (False for any name that no file can have)
+            return FolderImages(str(folder), within=str(whole)), f"as files below {folder}"
+    if rows_folder.name == "data" and path.startswith("images/") and os.path.isfile(rows_folder.parent / path):  # noqa: PTH113
+        # An export of ours that was named by its data/: of the folder above it, images/ and nothing else.
+        beside = rows_folder.parent
+        return FolderImages(str(beside), within=str(beside / "images")), f"as files below {beside / 'images'}"
     if archives := _archives(files, rows) or _archives(hub.local_files(str(rows_folder), None), rows):
-        assert archives[0].path is not None
-        folder = Path(archives[0].path).parent
-        # The folder that the archives' names are looked up in lists its own, and those in data/ and images/.
-        folder = folder.parent if folder.name in ("images", "data") and folder != base else folder
+        around = [Path(file.path).parent for file in archives if file.path is not None]
+        # Of what lies around an archive, the names of folders help to tell whose picture is whose.
+        folder = Path(os.path.commonpath([rows_folder, *around]))
         return ArchivedImages(str(folder)), f"in {len(archives)} archives in {folder}"
     for folder in folders:
-        if "/" in path and (folder / path).parent.is_dir():  # the first row's image is missing; others may be there
-            return FolderImages(str(folder.absolute())), f"as files below {folder}"
-    return UnresolvedImages(), f"not found: no file {path} near the rows, and no archive beside them"
+        if "/" in path and os.path.isdir((folder / path).parent):  # noqa: PTH112 (as above; the first row's is missing)
+            return FolderImages(str(folder), within=str(whole)), f"as files below {folder}"
+    looked = ", ".join(str(folder) for folder in folders)
+    return _unresolved(str(whole), path, f"there is no file {path} in any of {looked}, and no archive beside the rows")
 
 
 def _archives(files: Sequence[DataFile], rows: Sequence[DataFile]) -> list[DataFile]:

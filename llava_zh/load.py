@@ -176,7 +176,7 @@ def load_dataset_builder(
     num_shards: int | None = None,
 ) -> PublishedBuilder:
     """The builder behind :func:`load_dataset`: its `info` and `config` say what the same arguments would load."""
-    from .images import UnresolvedImages
+    from .images import UnresolvedImages, with_token
     from .rows import ROW_FORMATS, RowOptions
 
     builder = _builder_class(path)[0]
@@ -202,7 +202,7 @@ def load_dataset_builder(
         token=token,
         files=layout.files,
         found=layout.found,
-        images=layout.images,
+        images=with_token(layout.images, token),
         row_format=row_format,
         options=RowOptions.of(options),
         archives=_archive_names(archives, facts),

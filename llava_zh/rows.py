@@ -37,6 +37,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .errors import BadArgument, UnknownName
+from .images import stored_paths
 from .records import MARK, TURN, Bytes, Ints, text_bytes
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ def to_rows(
     """
     columns: dict[str, pa.Array] = {"id": _array(annotations["id"]), "task": _array(annotations["task"])}
     paths, data = _array(annotations["images"]), _array(annotations["bytes"])
-    stored = _stored_images(data.flatten(), urls(paths.flatten()))
+    stored = _stored_images(data.flatten(), stored_paths(paths.flatten(), data.flatten(), urls))
     columns["images"] = pa.ListArray.from_arrays(_offsets(paths), stored)
     columns["image"] = columns["images"] if shape.images == "many" else stored
     for name in ("width", "height"):

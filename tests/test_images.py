@@ -91,10 +91,14 @@ def test_images_are_found_in_whichever_archive_of_a_folder_holds_them(tmp_path: 
         opened(urls[2])
 
 
-def test_embedded_images_are_always_there_and_unresolved_ones_never() -> None:
+def test_an_embedded_image_without_its_bytes_is_missing_and_an_unresolved_one_too() -> None:
     names = paths("a.jpg", None)
-    assert EmbeddedImages().present(names).all()
+    assert not EmbeddedImages().present(names).any()
     assert EmbeddedImages().decode
+    url, null = EmbeddedImages().urls(names).to_pylist()
+    assert null is None
+    with pytest.raises(ImageNotFound, match=r"no bytes for its image 'a\.jpg'"):
+        opened(url)
     assert not UnresolvedImages().present(names).any()
     assert not UnresolvedImages().decode
     assert UnresolvedImages().urls(names).to_pylist() == ["a.jpg", None]

@@ -165,7 +165,7 @@ def test_missing_images_are_counted_and_reported_at_the_end_of_an_epoch(
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="llava_zh"):
         rows = load(captions, image_root=root, num_shards=4, **options)
-    assert [record.getMessage() for record in caplog.records] == [f"internvl-sa-1b-caption: {message}"]
+    assert [record.getMessage() for record in caplog.records] == [f"internvl-sa-1b-caption/single_en: {message}"]
     if options.get("on_missing_image") == "null":
         assert [one["image"] is not None for one in rows] == [int(one["id"]) in THERE for one in rows]
         assert len(rows) == 24

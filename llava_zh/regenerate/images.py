@@ -19,6 +19,7 @@ from llava_zh.decode import as_jpeg, smaller
 from llava_zh.errors import BadArgument, BadImage, ImageNotFound, LlavaZhError
 from llava_zh.lines import write_lines
 from llava_zh.regenerate.faults import Transient
+from llava_zh.sa1b.published import name_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -61,7 +62,7 @@ def image_name(image: ImageSource, base: str = "") -> str | None:
     """
     if (path := _path(image)) is None:
         return getattr(image, "filename", None) or None
-    path = path.split("::", 1)[0].removeprefix("sa1b://")
+    path = name_of(path)
     return (path.removeprefix(base.rstrip("/") + "/") if base else path) or None
 
 

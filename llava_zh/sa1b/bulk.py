@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,11 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llava_zh.errors import BadArchive, BadIndex
-from llava_zh.sa1b import tree
+from llava_zh.sa1b import finding, published, tree
 from llava_zh.sa1b.archive import Archive
 from llava_zh.sa1b.index import contains
 from llava_zh.sa1b.layout import Listing, Root
-from llava_zh.sa1b.urls import member_key
+from llava_zh.sa1b.urls import shard_of
+
+_AT_ONCE = 16  # files that a server is asked for at the same time
 
 Bools = np.ndarray[Any, Any]
 
@@ -27,12 +32,7 @@ class _Paths:
         if isinstance(paths, pa.ChunkedArray):
             paths = paths.combine_chunks()
         array = paths if isinstance(paths, pa.Array) else pa.array(paths, pa.large_string())
-        array = array.cast(pa.large_string()).fill_null("")
-        unusual = pc.match_substring_regex(array, r"^sa1b://|::|^/|(^|/)\.{0,2}/")
-        if pc.any(unusual).as_py():
-            array = pc.if_else(unusual, pc.replace_substring_regex(array, r"^sa1b://|::.*$", ""), array)
-            array = pc.replace_substring_regex(array, r"^(\.?/)+", "")
-            array = pc.replace_substring_regex(array, r"(/\.?)+/", "/")
+        array = _as_rows_name_them(array.fill_null("")).cast(pa.large_string())
         parts = pc.split_pattern(array, "/", max_splits=1, reverse=True)
         starts = parts.offsets.to_numpy()
         flat = parts.values
@@ -52,6 +52,14 @@ class _Paths:
         """Each folder with the rows that name it."""
         for code, folder in enumerate(self.folders):
             yield folder, self.order[self.bounds[code] : self.bounds[code + 1]]
+
+
+def _as_rows_name_them(array: Any) -> Any:
+    """Paths without scheme, chain and leading slash, as they may stand in a URL; any other is one that is nowhere."""
+    if pc.any(pc.match_substring_regex(array, "^sa1b://|^/")).as_py():
+        array = pc.if_else(pc.starts_with(array, "sa1b://"), pc.replace_substring_regex(array, "::.*$", ""), array)
+        array = pc.replace_substring_regex(array, "^sa1b://|^/+", "")
+    return published.checked(array)
 
 
 def _keys(base: Any) -> tuple[Bools, Bools]:
@@ -101,9 +109,67 @@ def have(roots: list[Root], paths: Any, build: bool = True) -> Bools:
         root.check()
         for folder, rows in parsed.groups():
             rows = rows[~found[rows]]
-            if len(rows):
+            if not len(rows):
+                continue
+            if root.blind:
+                found[rows] = _asked(root, folder, parsed.base.take(pa.array(rows)).to_pylist())
+            else:
                 found[rows] = _Lookup(root, parsed, folder, rows, build).run()
     return found
+
+
+def _asked(root: Root, folder: str, names: list[str]) -> Bools:
+    """Which of the files `names` in `folder` a server has that lists nothing: it is asked for each.
+
+    Raises: BadImage where it refuses them, or could not be asked.
+    """
+    paths = [f"{folder}/{name}".lstrip("/") for name in names]
+    different = list(dict.fromkeys(path for path in paths if path and published.problem(path) is None))
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        there = dict(zip(different, pool.map(partial(_there, root), different), strict=True))
+    return np.array([there.get(path, False) for path in paths], bool)
+
+
+def _there(root: Root, path: str) -> bool:
+    try:
+        return finding.find(root, path) is not None
+    except (BadArchive, BadIndex):
+        return False
+
+
+def archive_of(roots: list[Root], paths: Any, names: Iterable[str] | None = None) -> pa.Array:
+    """The archives that `paths` are in; see `Sa1bFileSystem.archive_of`."""
+    own = published.own_archive(paths)
+    unnamed = np.flatnonzero(own.is_null().to_numpy(zero_copy_only=False))
+    if not len(unnamed):
+        return own
+    parsed = _Paths(paths.take(pa.array(unnamed)))
+    rows = np.flatnonzero(parsed.known)
+    wanted = None if names is None else set(names)
+    found = np.full(len(unnamed), None, object)
+    for root in roots:
+        for name, keys in _keys_by_archive(root, wanted):
+            if not len(rows):
+                break
+            hits = contains(keys, parsed.key[rows]) if len(keys) else np.zeros(len(rows), bool)
+            found[rows[hits]] = name
+            rows = rows[~hits]
+    values = np.full(len(own), None, object)
+    values[unnamed] = found
+    return pc.coalesce(own, pa.array(values, pa.string()))
+
+
+def _keys_by_archive(root: Root, wanted: set[str] | None) -> Iterator[tuple[str, Bools]]:
+    for name, archive_paths in root.stems().items():
+        if wanted is None or name in wanted:
+            for path in archive_paths:
+                with contextlib.suppress(BadArchive, BadIndex, OSError):
+                    yield name, root.archive(path).index.keys
+    for name, folders in root.found.shards.items():
+        if wanted is None or name in wanted:
+            for folder in folders:
+                for place in (folder, f"{folder}/images"):
+                    yield name, root.listing(place).keys
 
 
 class _Lookup:
@@ -114,25 +180,52 @@ class _Lookup:
         self.found = np.zeros(len(rows), bool)
 
     def run(self) -> Bools:
-        stem, _, rest = self.folder.partition("/")
-        if stem:
-            for place in self.root.extracted_folders(stem):
-                inner = f"{place}/{rest}".rstrip("/")
-                self.add_listing(self.root.listing(inner))
-                if not rest:
-                    self.add_listing(self.root.listing(f"{inner}/images"))
-            for path in self.root.archive_paths(stem):
-                archive = self.archive(path)
-                if archive is not None:
-                    self.add_archive(archive, rest)
-        for flat in self.root.flat_folders():
-            self.add_keys(self.root.listing(flat).keys)
-        if not stem and not self.found.all():
-            for path in (path for paths in self.root.stems().values() for path in paths):
-                archive = self.archive(path)
-                if archive is not None:
-                    self.add_keys(archive.index.keys)
+        if self.folder:
+            self.add_named(self.folder)
+        else:
+            self.add_names(self.root.listing().files)
+        shard = shard_of(f"{self.folder}/x")
+        if shard is not None and shard != self.folder:
+            self.add_named(shard, numbered=True)
+        if len(self.missing(keyed=True)):
+            for flat in self.root.flat_folders():
+                self.add_keys(self.root.listing(flat).keys)
+        if shard is None and len(self.missing(keyed=True)):
+            self.add_unnamed()
         return self.found
+
+    def add_named(self, folder: str, numbered: bool = False) -> None:
+        """What the folder or the archive called so holds; only images known by their `numbered` names if need be."""
+        stem, _, rest = folder.partition("/")
+        for place in self.root.extracted_folders(stem):
+            inner = f"{place}/{rest}".rstrip("/")
+            self.add_listing(self.root.listing(inner), numbered)
+            if not rest:
+                self.add_keys(self.root.listing(f"{inner}/images").keys)
+        places = [(stem, rest)]
+        if rest and not self.root.archive_paths(stem):
+            places += [
+                (name, folder[len(name) + 1 :]) for name in self.root.stems() if f"{folder}/".startswith(f"{name}/")
+            ]
+        for name, inner in places:
+            for path in self.root.archive_paths(name):
+                archive = self.archive(path)
+                if archive is not None and numbered:
+                    self.add_keys(archive.index.keys)
+                elif archive is not None:
+                    self.add_archive(archive, inner)
+
+    def add_unnamed(self) -> None:
+        """What any archive or shard folder holds, of images whose path names none."""
+        for path in (path for paths in self.root.stems().values() for path in paths):
+            archive = self.archive(path)
+            if archive is not None:
+                self.add_keys(archive.index.keys)
+        missing = self.paths.key[self.rows[self.missing(keyed=True)]]
+        folders = {f for image in np.unique(missing >> 1).tolist() for f in finding.likely_shards(self.root, image)}
+        for folder in sorted(folders):
+            self.add_keys(self.root.listing(folder).keys)
+            self.add_keys(self.root.listing(f"{folder}/images").keys)
 
     def archive(self, path: str) -> Archive | None:
         if self.found.all():
@@ -158,9 +251,9 @@ class _Lookup:
             values = pa.array([name[len(prefix) :] for name in names], pa.large_string())
             self.found[missing] |= pc.is_in(bases, value_set=values).to_numpy(zero_copy_only=False)
 
-    def add_listing(self, listing: Listing) -> None:
+    def add_listing(self, listing: Listing, numbered: bool = False) -> None:
         self.add_keys(listing.keys)
-        if len(self.missing(keyed=False)):
+        if not numbered and len(self.missing(keyed=False)):
             self.add_names(listing.files)
 
     def add_archive(self, archive: Archive, rest: str) -> None:
@@ -170,22 +263,3 @@ class _Lookup:
             self.add_keys(index.keys)
         if not self.found.all():
             self.add_names([m.name for m in index.under(rest) if "/" not in m.name[len(prefix) :]], prefix)
-
-
-def find_member(root: Root, path: str) -> str | None:
-    """The path of the member of `root` that ends in `path`; see `Sa1bFileSystem.find_member`."""
-    if root.find(path) is not None:
-        return path
-    fallback = None
-    for stem, archive_paths in root.stems().items():
-        for archive_path in archive_paths:
-            try:
-                members = root.archive(archive_path).index.find_base(path)
-            except (BadArchive, BadIndex):
-                continue
-            for member in members:
-                if member.name == path or member.name.endswith("/" + path):
-                    return f"{stem}/{member.name}"
-                if fallback is None:
-                    fallback = f"{stem}/{member.name}"
-    return fallback if member_key(path) is None else None

@@ -9,21 +9,25 @@ from __future__ import annotations
 import io
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
-import fsspec
 import numpy as np
 from fsspec.core import has_magic, split_protocol
 from fsspec.spec import AbstractFileSystem
 
-from llava_zh.errors import BadArchive, BadIndex, ImageNotFound, ReadOnlyFileSystemError, nearest
-from llava_zh.sa1b import bulk, tree
+from llava_zh import links
+from llava_zh.errors import BadArchive, BadImage, BadIndex, ImageNotFound, ReadOnlyFileSystemError, nearest
+from llava_zh.sa1b import bulk, finding, members, published, tree
+from llava_zh.sa1b.access import resolve
 from llava_zh.sa1b.archive import Archive
 from llava_zh.sa1b.image_cache import ImageCache, parse_limit
 from llava_zh.sa1b.layout import FileHit, MemberHit, Root
 from llava_zh.sa1b.tree import ArchiveInfo
-from llava_zh.sa1b.urls import ROOT_VARIABLE, member_key, normalize, search_path
+from llava_zh.sa1b.urls import ROOT_VARIABLE, SHARD_NAME, member_key, normalize, search_path
+
+#: What a row whose image is missing can be done about.
+LEAVE_OUT = 'Rows without their image are left out with archives="available" or on_missing_image="skip".'
 
 #: Members up to this size are read at once when opened; of larger ones only the ranges that are asked for.
 _WHOLE = 64 << 20
@@ -45,12 +49,13 @@ if hasattr(os, "register_at_fork"):
 
 def _root(url: str, protocol: str, options: dict[str, Any]) -> Root:
     """The Root of this place; one in a process, whatever number of filesystem objects and threads use it."""
+    url, options = resolve(url, options)
+    protocol = "file" if protocol == "local" and links.followed() else protocol
     key = (protocol, url, repr(sorted(options.items(), key=lambda item: item[0])))
     root = _roots.get(key)
     if root is None:
-        fs = fsspec.filesystem(protocol, **options)
         with _roots_lock:
-            root = _roots.setdefault(key, Root(fs, fs._strip_protocol(url), url))
+            root = _roots.setdefault(key, Root(url, protocol, options))
     return root
 
 
@@ -120,21 +125,36 @@ class Sa1bFileSystem(AbstractFileSystem):  # type: ignore[misc]
         path = self._strip_protocol(path)
         hit = self._find(path)
         if hit is None:
-            raise ImageNotFound(self._why_not(path))
+            raise ImageNotFound(published.explained(path) or self._why_not(path))
         return hit
 
     def _find(self, path: str) -> FileHit | MemberHit | None:
-        hit = self._find_once(path)
-        if hit is None and sum(root.refresh() for root in self.roots):  # archives may have come since
-            hit = self._find_once(path)
+        if path.startswith("!") and published.explained(path) is not None:
+            return None
+        roots, path = self._asked(path)
+        hit = self._find_once(roots, path)
+        if hit is None and sum(root.refresh() for root in roots):  # archives may have come since
+            hit = self._find_once(roots, path)
         return hit
 
-    def _find_once(self, path: str) -> FileHit | MemberHit | None:
-        failure: BadArchive | BadIndex | None = None
-        for root in self.roots:
+    def _asked(self, path: str) -> tuple[list[Root], str]:
+        """Where to look, and for what: `path` may start with a mark of `published`."""
+        if not path.startswith("!"):
+            return self.roots, path
+        roots = self.data_roots if path.startswith(published.DATA) else self.roots
+        return roots, normalize(published.name_of(path))
+
+    @property
+    def data_roots(self) -> list[Root]:
+        """The roots as folders of data that came from somewhere, out of which no symbolic link is followed."""
+        return [_root(root.path, "local", {}) if root.local else root for root in self.roots]
+
+    def _find_once(self, roots: list[Root], path: str) -> FileHit | MemberHit | None:
+        failure: BadArchive | BadIndex | BadImage | None = None
+        for root in roots:
             try:
-                hit = root.find(path)
-            except (BadArchive, BadIndex) as error:
+                hit = finding.find(root, path)
+            except (BadArchive, BadIndex, BadImage) as error:
                 failure = failure or error
                 continue
             if hit is not None:
@@ -145,11 +165,14 @@ class Sa1bFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     def _why_not(self, path: str) -> str:
         """The message for a path that no root has; RootNotFound instead if a root is not there at all."""
-        for root in self.roots:
+        return f"{self._reason(*self._asked(path))} {LEAVE_OUT}"
+
+    def _reason(self, roots: list[Root], path: str) -> str:
+        for root in roots:
             root.check()
-        where = ", ".join(root.name for root in self.roots)
+        where = ", ".join(root.name for root in roots)
         stem, slash, name = path.partition("/")
-        held = [(root, p) for root in self.roots for p in root.archive_paths(stem)] if slash else []
+        held = [(root, p) for root in roots for p in root.archive_paths(stem)] if slash else []
         for root, archive_path in held:
             index = root.archive(archive_path).index
             cut = next((p for p in index.problems if p.kind in ("truncated", "damaged")), None)
@@ -166,12 +189,13 @@ class Sa1bFileSystem(AbstractFileSystem):  # type: ignore[misc]
         if held:
             return f"{message} {held[0][1]} has no such member."
         key = member_key(path.rpartition("/")[2])
-        ranges = sorted(r for root in self.roots for r in root.id_ranges()) if key is not None else []
+        ranges = sorted(r for root in roots for r in root.id_ranges()) if key is not None else []
+        message += members.near_misses(roots, path)
         if key is not None and ranges:
             low, high, near = min(ranges, key=lambda r: max(r[0] - (key >> 1), (key >> 1) - r[1]))
             message += f" Of the indexed archives, {near} comes nearest: it holds the ids {low} to {high}."
         elif slash:
-            known = sorted({name for root in self.roots for name in (*root.stems(), *root.listing().folders)})
+            known = sorted({name for root in roots for name in (*root.stems(), *root.listing().folders)})
             message += nearest(stem, known)
         return message
 
@@ -228,11 +252,11 @@ class Sa1bFileSystem(AbstractFileSystem):  # type: ignore[misc]
             for root in self.roots:
                 root.check()
             return {"name": "", "size": 0, "type": "directory"}
-        hit = self._find(path) if "/" in path or member_key(path) is not None else None
+        hit = None if SHARD_NAME.fullmatch(path) else self._find(path)
         if hit is None:
-            if self._is_folder(path):
+            if not path.startswith("!") and self._is_folder(path):
                 return {"name": path, "size": 0, "type": "directory"}
-            raise ImageNotFound(self._why_not(path))
+            raise ImageNotFound(published.explained(path) or self._why_not(path))
         info = {"name": path, "size": _size(hit), "type": "file"}
         if isinstance(hit, MemberHit):
             info |= {"archive": hit.archive.source.path, "kind": hit.archive.kind, "offset": hit.member.offset}
@@ -290,15 +314,30 @@ class Sa1bFileSystem(AbstractFileSystem):  # type: ignore[misc]
         """A digest of what `have` goes by: archive files with their sizes and times, and the names in image folders."""
         return bulk.fingerprint(self._refreshed(everything=True))
 
-    def find_member(self, path: str) -> str | None:
-        """The path in this filesystem of the member whose own path ends in `path`, in whatever archive of any root.
+    def find_members(self, paths: Sequence[str | None], *, data: bool = False) -> list[str | None]:
+        """For each of `paths` the path in this filesystem of the member that it names, or None.
 
-        ``images/1.jpg`` gives ``pictures/data/images/1.jpg`` for the archive ``pictures.tar``; where no archive has
-        those last segments, the file name alone decides. The first archive in the order of roots and names wins.
+        ``images/1.jpg`` gives ``pictures/data/images/1.jpg`` for the archive ``pictures.tar``. The member with the
+        longest common ending wins, the archive's name counting as the folder above its members; a tie between members
+        is no hit, nor is a mere file name where the path names folders. See `members`. With `data`, the roots are
+        folders of data that came from somewhere: no symbolic link is followed out of them.
         """
-        path = self._strip_protocol(path)
-        found = (bulk.find_member(root, path) for root in self.roots)
-        return next((path for path in found if path is not None), None)
+        roots = self.data_roots if data else self.roots
+        for root in roots:
+            root.refresh(everything=True)
+        return members.match(roots, paths)
+
+    def find_member(self, path: str) -> str | None:
+        """As `find_members`, for one path."""
+        return self.find_members([self._strip_protocol(path)])[0]
+
+    def archive_of(self, paths: Any, names: Iterable[str] | None = None) -> Any:
+        """The names of the archives (``sa_000003``) that `paths`, an Arrow array of text, are in; null where unknown.
+
+        A path's own ``sa_NNNNNN`` says it; of the others, ``sam/images/sa_3001.jpg``, the ids in the indexes and
+        listings do. `names` are the archives in question, all by default; those without an index are indexed.
+        """
+        return bulk.archive_of(self._refreshed(everything=True), paths, names)
 
     def archives(self) -> list[ArchiveInfo]:
         """What the roots hold: archive files, extracted folders and flat folders, without building any index."""

@@ -1,11 +1,12 @@
-"""What one root holds, and where an image lies in it. Every layout is found by looking, several may be mixed.
+"""One root: its folders, its archive files, and the images that are files of their own.
 
-    extracted   ROOT/sa_000000/sa_1.jpg, ROOT/sa_000000/images/sa_1.jpg (also under ROOT/data)
+    extracted   ROOT/sa_000000/sa_1.jpg, ROOT/sa_000000/images/sa_1.jpg
     flat        ROOT/sam/images/sa_1.jpg, ROOT/images/sa_1.jpg, ROOT/sa_1.jpg
-    archives    ROOT/sa_000000.tar, .tar.gz, .tgz, .zip, SA-1B-Part-000000.zip, and in ROOT/data, ROOT/images
+    archives    ROOT/sa_000000.tar, .tar.gz, .tgz, .zip, SA-1B-Part-000000.zip
 
-A folder is listed at most once. On a local root, one image is looked for by its path, which needs no listing; on a
-remote one by its path too, as a bucket may hold millions; only `have`, `ls` and look-ups without an archive list.
+each of them in the root or in folders below it (see `discovery`), several mixed. A folder is listed at most once. One
+image is looked for by its path, which needs no listing of the folder it is in; only `have`, `ls` and look-ups without
+an archive list. `finding` is what looks an image up.
 """
 
 from __future__ import annotations
@@ -14,26 +15,30 @@ import contextlib
 import os
 import stat
 import threading
-from bisect import bisect_right
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote, unquote
 
+import fsspec
 import numpy as np
 
-from llava_zh.errors import BadArchive, BadIndex, RootNotFound
+from llava_zh.errors import BadArchive, BadIndex, ImageNotFound, RootNotFound
+from llava_zh.links import lead_out
 from llava_zh.sa1b import store
 from llava_zh.sa1b.archive import Archive
+from llava_zh.sa1b.discovery import Found, discover
 from llava_zh.sa1b.index import Member
+from llava_zh.sa1b.remote import NO_LISTING, RefusedImage, status_of, verdict
 from llava_zh.sa1b.source import LocalSource, RemoteSource, Source, open_limit
-from llava_zh.sa1b.urls import archive_stem, member_key, public_name
+from llava_zh.sa1b.urls import SHARD_NAME, archive_stem, member_key, public_name
 from llava_zh.safe_text import one_line
 
-#: Archives kept open by a root; each costs one file descriptor and its index without the windows. None: `open_limit`.
+#: Archives kept open by a root, where it is set; else their share of the descriptors that this process may have.
 MAX_OPEN: int | None = None
-_ARCHIVE_FOLDERS = ("", "data", "images")
 _PROBED = (".tar", ".tar.gz", ".tgz", ".zip")
 
 
@@ -69,8 +74,7 @@ class FileHit(NamedTuple):
     def read(self, start: int, stop: int) -> bytes:
         """Bytes `start` to `stop` of the file."""
         if not self.root.local:
-            data: bytes = self.root.fs.cat_file(self.path, start=start, end=stop)
-            return data
+            return self.root.fetch(self.path, start, stop)
         with open(self.path, "rb", buffering=0) as file:
             file.seek(start)
             return file.read(stop - start)
@@ -97,25 +101,55 @@ class MemberHit(NamedTuple):
 class Root:
     """One root folder or URL prefix. Shared by all filesystem objects of a process; safe in threads and after fork."""
 
-    def __init__(self, fs: Any, path: str, name: str) -> None:
-        """`fs` is the fsspec filesystem that `path` lies on, `name` its URL, shown without secrets."""
-        protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
-        self.fs, self.path, self.name = fs, path.rstrip("/") or path, public_name(name)
-        self.local = "file" in protocols
+    def __init__(self, url: str, protocol: str, options: dict[str, Any]) -> None:
+        """
+        Args:
+            url: the root, secrets and all; `name` is its form without them.
+            protocol, options: of the fsspec filesystem it lies on. The protocol ``local`` says that the root is a
+                folder of data that came from somewhere: no symbolic link is followed out of it. ``file`` is a folder
+                that the user named as a root: links are followed, shard folders may lie on other volumes.
+        """
+        cls = fsspec.get_filesystem_class(protocol)
+        self._protocol, self._options = protocol, {**cls._get_kwargs_from_urls(url), **options}
+        protocols = (cls.protocol,) if isinstance(cls.protocol, str) else cls.protocol
+        self.local, self.guarded = "file" in protocols, protocol == "local"
+        path, self._http, self._query = str(cls._strip_protocol(url)), protocol in ("http", "https"), ""
+        if self._http:
+            path, mark, query = path.partition("?")
+            self._query = mark + query
+        self.path = path.rstrip("/") or path
+        self.name = self.path if self.guarded else public_name(url)
         self.after_fork()
         self._listings: dict[str, Listing] = {}
         self._listed_at: dict[str, int] = {}  # mtime of each listed folder, on local roots
         self._stems: dict[str, list[str]] = {}
+        self._extracted: dict[str, list[str]] = {}
+        self._some_ids: dict[str, int | None] = {}  # one of each shard folder
         self._all_stems: dict[str, list[str]] | None = None
+        self._found: Found | None = None
+        self._indexed: dict[str, tuple[float, float]] = {}  # by archive: when it was indexed last, and in how many s
         self._open: OrderedDict[str, Archive] = OrderedDict()
+        self.flat_first = False  # where nothing can be listed: whether the last image was found without its archive
+        self.generation = 0  # of the listings
+        self.members: Any = None  # the table of `members`
 
     def after_fork(self) -> None:
-        """Take a new lock: the parent's may be held by a thread that does not exist here."""
+        """Take a new lock and filesystem: the parent's may belong to a thread that does not exist here."""
         self._lock = threading.Lock()
+        self._fs: Any = None
+
+    @property
+    def fs(self) -> Any:
+        """The fsspec filesystem of this process."""
+        if self._fs is None:
+            self._fs = fsspec.filesystem(self._protocol, **self._options)
+        return self._fs
 
     def join(self, *parts: str) -> str:
-        """The path of `parts` under this root, on its filesystem."""
-        return "/".join(part for part in (self.path, *parts) if part)
+        """The path of `parts` under this root, on its filesystem; for HTTP percent-encoded, so that it stays below."""
+        if not self._http:
+            return "/".join(part for part in (self.path, *parts) if part)
+        return "/".join([self.path, *(quote(part, errors="surrogateescape") for part in parts if part)]) + self._query
 
     # -- folders ---------------------------------------------------------------------------------------------
 
@@ -133,19 +167,45 @@ class Root:
         return 0
 
     def refresh(self, everything: bool = False) -> bool:
-        """Forget the listings if a folder of archives (or any listed one) changed since; True if so."""
+        """Forget what was listed if a folder of archives (or any listed one) changed since; True if so."""
         listed = dict(self._listed_at)  # another thread may be at it too
-        folders = list(listed) if everything else _ARCHIVE_FOLDERS
+        folders = list(listed) if everything or self._found is None else self._found.watched
         changed = any(self._mtime(f) != listed[f] for f in folders if f in listed)
         if changed:
             self._forget_listings()
+        if everything:
+            for path, archive in list(self._open.items()):
+                if self.grown(path, archive):
+                    self.forget(archive)
+                    changed = True
         return changed
 
     def _forget_listings(self) -> None:
+        self.generation += 1
         self._listings.clear()
         self._listed_at.clear()
         self._stems.clear()
+        self._extracted.clear()
+        self._some_ids.clear()
         self._all_stems = None
+        self._found = None
+
+    @property
+    def listed(self) -> frozenset[str]:
+        """The folders that are listed."""
+        return frozenset(self._listings)
+
+    @property
+    def found(self) -> Found:
+        """Where archives and images are under this root."""
+        if self._found is None:
+            self._found = discover(self)
+        return self._found
+
+    @property
+    def blind(self) -> bool:
+        """Whether nothing is known of what is there, as where a server gives no listing: files are asked for."""
+        return not self.local and not self.found and not self.listing().folders and not self.listing().files
 
     def _list(self, folder: str) -> Listing:
         keys: list[int] = []
@@ -161,6 +221,12 @@ class Root:
                     files.add(name)
         except (FileNotFoundError, NotADirectoryError):
             pass
+        except PermissionError:
+            if self.local and not folder:
+                raise RootNotFound(f"The SA-1B root {self.name} may not be read by this user.") from None
+        except Exception as error:
+            if self.local or status_of(error) not in NO_LISTING:
+                raise
         return Listing(np.array(sorted(keys), "u4"), frozenset(files), frozenset(folders))
 
     def _entries(self, folder: str) -> Iterator[tuple[str, bool]]:
@@ -169,10 +235,32 @@ class Root:
                 for entry in entries:
                     yield entry.name, entry.is_dir()
         else:
-            for info in self.fs.ls(self.join(folder), detail=True):
-                name = info["name"].rstrip("/").rpartition("/")[2].partition("?")[0]
-                if name:
+            # A server's links start with the folder's URL only where it ends in a slash.
+            for info in self.fs.ls(self.join(folder) + ("/" if self._http and not self._query else ""), detail=True):
+                name = info["name"].rstrip("/").rpartition("/")[2]
+                if self._http:
+                    name = unquote(name.partition("?")[0].partition("#")[0], errors="surrogateescape")
+                if name and name not in (".", "..") and "/" not in name and "\0" not in name:
                     yield name, info["type"] == "directory"
+
+    def some_id(self, folder: str) -> int | None:
+        """The id of one of the images in the shard `folder`, whichever is met first; None if there is none."""
+        if folder not in self._some_ids:
+            self._some_ids[folder] = self._some_id(folder)
+        return self._some_ids[folder]
+
+    def _some_id(self, folder: str) -> int | None:
+        for place in (folder, f"{folder}/images"):
+            if not self.local or place in self._listings:
+                keys = self.listing(place).keys
+                if len(keys):
+                    return int(keys[0]) >> 1
+                continue
+            with contextlib.suppress(OSError):
+                key = next((key for name, _ in self._entries(place) if (key := member_key(name)) is not None), None)
+                if key is not None:
+                    return key >> 1
+        return None
 
     def check(self) -> None:
         """Raises: RootNotFound when the root does not exist or holds nothing."""
@@ -182,33 +270,66 @@ class Root:
             raise RootNotFound(f"The SA-1B root {self.name} is empty.")
 
     def file(self, path: str) -> FileHit | None:
-        """The file at `path` under the root, if there is one."""
+        """The file at `path` under the root, if there is one.
+
+        Raises: RefusedImage where a server refuses it; BadImage where it could not be asked.
+        """
         full = self.join(path)
-        if self.local:
-            try:
-                status = os.stat(full)
-            except (OSError, ValueError):
-                return None
-            return FileHit(self, full, status.st_size) if stat.S_ISREG(status.st_mode) else None
+        if not self.local:
+            return self._remote_file(full)
+        try:
+            status = os.stat(full)
+        except (OSError, ValueError):
+            return None
+        if not stat.S_ISREG(status.st_mode) or (self.guarded and lead_out(self.path, full)):
+            return None
+        return FileHit(self, full, status.st_size)
+
+    def _remote_file(self, full: str) -> FileHit | None:
         try:
             info = self.fs.info(full)
-        except FileNotFoundError:
+        except Exception as error:
+            found = verdict(error, self.show_full(full))
+            if found is None:
+                return None
+            raise found from None
+        if info["type"] != "file":
             return None
-        return FileHit(self, full, int(info["size"])) if info["type"] == "file" else None
+        return FileHit(self, full, int(info["size"]) if info.get("size") is not None else len(self.fs.cat_file(full)))
+
+    def fetch(self, full: str, start: int, stop: int) -> bytes:
+        """Bytes `start` to `stop` of the remote file `full`. Raises: ImageNotFound, BadImage."""
+        try:
+            data: bytes = self.fs.cat_file(full, start=start, end=stop)
+        except Exception as error:
+            where = self.show_full(full)
+            raise verdict(error, where) or ImageNotFound(f"{where} is not there any more.") from None
+        # A server without byte ranges gives the whole file.
+        return data if len(data) <= stop - start else data[start:stop]
+
+    def show_full(self, full: str) -> str:
+        """How messages call the path `full` of the root's filesystem."""
+        return public_name(str(self.fs.unstrip_protocol(full)))
 
     # -- archives --------------------------------------------------------------------------------------------
 
     def stems(self) -> dict[str, list[str]]:
-        """All archive files by the name they are addressed by: paths under the root, the fastest kind first."""
+        """All archive files by the name they are addressed by: paths under the root, the fastest kind first.
+
+        An archive is addressed by its stem; those of one name that lie in several folders, unless they are SA-1B's, are
+        different ones and addressed by folder and stem.
+        """
         if self._all_stems is None:
+            places: dict[str, set[str]] = {}
+            for folder, name in self.found.archives:
+                places.setdefault(archive_stem(name) or name, set()).add(folder)
             stems: dict[str, list[str]] = {}
-            for folder in _ARCHIVE_FOLDERS:
-                for name in self.listing(folder).files:
-                    stem = archive_stem(name)
-                    if stem is not None:
-                        stems.setdefault(stem, []).append(f"{folder}/{name}".lstrip("/"))
+            for folder, name in self.found.archives:
+                stem, path = archive_stem(name) or name, f"{folder}/{name}".lstrip("/")
+                apart = folder and len(places[stem]) > 1 and not SHARD_NAME.fullmatch(stem)
+                stems.setdefault(f"{folder}/{stem}" if apart else stem, []).append(path)
             for paths in stems.values():
-                paths.sort(key=lambda path: (path.endswith(("gz", "zip")), path))
+                paths.sort(key=lambda path: (path.endswith(("gz", "zip")), path.count("/"), path))
             self._all_stems = dict(sorted(stems.items()))
         return self._all_stems
 
@@ -217,11 +338,38 @@ class Root:
         paths = self._stems.get(stem)
         if paths is None:
             paths = self.stems().get(stem, [])
-            if not paths and not self.local and not self.listing():
+            if not paths and SHARD_NAME.fullmatch(stem) and self.blind:
                 names = [f"{folder}/{stem}{suffix}".lstrip("/") for folder in ("", "data") for suffix in _PROBED]
-                paths = next(([name] for name in names if self.file(name)), [])
+                paths = next(([name] for name in names if self._may_have(name)), [])
             self._stems[stem] = paths
         return paths
+
+    def _may_have(self, path: str) -> bool:
+        try:
+            return self.file(path) is not None
+        except RefusedImage:
+            return False
+
+    def extracted_folders(self, stem: str) -> list[str]:
+        """The folders under the root that are called `stem`; where a server lists nothing, those that may be."""
+        found = self._extracted.get(stem)
+        if found is None:
+            root = self.listing().folders
+            found = [stem] if stem in root else []
+            if "data" in root and stem in self.listing("data").folders:
+                found.append(f"data/{stem}")
+            if SHARD_NAME.fullmatch(stem):
+                found += [path for path in self.found.shards.get(stem, ()) if path not in found]
+            if not found and self.blind:
+                found = [stem]
+            self._extracted[stem] = found
+        return found
+
+    def flat_folders(self) -> list[str]:
+        """The folders under the root that may hold images of all archives side by side."""
+        if self.blind:
+            return [""]
+        return self.found.flat
 
     def source(self, path: str) -> Source:
         """The bytes of the archive at `path` under the root."""
@@ -270,12 +418,13 @@ class Root:
 
     def build(self, path: str, **options: Any) -> Archive:
         """Index the archive at `path` under the root; `options` are those of `store.build`."""
-        source = self.source(path)
+        source, begun = self.source(path), time.monotonic()
         if "progress" in options:
             index = store.build(source, self.full_name(path), **options)
         else:
             with _progress_bar(path, source.size) as progress:
                 index = store.build(source, self.full_name(path), progress=progress, **options)
+        self._indexed[path] = time.monotonic(), time.monotonic() - begun
         return self._keep(path, Archive(source, index))
 
     def _keep(self, path: str, archive: Archive) -> Archive:
@@ -285,6 +434,18 @@ class Root:
                 self._open.popitem(last=False)  # closed when the last reader lets go of it
         return archive
 
+    def grown(self, path: str, archive: Archive) -> bool:
+        """Whether the archive file at `path` is not as it was when `archive` was opened.
+
+        One that still arrives may be indexed again at every look-up that fails: no more than a tenth of the time.
+        """
+        at, took = self._indexed.get(path, (0.0, 0.0))
+        if not self.local or (took > 1 and time.monotonic() - at < 10 * took):
+            return False
+        with contextlib.suppress(OSError):
+            return os.stat(self.join(path)).st_size != archive.source.size
+        return False
+
     def forget(self, archive: Archive | None = None) -> None:
         """Drop `archive`, or everything that was listed and opened, so that the next access looks anew."""
         with self._lock:
@@ -293,97 +454,9 @@ class Root:
                     del self._open[path]
                 return
             self._open.clear()
+        if not self.local:
+            self.fs.invalidate_cache()
         self._forget_listings()
-
-    # -- images ----------------------------------------------------------------------------------------------
-
-    def find(self, path: str) -> FileHit | MemberHit | None:
-        """Where the image at `path` lies under this root, or None.
-
-        Raises: BadArchive or BadIndex when the archive that should hold it cannot be used, and nothing else has it.
-        """
-        stem, slash, name = path.partition("/")
-        if not slash:
-            return self._find_flat(path) or self._find_by_range(path)
-        hit: FileHit | MemberHit | None = self._find_extracted(stem, name)
-        if hit is not None:
-            return hit
-        failure: BadArchive | BadIndex | None = None
-        for archive_path in self.archive_paths(stem):
-            try:
-                archive = self.archive(archive_path)
-            except (BadArchive, BadIndex) as error:
-                failure = failure or error
-                continue
-            member = archive.index.find(name)
-            if member is not None:
-                return MemberHit(archive, member)
-        base = path.rpartition("/")[2]
-        hit = self._find_flat(base) if member_key(base) is not None else None
-        if hit is None and failure is not None:
-            raise failure
-        return hit
-
-    def _find_extracted(self, stem: str, name: str) -> FileHit | None:
-        for place in self.extracted_folders(stem):
-            hit = self.file(f"{place}/{name}")
-            if hit is None and "/" not in name:
-                hit = self.file(f"{place}/images/{name}")
-            if hit is not None:
-                return hit
-        return None
-
-    def extracted_folders(self, stem: str) -> list[str]:
-        """The folders under the root that are called `stem`; where a server lists nothing, those that may be."""
-        blind = not self.local and not self.listing()
-        found = [stem] if blind or stem in self.listing().folders else []
-        if "data" in self.listing().folders and stem in self.listing("data").folders:
-            found.append(f"data/{stem}")
-        return found
-
-    def flat_folders(self) -> list[str]:
-        """The folders under the root that may hold images of all archives side by side."""
-        root = self.listing()
-        found = [""] if len(root.keys) else []
-        return found + [folder for folder in ("images", "sam/images") if folder.partition("/")[0] in root.folders]
-
-    def _find_flat(self, base: str) -> FileHit | None:
-        hits = (self.file(f"{folder}/{base}".lstrip("/")) for folder in self.flat_folders())
-        return next((hit for hit in hits if hit is not None), None)
-
-    def _find_by_range(self, name: str) -> MemberHit | None:
-        key = member_key(name)
-        if key is None:
-            return None
-        for archive in self.candidates(key >> 1):
-            member = archive.index.by_key(key)
-            if member is not None:
-                return MemberHit(archive, member)
-        return None
-
-    def candidates(self, image: int) -> Iterator[Archive]:
-        """The archives that may hold the image with this id: by their indexes, then by the first id of the others.
-
-        Archives hold ascending ranges that do not overlap, so of those without an index (local ones are indexed on the
-        way) only the two whose first image is nearest come into question.
-        """
-        samples: list[tuple[int, str]] = []
-        for path in (path for paths in self.stems().values() for path in paths):
-            try:
-                archive = self.load_index(path)
-                if archive is None and self.local:
-                    first = store.first_id(self.source(path))
-                    if first is not None:
-                        samples.append((first, path))
-            except (BadArchive, OSError):
-                continue
-            ids = archive.index.id_range() if archive is not None else None
-            if archive is not None and ids is not None and ids[0] <= image <= ids[1]:
-                yield archive
-        samples.sort()
-        place = bisect_right(samples, (image, "\uffff"))
-        for _, path in samples[max(0, place - 1) : place + 1]:
-            yield self.archive(path)
 
     def id_ranges(self) -> list[tuple[int, int, str]]:
         """First and last image id and name of every archive that has an index, ascending."""

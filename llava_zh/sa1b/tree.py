@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,11 +10,10 @@ from llava_zh.errors import BadArchive, ImageNotFound
 from llava_zh.sa1b import store
 from llava_zh.sa1b.index import ArchiveIndex
 from llava_zh.sa1b.layout import Root
-from llava_zh.sa1b.urls import key_name, member_key
+from llava_zh.sa1b.urls import SHARD_NAME, key_name, member_key
 
 #: Folders that hold archives or flat images rather than being one archive's.
-_CONTAINERS = frozenset(("data", "sam"))
-_SA_FOLDER = re.compile(r"sa_[0-9]{6}")
+_CONTAINERS = frozenset(("data", "sam", "images"))
 
 
 @dataclass(frozen=True)
@@ -40,17 +38,25 @@ def archives(root: Root) -> Iterator[ArchiveInfo]:
     for name, paths in root.stems().items():
         for path in paths:
             yield archive_info(root, name, path)
-    for parent in ("", "data"):
-        for name in sorted(root.listing(parent).folders):
-            if parent or name not in _CONTAINERS | {"images"}:
-                place = f"{parent}/{name}".lstrip("/")
-                kind = "extracted" if _SA_FOLDER.fullmatch(name) else "folder"
-                yield ArchiveInfo(name, kind, root.name, place, indexed=True)
+    for name, place in _folders(root):
+        kind = "extracted" if SHARD_NAME.fullmatch(name) else "folder"
+        yield ArchiveInfo(name, kind, root.name, place, indexed=True)
     for folder in root.flat_folders():
         keys = root.listing(folder).keys
         if len(keys):
             ids = (int(keys[0]) >> 1, int(keys[-1]) >> 1)
             yield ArchiveInfo("", "flat", root.name, folder, indexed=True, members=len(keys), ids=ids)
+
+
+def _folders(root: Root) -> Iterator[tuple[str, str]]:
+    """The folders that stand for an archive: those called like one, wherever they are, and others of the top."""
+    shards = [(name, place) for name, places in root.found.shards.items() for place in places]
+    yield from sorted(shards, key=lambda shard: (shard[1].count("/"), shard[1]))
+    for parent in ("", "data"):
+        for name in sorted(root.listing(parent).folders):
+            place = f"{parent}/{name}".lstrip("/")
+            if not SHARD_NAME.fullmatch(name) and place not in _CONTAINERS and place not in root.found.holders:
+                yield name, place
 
 
 def archive_info(root: Root, name: str, path: str) -> ArchiveInfo:
@@ -90,9 +96,10 @@ def children(root: Root, path: str) -> Iterator[dict[str, Any]]:
 
 
 def _top(root: Root) -> Iterator[dict[str, Any]]:
-    names = set(root.stems()) | (root.listing().folders - _CONTAINERS) | root.listing("data").folders
-    if not root.listing("images").files - {_last(path) for paths in root.stems().values() for path in paths}:
-        names.discard("images")  # flat images or archives, which are listed as such
+    names = set(root.stems()) | {name for name, _ in _folders(root)}
+    archives = {_last(path) for paths in root.stems().values() for path in paths}
+    if "images" in root.listing().folders and root.listing("images").files - archives:
+        names.add("images")  # what is neither an archive nor a flat image is not listed elsewhere
     for name in names:
         yield {"name": name, "size": 0, "type": "directory"}
     for folder in root.flat_folders():

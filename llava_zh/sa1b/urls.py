@@ -17,11 +17,16 @@ import re
 from collections.abc import Iterable, Sequence
 
 from llava_zh.errors import BadArgument, RootNotFound
+from llava_zh.sa1b.access import remember
+from llava_zh.safe_text import keep_url_secrets
 
 ROOT_VARIABLE = "SA1B_ROOT"
 
 #: A member that is known by its number: no leading zeros, so that the number gives the name back.
 SA_NAME = re.compile(r"sa_(0|[1-9][0-9]{0,8})\.(jpg|json)")
+
+#: An archive, or the folder that it was extracted to.
+SHARD_NAME = re.compile(r"sa_[0-9]{6}")
 
 #: ``sa_000000`` is also what the mirrors' ``SA-1B-Part-000000`` holds.
 _PART_NAME = re.compile(r"SA-1B-Part-([0-9]{6})", re.IGNORECASE)
@@ -50,22 +55,43 @@ def search_path(root: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] 
 
 
 def _absolute(root: str) -> str:
+    keep_url_secrets(root)
     root = root.strip()
     if "::" in root:
         raise BadArgument(f"The SA-1B root {root!r} holds '::', which separates the parts of a chained URL.")
+    if "\0" in root or (not root.isprintable() and not _utf8(root)):
+        raise BadArgument(
+            f"The SA-1B root {root!r} holds a NUL or is no UTF-8, so no row's URL can hold it. Rename it."
+        )
     if "://" in root:
         return root.rstrip("/") if not root.endswith("://") else root
     return os.path.abspath(os.path.expanduser(root))  # noqa: PTH100, PTH111 (Path would fold 'a/../b' otherwise)
 
 
+def _utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def url_suffix(root: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None) -> str:
-    """What follows the path in the URL of an image: ``::ROOT`` for each root, or nothing for those of SA1B_ROOT."""
-    return "" if root is None else "".join(f"::{part}" for part in search_path(root))
+    """What follows the path in the URL of an image: ``::ROOT`` for each root, or nothing for those of SA1B_ROOT.
+
+    Passwords in a root are left out; this process knows them from now on, see :mod:`llava_zh.sa1b.access`.
+    """
+    return "" if root is None else "".join(f"::{remember(part)}" for part in search_path(root))
 
 
 def image_url(path: str, root: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None) -> str:
-    """The URL of the image at `path` (``sa_000000/sa_1.jpg``), opened by anything that speaks fsspec."""
-    return f"sa1b://{path.lstrip('/')}{url_suffix(root)}"
+    """The URL of the image at `path` (``sa_000000/sa_1.jpg``), opened by anything that speaks fsspec.
+
+    Raises: BadArgument for a path that would choose what is opened (``..``, ``::``, a scheme), or such a root.
+    """
+    from llava_zh.sa1b.published import image_path
+
+    return f"sa1b://{image_path(path)}{url_suffix(root)}"
 
 
 def public_name(url: str) -> str:
@@ -111,6 +137,14 @@ def member_key(name: str) -> int | None:
     """The number under which the member called `name` is indexed, twice the image's id and one more for its masks."""
     match = SA_NAME.fullmatch(name)
     return None if match is None else int(match[1]) * 2 + (match[2] == "json")
+
+
+def shard_of(path: str) -> str | None:
+    """The archive that `path` names right before the file (or its folder ``images``): ``sa_000003``, or None."""
+    folders = path.split("/")[:-1]
+    if folders and folders[-1] == "images":
+        folders.pop()
+    return folders[-1] if folders and SHARD_NAME.fullmatch(folders[-1]) else None
 
 
 def key_name(key: int) -> str:

@@ -1,0 +1,116 @@
+"""Passwords, keys and tokens of roots, kept apart from the URLs that rows, caches and messages show.
+
+A row holds ``https://host/sa1b``, never ``https://user:password@host/sa1b``. What opens it comes from here: this
+process was given the root with its secrets (an argument), a worker process was sent them by pickle, or ``SA1B_ROOT``
+holds them. A process that has none of these opens the root as fsspec's own configuration says.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from llava_zh.safe_text import keep_secret, keep_url_secrets
+
+# In these the user is part of the place, and no secret unless a password is with it.
+_USER_IS_A_PLACE = ("ssh", "sftp", "ftp", "hdfs", "webhdfs", "smb")
+_KEY_AND_SECRET = ("s3", "s3a")
+
+_known: dict[str, tuple[str, dict[str, Any]]] = {}
+_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def public(root: str) -> str:
+    """`root` without user, password and query (which may be a signature); one that has none is given back as it is."""
+    scheme, slashes, rest = root.partition("://")
+    if not slashes or ("@" not in rest and "?" not in rest):
+        return root
+    try:
+        split = urlsplit(root)
+        password = split.password
+    except ValueError:
+        return root
+    host = split.netloc
+    if password is not None or scheme not in _USER_IS_A_PLACE:
+        host = host.rpartition("@")[2]
+    query = split.query if not scheme.startswith("http") else ""
+    return urlunsplit((split.scheme, host, split.path, query, "")) if host != split.netloc or split.query else root
+
+
+def remember(root: str, options: Mapping[str, Any] | None = None) -> str:
+    """Keep what opens `root`: the secrets in its URL, and fsspec's `options` for it. Gives its public form."""
+    shown = public(root)
+    if shown != root or options:
+        keep_url_secrets(root)
+        for value in (options or {}).values():
+            keep_secret(value)
+        with _lock:
+            known = _known.get(shown, (shown, {}))
+            _known[shown] = (root if shown != root else known[0], {**known[1], **(options or {})})
+    return shown
+
+
+def resolve(root: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The URL and fsspec's options that open `root`, a public form or not; `options` that are given come first."""
+    known = _known.get(root) or _from_environment(root)
+    url, kept = known if known is not None else (root, {})
+    given = {name: value for name, value in options.items() if value is not None}
+    if url.partition("://")[0] in _KEY_AND_SECRET and "@" in url:
+        split = urlsplit(url)
+        if split.username:
+            kept = {"key": unquote(split.username), "secret": unquote(split.password or ""), **kept}
+        url = public(url)
+    return url, {**options, **kept, **given}
+
+
+def _from_environment(root: str) -> tuple[str, dict[str, Any]] | None:
+    for given in os.environ.get("SA1B_ROOT", "").split(","):
+        given = given.strip().rstrip("/")
+        if given != root and public(given) == root:
+            keep_url_secrets(given)
+            return given, {}
+    return None
+
+
+class Access:
+    """The secrets of some roots, on their way to worker processes: pickled, but never shown, compared or hashed."""
+
+    def __init__(self, roots: Mapping[str, tuple[str, dict[str, Any]]] | None = None) -> None:
+        self._roots = dict(roots or {})
+        for shown, (root, options) in self._roots.items():
+            assert public(root) == shown
+            remember(root, options)
+
+    @classmethod
+    def of(cls, *roots: str, token: Any = None) -> Access:
+        """What opens `roots`; `token` is for those on the Hugging Face hub."""
+        kept: dict[str, tuple[str, dict[str, Any]]] = {}
+        for root in roots:
+            options = {"token": token} if token is not None and root.startswith("hf://") else {}
+            if options or public(root) != root:
+                kept[public(root)] = (root, options)
+        return cls(kept)
+
+    def __or__(self, other: Access) -> Access:
+        return Access(self._roots | other._roots)
+
+    def __bool__(self) -> bool:
+        return bool(self._roots)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Access, (self._roots,)
+
+    def __repr__(self) -> str:
+        return "Access()"

@@ -1,0 +1,192 @@
+"""From the path that a row gives to the URL that is opened: the one place where the two are put together.
+
+A row is someone else's. Its path may name a file below a root and nothing more: it is checked here before it becomes
+part of a URL, in which ``::``, a scheme, ``..`` and some other characters would say what is opened.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote, unquote
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llava_zh.errors import BadArgument
+
+SCHEME = "sa1b://"
+
+#: What a path starts with in which some characters are percent-encoded, for fsspec would take them for wildcards.
+NAME = "!name/"
+#: The same, below a folder of data that came from somewhere: no symbolic link is followed out of it.
+DATA = "!data/"
+#: What the URL of a path that was refused starts with, after the scheme; the path follows, percent-encoded.
+REFUSED = "!refused/"
+#: The same for a symbolic link that leads out of its folder.
+LINK = "!link/"
+#: The same for a row without bytes in a dataset whose rows embed their images.
+NO_BYTES = "!no-bytes/"
+
+_LONGEST_NAME = 255  # bytes; what file systems have
+_LONGEST_PATH = 4000
+_MARKS = (NAME, DATA, REFUSED, LINK, NO_BYTES)
+_SUSPECT = (b"\\", b":", b"./", b"//", b"..", b"!", b"\x7f")
+_WILD = re.compile(r"[%*?\[\]]")
+_DRIVE = re.compile(r"[A-Za-z]:")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def problem(path: str) -> str | None:
+    """Why `path` can be no image below a root; None for one that can. A backslash counts as a slash."""
+    path = path.replace("\\", "/")
+    parts = path.split("/")
+    if all(part in ("", ".") for part in parts):
+        return "is empty"
+    if path.startswith("/"):
+        return "is absolute"
+    if ".." in parts:
+        return "leads out through '..'"
+    if "::" in path or path.endswith(":"):
+        return "holds '::' or ends in ':', which separates the parts of a chained URL"
+    if ":/" in path or _DRIVE.match(path):
+        return "holds a scheme or a drive"
+    if _CONTROL.search(path):
+        return "holds a control character"
+    if path.startswith("!") and path.startswith(_MARKS):
+        return "starts like a mark of ours"
+    if len(path) * 4 > _LONGEST_NAME:
+        sizes = [len(part.encode("utf-8", "surrogatepass")) for part in parts]
+        if max(sizes) > _LONGEST_NAME or sum(sizes) + len(sizes) > _LONGEST_PATH:
+            return "is longer than any file's name"
+    return None
+
+
+def plain(path: str) -> str | None:
+    """`path` with slashes only and without ``.`` and empty parts; None if it can be no image below a root."""
+    path = path.removeprefix(SCHEME)
+    if problem(path) is not None:
+        return None
+    return "/".join(part for part in path.replace("\\", "/").split("/") if part not in ("", "."))
+
+
+def mark(path: str, why: str = REFUSED) -> str:
+    """What stands in a URL for a `path` that is not to be opened; opening it says which path that was, and why."""
+    return why + quote(path, safe="", errors="surrogatepass").replace(".", "%2E")
+
+
+def explained(path: str) -> str | None:
+    """For a path that :func:`mark` gave, the message of the error; None for any other."""
+    if path.startswith(REFUSED):
+        name = unquote(path.removeprefix(REFUSED), errors="replace")
+        why = problem(name) or "cannot be opened"
+        return f"The row's image path {name[:200]!r} {why}, so it names no image below a root; nothing was opened."
+    if path.startswith(LINK):
+        name = unquote(path.removeprefix(LINK), errors="replace")
+        return (
+            f"The row's image {name[:200]!r} is reached through a symbolic link that leads out of the data folder; it "
+            "was not followed. Pass image_root= to name the folder that images are in, or set "
+            "LLAVA_ZH_FOLLOW_LINKS=1 if the links are your own."
+        )
+    if path.startswith(NO_BYTES):
+        name = unquote(path.removeprefix(NO_BYTES), errors="replace")
+        return (
+            f"The row has no bytes for its image {name[:200]!r}. The rows of this dataset embed their images, and a "
+            "path is only a name there, which is not opened. on_missing_image='skip' leaves such rows out."
+        )
+    return None
+
+
+def escaped(path: str) -> str:
+    """`path` with wildcards percent-encoded, to stand after :data:`NAME` or :data:`DATA`."""
+    return _WILD.sub(lambda match: quote(match[0], safe=""), path)
+
+
+def exact(path: str) -> str:
+    """`path` as it may stand in a URL that opens the file of this very name: some openers expand wildcards."""
+    return NAME + escaped(path) if _WILD.search(path) else path
+
+
+def name_of(url: str) -> str:
+    """The published path that a URL of ours is about, without scheme, mark and roots; any other text as it is."""
+    path = url.removeprefix(SCHEME).split("::", 1)[0] if url.startswith(SCHEME) else url
+    for start in _MARKS if path.startswith("!") else ():
+        if path.startswith(start):
+            return unquote(path.removeprefix(start), errors="replace")
+    return path
+
+
+def checked(paths: pa.Array) -> pa.Array:
+    """`paths` (text) cleaned up by :func:`plain`, or replaced by their :func:`mark`.
+
+    Nearly always none needs a change, which a few passes over the bytes of all of them tell.
+    """
+    if not len(paths) or not _suspect(paths):
+        return paths
+    values = [plain(path) or mark(path) if path else path for path in paths.to_pylist()]
+    return pa.array(values, paths.type)
+
+
+def _exact(paths: pa.Array) -> pa.Array:
+    """Paths that are checked, each in the form that opens nothing but the file of its name."""
+    data = paths.buffers()[-1]
+    if data is None or not any(byte in data.to_pybytes() for byte in b"*?[]%"):
+        return paths
+    values = [exact(path) if path and not path.startswith("!") else path for path in paths.to_pylist()]
+    return pa.array(values, paths.type)
+
+
+def _suspect(paths: pa.Array) -> bool:
+    """Whether any path may be one that :func:`plain` changes or refuses."""
+    _, offsets_buffer, data_buffer = paths.buffers()
+    if data_buffer is None:
+        return False  # none has a character
+    wide = np.int64 if pa.types.is_large_string(paths.type) else np.int32
+    offsets = np.frombuffer(offsets_buffer, wide, len(paths) + 1, paths.offset * wide().itemsize)
+    data = np.frombuffer(data_buffer, np.uint8)[offsets[0] : offsets[-1]]
+    lengths = np.diff(offsets)
+    if not len(data):
+        return False
+    if lengths.max() > _LONGEST_NAME or data.min() < 0x20:
+        return True
+    some = lengths > 0
+    starts, ends = offsets[:-1][some] - offsets[0], offsets[1:][some] - offsets[0] - 1
+    if np.any(data[starts] == ord("/")) or np.any(data[ends] == ord("/")) or np.any(data[ends] == ord(".")):
+        return True
+    text = data.tobytes()
+    return any(part in text for part in _SUSPECT)
+
+
+def image_urls(paths: pa.Array, suffix: str) -> pa.Array:
+    """The ``sa1b://`` URLs of `paths`, each followed by the hops in `suffix`; null stays null."""
+    return pc.binary_join_element_wise(SCHEME, _exact(checked(paths)), suffix, "")
+
+
+def own_archive(paths: pa.Array) -> pa.Array:
+    """The archive that each path names itself, right before the file or its folder ``images``, or null."""
+    if not pa.types.is_string(paths.type):
+        paths = paths.cast(pa.string())
+    first = pc.replace_substring_regex(paths, "/.*", "")
+    usual = pc.and_(pc.starts_with(first, "sa_"), pc.equal(pc.binary_length(first), 9))
+    if pc.all(usual).as_py():  # as published, which is told without an expression
+        return first
+    # A file of the root called so has the same form, and no folder.
+    found = pc.struct_field(pc.extract_regex(paths, r"(?:^|/)(?P<name>sa_[0-9]{6})(?:/images)?/[^/]*$"), "name")
+    return pc.if_else(pc.equal(found, ""), pa.scalar(None, pa.string()), found)
+
+
+def data_url(path: str, folder: str) -> str:
+    """The URL of the image at `path` below a `folder` of data; `path` is checked, and may be a mark."""
+    return SCHEME + path if path.startswith("!") else f"{SCHEME}{DATA}{escaped(path)}::{folder}"
+
+
+def image_path(path: str) -> str:
+    """`path`, given by a caller, as it may stand in a URL.
+
+    Raises: BadArgument for one that would choose what is opened.
+    """
+    path = path.removeprefix(SCHEME).lstrip("/")
+    why = problem(path)
+    if why is not None:
+        raise BadArgument(f"The image path {path[:200]!r} {why}, so no URL can be made of it.")
+    return exact(path)
