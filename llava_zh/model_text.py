@@ -124,7 +124,8 @@ _TOKENS = re.compile(
         )
     )
 )
-_MARKS = re.compile(r"[<\[◁]|\|>|\]~")
+# Every mark holds one of these; a search for each is quicker than one pattern for all.
+_SIGNS = ("<", "[", "◁", "|>", "]~")
 
 
 def special_tokens(text: str, *, besides: Collection[str] = ()) -> list[str]:
@@ -140,4 +141,4 @@ def special_tokens(text: str, *, besides: Collection[str] = ()) -> list[str]:
 
 
 def _may_hold_marks(text: str) -> bool:
-    return _MARKS.search(text) is not None
+    return any(sign in text for sign in _SIGNS)

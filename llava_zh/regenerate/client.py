@@ -158,7 +158,7 @@ class Client:
         endpoint.in_flight += 1
         started = time.monotonic()
         try:
-            answer = read_answer(await self._post(endpoint, body, on_sent))
+            answer = read_answer(await self._post(endpoint, body, on_sent), self._limit)
         except Transient as fault:
             self._fault(endpoint, fault)
             raise

@@ -130,14 +130,14 @@ _decode = msgspec.json.Decoder(_Completion).decode
 _decode_usage = msgspec.json.Decoder(_Usage).decode
 
 
-def read_answer(body: bytes) -> Answer:
-    """The answer in the body of a 200 response.
+def read_answer(body: bytes, limit: int | None = None) -> Answer:
+    """The answer in the body of a 200 response, of at most `limit` bytes (by default :data:`llava_zh.limits.ANSWER`).
 
     Raises:
         Transient, Refused: The body is no completion, or holds an error in place of one.
         Unserved: The model stopped for another reason than being done, said nothing, or repeats a secret.
     """
-    if len(body) > limits.ANSWER.value:
+    if len(body) > (limit or limits.ANSWER.value):
         raise Unserved(
             f"The server's answer is too long: {limits.ANSWER.exceeded()}",
             reason="answer too long",
