@@ -33,7 +33,7 @@ SPACING = 512 << 10
 _WINDOW_SPACING = 4 << 20
 #: Share of the archive's bytes that the whole index may take, and what a small archive may take in any case.
 BUDGET, LEAST_BUDGET = 0.001, 64 << 10
-_BYTES_A_MEMBER = 16
+_BYTES_A_MEMBER, _BYTES_A_POINT = 20, 24
 Points = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], list[bytes]]
 _InflateError: Any = igzip_lib.error
 _NO_WINDOW = zlib.compress(b"")
@@ -44,14 +44,14 @@ class PointReader:
     """Reads ranges of the decompressed stream, each from the seek point before it."""
 
     def __init__(
-        self, arrays: Callable[..., np.ndarray[Any, Any]], window: Callable[[int, int], bytes] | None = None
+        self, arrays: Callable[[str], np.ndarray[Any, Any]], window: Callable[[int, int], bytes] | None = None
     ) -> None:
         """`arrays` gives the index's arrays by name, `window` a window by where it lies in that of windows."""
         self._out = arrays("points_out").data
         self._bit = arrays("points_bit").data
-        self._starts = arrays("window_starts", "u4").data
-        self._unpacked = window or _in_memory(arrays("windows", "u1").data)
-        starts = arrays("window_starts", "u4")
+        self._starts = arrays("window_starts").data
+        self._unpacked = window or _in_memory(arrays("windows").data)
+        starts = arrays("window_starts")
         usable = np.flatnonzero(np.diff(starts)) if len(starts) else np.empty(0, "i8")
         if len(self._out):
             usable = np.union1d(usable, [0])  # before the first block there is nothing to refer to
@@ -201,7 +201,9 @@ def thin(points: Points, scan: Scan, budget: int, needed: Iterable[int] = ()) ->
         if row in wanted or offset - last >= _WINDOW_SPACING:
             wanted.add(row)
             last = offset
-    left = budget - 20 * len(out) - _BYTES_A_MEMBER * len(starts) - 2048  # the header is small, but not nothing
+    left = (
+        budget - _BYTES_A_POINT * len(out) - _BYTES_A_MEMBER * len(starts) - 2048
+    )  # the header is small, but not nothing
     fixed = set(needed)
     wanted |= fixed
     for row in sorted(wanted, key=lambda row: len(windows[row])):

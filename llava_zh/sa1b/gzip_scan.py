@@ -180,7 +180,7 @@ def _explain_end(scan: Scan, careful: Careful) -> None:
 def _doubt(source: Source, scan: Scan, careful: Careful, points: Points, fault: Fault) -> None:
     """Look for what is wrong in a gzip stream that decodes to its end and does not fit its checksum."""
     arrays = point_arrays(*points)
-    reader = PointReader(lambda name, dtype="u8": arrays[name])
+    reader = PointReader(arrays.__getitem__)
     members = [member for member in scan.members() if fault.start <= member.offset < fault.offset]
     for doubt in doubts(source, reader, members, fault.start, fault.bit, fault.packed):
         careful.distrust(doubt.start, doubt.stop, doubt.bit)

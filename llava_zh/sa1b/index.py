@@ -310,7 +310,7 @@ class ArchiveIndex:
         problems = [problem for problem in self.problems if problem.kind != "truncated" and problem.offset < end]
         return Scan(listed, numbered, problems, end)
 
-    def array(self, name: str, _dtype: str = "") -> np.ndarray[Any, Any]:
+    def array(self, name: str) -> np.ndarray[Any, Any]:
         """The array called `name` (of `index_file.ARRAYS`), empty if this archive has none."""
         return self._arrays[name]
 

@@ -84,8 +84,19 @@ def hostile(rng: random.Random, good: bytes) -> bytes:
             place = rng.randrange(16 + length, len(data) - 7) // 8 * 8
             data[place : place + 8] = np.array([rng.choice(NUMBERS)], "u8").tobytes()
     if rng.random() < 0.9:
-        data[12:16] = isal_zlib.crc32(bytes(data[16:]), isal_zlib.crc32(bytes(data[8:12]))).to_bytes(4, "little")
+        end = 16 + int.from_bytes(data[8:12], "little") + before_windows(data)
+        data[12:16] = isal_zlib.crc32(bytes(data[16:end]), isal_zlib.crc32(bytes(data[8:12]))).to_bytes(4, "little")
     return bytes(data)
+
+
+def before_windows(data: bytearray) -> int:
+    """The bytes of arrays that the checksum covers."""
+    try:
+        counts = json.loads(data[16 : 16 + int.from_bytes(data[8:12], "little")])["arrays"]
+        covered = [(name, dtype) for name, dtype in ARRAYS.items() if name != "windows" and name in counts]
+        return min(int(sum((counts[name] * np.dtype(dtype).itemsize + 7) // 8 * 8 for name, dtype in covered)), 1 << 40)
+    except (OverflowError, ValueError, TypeError, KeyError, RecursionError):
+        return len(data)
 
 
 def use(source: LocalSource, data: bytes) -> bool:

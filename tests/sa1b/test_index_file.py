@@ -40,7 +40,7 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return lambda kind: folder / f"{kind}.bin"
 
 
-@pytest.mark.parametrize("kind", ["tar", "zip"])
+@pytest.mark.parametrize("kind", ["tar", "gzip", "zip"])
 @hunt(1)
 @given(seed=st.integers(0, 10**9))
 def test_an_index_by_a_stranger_is_refused_or_is_of_use_and_nothing_else(
