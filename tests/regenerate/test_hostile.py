@@ -7,6 +7,8 @@ import base64
 import json
 import logging
 import pickle
+import subprocess
+import sys
 import time
 import traceback
 import tracemalloc
@@ -21,6 +23,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from model_server import CAPTION, FAULTS, ModelServer
 
+from llava_zh.demo import DemoPaths
 from llava_zh.errors import BadAnswer, BadArgument, LlavaZhError, ServerError
 from llava_zh.regenerate import Captioner, regenerate
 from llava_zh.regenerate.client import Client
@@ -334,3 +337,22 @@ def test_whatever_a_server_sends_ends_in_an_answer_or_one_of_our_errors(reply: b
         wait = vars(error).get("retry_after")
         assert wait is None or 0 <= wait <= 600
     assert time.process_time() - started < 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["user:PASSWORD@127.0.0.1:9/root", "127.0.0.1:9/root?Signature=PASSWORD"])
+def test_a_secret_of_the_image_root_is_in_nothing_that_a_command_writes(
+    part: str, server: ModelServer, demo: DemoPaths, tmp_path: Path
+) -> None:
+    root = "http://" + part.replace("PASSWORD", KEYS["password"])
+    command = [
+        *(sys.executable, "-X", "dev", "-m", "llava_zh", "regenerate", "internvl-sa-1b-caption", "single_zh"),
+        *("--data-dir", str(demo.internvl), "--output-dir", str(tmp_path), "--base-url", server.url, "--limit", "3"),
+        *("--image-root", root, "--model", "tiny-vlm", "--max-retries", "0"),
+    ]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=120)
+    assert done.returncode in (1, 3), done.stderr
+    written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    seen = b"\n".join([*written, done.stdout, done.stderr])
+    assert not [piece for piece in pieces_of(KEYS["password"]) if piece in seen], seen[-3000:]
+    assert b"Traceback" not in seen
