@@ -62,9 +62,17 @@ def remember(root: str, options: Mapping[str, Any] | None = None) -> str:
     return shown
 
 
-def resolve(root: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The URL and fsspec's options that open `root`, a public form or not; `options` that are given come first."""
-    known = _known.get(root) or _from_environment(root)
+def resolve(root: str, options: Mapping[str, Any], protocol: str = "") -> tuple[str, dict[str, Any]]:
+    """The URL and fsspec's options that open `root`, a public form or not; `options` that are given come first.
+
+    fsspec takes the scheme, and for some the host, off the hops of a chained URL; `protocol` puts them back.
+    """
+    shown = root
+    if "://" not in root and protocol:
+        port = f":{options['port']}" if options.get("port") else ""
+        place = f"{options['host']}{port}/{root.lstrip('/')}" if options.get("host") else root
+        shown = f"{protocol}://{place}"
+    known = _known.get(shown) or _from_environment(shown)
     url, kept = known if known is not None else (root, {})
     given = {name: value for name, value in options.items() if value is not None}
     if url.partition("://")[0] in _KEY_AND_SECRET and "@" in url:

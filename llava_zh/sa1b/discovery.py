@@ -44,6 +44,7 @@ class Found:
     flat: list[str] = field(default_factory=list)
     holders: set[str] = field(default_factory=set)  #: folders with any of these in or below them
     watched: list[str] = field(default_factory=list)  #: folders where more may appear
+    looked_at: set[str] = field(default_factory=set)  #: each real folder once
 
     def __bool__(self) -> bool:
         return bool(self.archives or self.shards or self.flat)
@@ -64,6 +65,7 @@ def discover(root: Root) -> Found:
                 continue
             seen.add((status.st_dev, status.st_ino))
         left -= 1
+        found.looked_at.add(folder)
         listing, flat = _look(root, folder, depth)
         if flat:
             found.flat.append(folder)

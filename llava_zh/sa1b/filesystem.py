@@ -49,7 +49,7 @@ if hasattr(os, "register_at_fork"):
 
 def _root(url: str, protocol: str, options: dict[str, Any]) -> Root:
     """The Root of this place; one in a process, whatever number of filesystem objects and threads use it."""
-    url, options = resolve(url, options)
+    url, options = resolve(url, options, "" if protocol in ("file", "local") else protocol)
     protocol = "file" if protocol == "local" and links.followed() else protocol
     key = (protocol, url, repr(sorted(options.items(), key=lambda item: item[0])))
     root = _roots.get(key)

@@ -53,6 +53,8 @@ def _folders(root: Root) -> Iterator[tuple[str, str]]:
     shards = [(name, place) for name, places in root.found.shards.items() for place in places]
     yield from sorted(shards, key=lambda shard: (shard[1].count("/"), shard[1]))
     for parent in ("", "data"):
+        if parent and parent not in root.found.looked_at:
+            continue
         for name in sorted(root.listing(parent).folders):
             place = f"{parent}/{name}".lstrip("/")
             if not SHARD_NAME.fullmatch(name) and place not in _CONTAINERS and place not in root.found.holders:
