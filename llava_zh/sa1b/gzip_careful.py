@@ -254,9 +254,19 @@ class Careful:
             at = data.find(b"\x1f\x8b\x08", at + 1)
         return None
 
-    def _learn_unknown(self, start: Start) -> bool:
-        """Note which bytes behind `start` come out of the history that is lost; False if there is no end to them."""
-        pair = [_Inflater(probe) for probe in PROBES[:2]]
+    def _learn_unknown(self, start: Start, history: bytes = b"") -> bool:
+        """Note which bytes behind `start` come out of what is lost; False if there is no end to them.
+
+        Of `history`, the bytes before `start`, only those that are distrusted are lost; without it all is.
+        """
+        wild = np.ones(WINDOW, bool)
+        window = np.frombuffer(history.rjust(WINDOW, b"\0"), "u1")
+        if history:
+            places = np.arange(WINDOW, dtype="u8") + np.uint64(start.out)  # WINDOW too far, so that none is below 0
+            wild = ~self.known(places, np.ones(WINDOW, "u8"), WINDOW)
+            if not wild.any():
+                return True
+        pair = [_Inflater(np.where(wild, value, window).astype("u1").tobytes()) for value in (0, 255)]
         position, out, clean = start.bit // 8, start.out, start.out
         while out - start.out < MAX_HISTORY:
             data = self.source.pread(position, min(_FEED, max(0, self.source.size - position)))
@@ -277,22 +287,51 @@ class Careful:
                 return True
         return False
 
-    def distrust(self, start: int, stop: int, bit: int | None = None) -> None:
+    def distrust(
+        self, start: int, stop: int, behind: int | None = None, bit: int | None = None, moved: bool = False
+    ) -> None:
         """Take the bytes from `start` to `stop` for wrong, and all that repeats them.
 
-        `bit` is where the block starts of which the byte at `stop` is the first. Without it the next block behind
-        `stop` is looked for, and the bytes up to that are taken for wrong too.
+        The fault is before `behind`, by default `stop`: what comes after the block in which that is was not hit itself.
+        `bit` is where the block starts of which the byte at `behind` is the first, if that is known. `moved` says that
+        bytes are missing or too many: what is before the fault is then not as far before what is behind it as it was.
         """
-        after = Start(bit, stop, False) if bit is not None else self._block_behind(stop)
-        self.distrusted.append((start, stop if after is None else after.out))
-        if after is not None and not self._learn_unknown(after):
+        self.distrusted.append((start, stop))
+        behind = stop if behind is None else behind
+        if bit is None:
+            after, history = self._block_behind(behind)
+        else:
+            after, history = Start(bit, behind, False), self._history(behind)
+        if after is None:
+            return
+        self.distrusted.append((start, after.out))
+        if not self._learn_unknown(after, b"" if moved else history):
             self.distrusted.append((after.out, after.out + MAX_HISTORY))
 
-    def _block_behind(self, offset: int) -> Start | None:
-        """The first block that starts at or behind `offset`, as far as it can be told; None at the end of a stretch."""
-        row = max((row for row, point in enumerate(self.points) if point[0] <= offset), default=None)
-        if row is None:
-            return None
+    def _history(self, offset: int) -> bytes:
+        """The bytes before `offset`, as many as a block there may refer to."""
+        out, bit, window = self.points[self._row(max(0, offset - 1))]
+        inflater, history, position = _Inflater(window), window, bit // 8
+        while out < offset and position < self.source.size and not inflater.decoder.eof and not inflater.failed:
+            data = self.source.pread(position, min(_FEED, self.source.size - position))
+            fed = shifted(data, bit % 8) if position == bit // 8 else data
+            position += len(data)
+            for piece in inflater.feed(fed):
+                part = piece[: max(0, offset - out)]
+                history, out = (history + part)[-WINDOW:], out + len(piece)
+        return history
+
+    def _row(self, offset: int) -> int:
+        """The last seek point at or before `offset`."""
+        return max((row for row, point in enumerate(self.points) if point[0] <= offset), default=0)
+
+    def point_before(self, offset: int) -> tuple[int, int]:
+        """Offset and bit of the last seek point before `offset`."""
+        return self.points[self._row(offset)][:2]
+
+    def _block_behind(self, offset: int) -> tuple[Start | None, bytes]:
+        """The first block that starts at or behind `offset`, as far as it can be told, and the bytes before it."""
+        row = self._row(offset)
         out, bit, window = self.points[row]
         stop = self.points[row + 1][1] // 8 + 1 if row + 1 < len(self.points) else self.source.size
         inflater, history, position = _Inflater(window), window, bit // 8
@@ -302,7 +341,7 @@ class Careful:
                 ahead = self.source.pread(position, min(_FEED, self.source.size - position))
                 point = self._point(inflater.decoder, ahead, position, out, history)
                 if point is not None:
-                    return Start(point[1], point[0], False)
+                    return Start(point[1], point[0], False), self._history(point[0])
             fed = shifted(data, bit % 8) if position == bit // 8 else data
             position += len(data)
             for piece in inflater.feed(fed):
@@ -310,15 +349,15 @@ class Careful:
             if inflater.decoder.eof or inflater.failed is not None:
                 break
         if row + 1 < len(self.points) and self.points[row + 1][0] >= offset:
-            return Start(self.points[row + 1][1], self.points[row + 1][0], False)
-        return None
+            return Start(self.points[row + 1][1], self.points[row + 1][0], False), b""
+        return None, b""
 
-    def known(self, offsets: np.ndarray[Any, Any], sizes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """For members at these offsets and of these sizes: whether all their bytes are right."""
-        rows = np.sort(np.concatenate([np.empty(0, "i8"), *self.unknown])).astype("u8")
+    def known(self, offsets: np.ndarray[Any, Any], sizes: np.ndarray[Any, Any], ahead: int = 0) -> np.ndarray[Any, Any]:
+        """For ranges at these offsets, all `ahead` too high, and of these sizes: whether all their bytes are right."""
+        rows = np.sort(np.concatenate([np.empty(0, "i8"), *self.unknown])).astype("u8") + np.uint64(ahead)
         known: np.ndarray[Any, Any] = np.searchsorted(rows, offsets) == np.searchsorted(rows, offsets + sizes)
         for start, stop in self.distrusted:
-            known &= (offsets >= stop) | (offsets + sizes <= start)
+            known &= (offsets >= stop + ahead) | (offsets + sizes <= start + ahead)
         return known
 
 

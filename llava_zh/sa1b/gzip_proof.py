@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from llava_zh.errors import BadArchive
-from llava_zh.sa1b.deflate_trees import blocks
+from llava_zh.sa1b.deflate_trees import Block, blocks
 from llava_zh.sa1b.jpeg_check import BadJpeg, check_jpeg
 
 if TYPE_CHECKING:
@@ -24,19 +24,24 @@ if TYPE_CHECKING:
 MOST = 1 << 30
 #: Of the blocks, at most this share may have codes of their own, or the archive was not written by zlib.
 _ODD = 0.05
-_LEAST_BLOCKS = 4
+_LEAST_BLOCKS = 8
+_AROUND = 256 << 10  # bytes of the stream behind a range, whose blocks are looked at too
+
+
+class Wrong(NamedTuple):
+    """What is wrong with a file, which is so before its byte `at`."""
+
+    what: str
+    at: int
 
 
 class Doubt(NamedTuple):
-    """A range of the stream that is wrong somewhere, and the bit at which the first block behind it starts, if known.
-
-    Without that bit what follows within a block or two is doubtful too.
-    """
+    """A range of the stream that is wrong somewhere before `behind`: see `Careful.distrust`."""
 
     start: int
     stop: int
+    behind: int
     bit: int | None
-    why: str
 
 
 def doubts(
@@ -45,15 +50,33 @@ def doubts(
     """What is wrong in the gzip stream that starts at offset `start`, its data at `bit`, and takes `packed` bytes."""
     if packed > MOST:
         return
+    odd = odd_blocks(source, (start, bit), start, None)
+    for block in odd:
+        yield Doubt(block.out_start, block.out_stop, block.out_stop, block.stop)
     for member in members:
-        why = problem(member.name, _read(source, reader, member))
-        if why is not None:
-            yield Doubt(member.offset, member.offset + member.size, None, f"{member.name} {why}")
-    seen = [block for block in blocks(source, bit, start) if block.fits is not None]
+        if any(block.out_start < member.offset + member.size and block.out_stop > member.offset for block in odd):
+            continue
+        found = problem(member.name, _read(source, reader, member))
+        if found is not None:
+            stop = member.offset + member.size
+            yield Doubt(member.offset, stop, min(stop, member.offset + found.at), None)
+
+
+def odd_blocks(source: Source, point: tuple[int, int], start: int, stop: int | None) -> list[Block]:
+    """The blocks in a range of the stream that are not as zlib writes them, if the others around are.
+
+    `point` is the offset and the bit of a block before `start`.
+    """
+    seen: list[Block] = []
+    for block in blocks(source, point[1], point[0]):
+        if block.fits is not None:
+            seen.append(block)
+        if stop is not None and block.out_start > stop + _AROUND:
+            break
     odd = [block for block in seen if not block.fits]
-    if len(seen) >= _LEAST_BLOCKS and len(odd) <= max(1, _ODD * len(seen)):
-        for block in odd:
-            yield Doubt(block.out_start, block.out_stop, block.stop, "the block is not as zlib writes it")
+    if len(seen) < _LEAST_BLOCKS or len(odd) > max(2, _ODD * len(seen)):
+        return []
+    return [block for block in odd if block.out_stop > start and (stop is None or block.out_start < stop)]
 
 
 def _read(source: Source, reader: PointReader, member: Member) -> bytes | None:
@@ -63,22 +86,23 @@ def _read(source: Source, reader: PointReader, member: Member) -> bytes | None:
         return None
 
 
-def problem(name: str, data: bytes | None) -> str | None:
+def problem(name: str, data: bytes | None) -> Wrong | None:
     """What is wrong with the JPEG or masks `data`; None if nothing is, or it is of another kind."""
     if data is None:
-        return "cannot be read"
+        return Wrong("cannot be read", 0)
     if name.lower().endswith((".jpg", ".jpeg")):
         try:
             check_jpeg(data)
         except BadJpeg as error:
-            return f"is no whole JPEG: {error}"
-        except (NotImplementedError, ValueError, IndexError):
-            return None if data[-2:] == b"\xff\xd9" else "has no end marker"
+            return Wrong(f"is no whole JPEG: {error}", len(data) if error.at is None else error.at)
+        except NotImplementedError:
+            return None if data[-2:] == b"\xff\xd9" else Wrong("has no end marker", len(data))
     elif name.endswith(".json"):
         try:
-            return _mask_problem(msgspec.json.decode(data))
+            why = _mask_problem(msgspec.json.decode(data))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            return f"is no JSON: {error}"
+            why = f"is no JSON: {error}"
+        return None if why is None else Wrong(why, len(data))
     return None
 
 

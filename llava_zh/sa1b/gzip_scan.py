@@ -30,7 +30,7 @@ from llava_zh.sa1b.gzip_points import (
     point_arrays,
     thin,
 )
-from llava_zh.sa1b.gzip_proof import doubts
+from llava_zh.sa1b.gzip_proof import doubts, odd_blocks
 from llava_zh.sa1b.index import Member, Problem, Scan
 from llava_zh.sa1b.tar_scan import scan_tar
 
@@ -128,7 +128,7 @@ def _export(stream: Any) -> Points:
 def _careful(source: Source, progress: Callable[[int], object] | None) -> tuple[Scan, Points, list[int], bool]:
     """Members, points, the rows of those where a stretch starts, and whether nothing at all is wrong."""
     careful, scan = Careful(source, progress), Scan()
-    breaks: list[tuple[int, int]] = []  # from the place of a fault to where what follows may be trusted
+    breaks: list[tuple[int, int, int]] = []  # places where bytes are missing or too many: see `scan_tar`
     start = careful.first()
     while start is not None:
         forward = Forward(careful.pieces(start), start.out)
@@ -149,10 +149,14 @@ def _careful(source: Source, progress: Callable[[int], object] | None) -> tuple[
     needed = [row for row, (out, _, _) in enumerate(careful.points) if out in starts]
     points = _points(careful)
     for fault in [fault for fault in careful.faults if fault.kind == "checksum"]:
-        if not any(fault.start <= place < fault.offset for place, _ in breaks):
+        if not any(fault.start <= place < fault.offset for _, place, _ in breaks):
             _doubt(source, scan, careful, points, fault)
-    for place, found in breaks:
-        careful.distrust(min(place, found or place), max(place, found))
+    for since, place, found in breaks:
+        odd = odd_blocks(source, careful.point_before(since), since, max(place, found))
+        for block in odd:
+            careful.distrust(block.out_start, block.out_stop, bit=block.stop, moved=True)
+        if not odd:
+            careful.distrust(min(place, found or place), max(place, found), moved=True)
     _leave_out(scan, careful)
     scan.problems += [Problem(fault.kind, "", fault.offset, fault.detail) for fault in careful.faults]
     scan.problems.sort(key=lambda problem: problem.offset)
@@ -183,7 +187,7 @@ def _doubt(source: Source, scan: Scan, careful: Careful, points: Points, fault: 
     reader = PointReader(arrays.__getitem__)
     members = [member for member in scan.members() if fault.start <= member.offset < fault.offset]
     for doubt in doubts(source, reader, members, fault.start, fault.bit, fault.packed):
-        careful.distrust(doubt.start, doubt.stop, doubt.bit)
+        careful.distrust(*doubt)
 
 
 def _leave_out(scan: Scan, careful: Careful) -> None:

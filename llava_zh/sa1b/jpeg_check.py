@@ -14,6 +14,7 @@ import numpy as np
 
 _BASELINE = (0xC0, 0xC1)
 _MAX_BLOCKS = 1 << 24
+_SLACK = 1024  # bytes that a wrong place is given more, for the zeros that are stuffed in
 _END = 1 << 13  # coefficients that the end of a block counts for: more than there are
 
 Lookup = np.ndarray[Any, Any]
@@ -35,7 +36,11 @@ class Scan(NamedTuple):
 
 
 class BadJpeg(ValueError):
-    """What is wrong with a JPEG."""
+    """What is wrong with a JPEG; `at` is a byte behind the first wrong one, None where that may be any."""
+
+    def __init__(self, what: str, at: int | None = None) -> None:
+        super().__init__(what)
+        self.at = at
 
 
 def check_jpeg(data: bytes) -> Scan:
@@ -120,7 +125,8 @@ def _scan(data: bytes, start: int, header: bytes, frame: _Frame, tables: dict[in
     marks = np.flatnonzero(raw[:-1] == 0xFF)
     ends = marks[raw[marks + 1] != 0]
     if not len(ends) or data[start + ends[0] + 1] != 0xD9:
-        raise BadJpeg("there is a marker in the picture, or no end marker")
+        place = start + int(ends[0]) + 2 if len(ends) else None
+        raise BadJpeg("there is a marker in the picture, or no end marker", place)
     if start + ends[0] + 2 != len(data):
         raise BadJpeg("the end marker is not at the end")
     size = int(ends[0])
@@ -152,7 +158,12 @@ def _scan(data: bytes, start: int, header: bytes, frame: _Frame, tables: dict[in
     columns, rows = -(-frame.width // unit[0]), -(-frame.height // unit[1])
     if not 0 < columns * rows * len(order) <= _MAX_BLOCKS:
         raise BadJpeg("the picture has no size, or too large a one")
-    starts, end = _walk(at, order, dc_tables, ac_tables, columns * rows, 8 * len(packed))
+    try:
+        starts, end = _walk(at, order, dc_tables, ac_tables, columns * rows, 8 * len(packed))
+    except BadJpeg as error:
+        if error.at is not None:  # a bit of the picture's data
+            error.at = start + error.at // 8 + int(np.searchsorted(stuffed, error.at // 8)) + _SLACK
+        raise
     left = 8 * len(packed) - end
     if left > 7 or (left and int(packed[-1]) & ((1 << left) - 1) != (1 << left) - 1):
         raise BadJpeg("the picture does not end where its data does")
@@ -176,19 +187,19 @@ def _walk(
             length = code & 0xFF
             size = code >> 8
             if not length or size > 11:
-                raise BadJpeg(f"no code at bit {position}")
+                raise BadJpeg(f"no code at bit {position}", position)
             position += length + size
             count = 1
             while count < 64:
                 step = ac[position]
                 if not step:
-                    raise BadJpeg(f"no code at bit {position}")
+                    raise BadJpeg(f"no code at bit {position}", position)
                 position += step & 0xFF
                 count += step >> 8
                 if position > bits:
                     raise BadJpeg("the picture's data ends too early")
             if 64 < count < _END:
-                raise BadJpeg(f"too many coefficients at bit {position}")
+                raise BadJpeg(f"too many coefficients at bit {position}", position)
     return np.array(starts, "i8"), position
 
 

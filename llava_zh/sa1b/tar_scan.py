@@ -73,7 +73,7 @@ def scan_tar(
     crc_of: CrcOf | None = None,
     searching: bool = False,
     aligned: bool = True,
-    missed: list[tuple[int, int]] | None = None,
+    missed: list[tuple[int, int, int]] | None = None,
 ) -> Scan:
     """Walk the tar stream that ``read_at(offset, n)`` gives, from the header at offset `start`.
 
@@ -86,7 +86,8 @@ def scan_tar(
         scan: An earlier, broken off one, which is continued.
         crc_of: Gives the CRC-32 of each member's data.
         searching: Whether the first header is searched for.
-        missed: Takes where a header was missed, and where the next one was found (0: nowhere).
+        missed: Takes where the data before a missed header starts, where that was missed, and where the next one was
+            found (0: nowhere).
         aligned: Whether headers that are searched for lie a multiple of 512 bytes from where they are missed.
     """
     scan = scan or Scan(end=start)
@@ -107,7 +108,7 @@ class _Walk:
         scan: Scan,
         crc_of: CrcOf | None,
         aligned: bool,
-        missed: list[tuple[int, int]] | None,
+        missed: list[tuple[int, int, int]] | None,
     ) -> None:
         self.missed = [] if missed is None else missed
         self.read_at = read_at
@@ -283,9 +284,11 @@ class _Walk:
         if not self.aligned:
             # Bytes are missing, or there are too many: the header may lie in what counts as the last member's data.
             resume = max(position - MOST_SHIFT, self.positions[-1] if self.positions else position)
+        since = self.positions[-1] if self.positions else position
+        if not self.aligned:
             self.distrust_last(position)
         found = self.search(resume)
-        self.missed.append((position, found or 0))
+        self.missed.append((since, position, found or 0))
         if found is None:
             self.problem(kind, member, position, f"{why}; no other follows up to the end")
         else:
