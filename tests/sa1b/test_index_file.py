@@ -46,7 +46,7 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def test_an_index_by_a_stranger_is_refused_or_is_of_use_and_nothing_else(
     archives: Callable[[str], Path], kind: str, seed: int
 ) -> None:
-    command = [sys.executable, "-m", "sa1b.hostile_index", str(archives(kind)), str(seed), "300"]
+    command = [sys.executable, "-m", "sa1b.hostile_index", str(archives(kind)), str(seed), "100"]
     done = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0 and "could be used" in done.stdout, done.stdout + done.stderr[-3000:]
 
