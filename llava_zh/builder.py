@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets.exceptions import DatasetGenerationError
 
-from . import hub, readers
+from . import hub, readers, written_paths
 from .errors import BadArgument, LlavaZhError
 from .facts import ConfigFacts, DatasetFacts
 from .hub import DataFile
@@ -195,7 +195,9 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         self, shards: list[Shard], tally: Tally, then: Callable[[pa.Table], pa.Table] = lambda kept: kept
     ) -> Iterator[tuple[tuple[int, int], pa.Table]]:
         """What `then` makes of what the files say of the rows that are kept, a block of them at a time."""
-        expect = Expect(images=self.config_facts.images, task_of=self.task_of)
+        expect = Expect(
+            images=self.config_facts.images, task_of=self.task_of, around=written_paths.around(self.config.images)
+        )
         reading = Reading(
             expect,
             tally.bad_row,

@@ -170,11 +170,13 @@ class FolderImages:
         base: Where published paths start. A password in it is kept apart, in `access`.
         within: The folder of data that `base` lies in, which came from somewhere: no symbolic link is followed out of
             it. None where the user named `base` himself.
+        written: The last step of `base` where the rows have it before their paths (``images``, in our exports).
     """
 
     base: str
     decode: bool = True
     within: str | None = None
+    written: str = ""
     access: Access = field(default_factory=Access, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from . import hub, readers, records
+from . import hub, readers, records, written_paths
 from .errors import BadFile, BadRow, DataFileNotFound, LlavaZhError, UnknownLayout
 from .facts import DatasetFacts
 from .hub import DataFile
@@ -52,6 +53,9 @@ def by_name(files: Sequence[DataFile], name: str, facts: DatasetFacts, where: st
     for file in files:
         if any(PurePosixPath(file.name).name == name + ending for ending in _COMPRESSED):
             return (file,)
+    exported = _exported(files, facts, next(config.name for config in facts.configs if config.file == name))
+    if exported:
+        return exported
     ours = {f"{other}{ending}" for other in published for ending in _COMPRESSED}
     rows = [f for f in _row_files(files) if PurePosixPath(f.name).name not in ours]
     in_data = [file for file in rows if PurePosixPath(file.name).parts[:1] == ("data",)]
@@ -63,6 +67,16 @@ def by_name(files: Sequence[DataFile], name: str, facts: DatasetFacts, where: st
             "Fetch it with `llava-zh download`, or name other files with data_files=."
         )
     return tuple(chosen)
+
+
+def _exported(files: Sequence[DataFile], facts: DatasetFacts, config: str) -> tuple[DataFile, ...]:
+    """The files that an export of ours wrote for the configuration, which may be one of several in its folder."""
+    named = re.compile(r"data/(.+)-\d{5}-of-\d{5}\.(parquet|jsonl|tar)")
+    found = [(file, match) for file in files if (match := named.fullmatch(file.name))]
+    known = {known.name for known in facts.configs}
+    if not found or {match[1] for _, match in found} - known or len({match[2] for _, match in found}) > 1:
+        return ()
+    return tuple(file for file, match in found if match[1] == config)
 
 
 def detect(files: Sequence[DataFile], where: str, image_root: str | None, token: Any) -> Layout:
@@ -138,15 +152,15 @@ def _of_kind(files: Sequence[DataFile], kind: str) -> list[DataFile]:
 def _images(
     files: Sequence[DataFile], rows: Sequence[DataFile], first: Mapping[str, Any], where: str, image_root: str | None
 ) -> tuple[Images, str]:
-    value = next((first[name] for name in records.ALIASES["image"] if first.get(name) is not None), None)
-    sample = value[0] if isinstance(value, list) and value else value
-    if isinstance(sample, str) and records.is_data_uri(sample):
-        return EmbeddedImages(), "embedded in the rows as data: URIs"
-    if isinstance(sample, bytes) or (isinstance(sample, Mapping) and sample.get("bytes") is not None):
-        return EmbeddedImages(), "embedded in the rows"
-    published = sample.get("path") if isinstance(sample, Mapping) else sample
-    if not isinstance(published, str):
+    embedded, published = _first_image(first)
+    if embedded:
+        return EmbeddedImages(), f"embedded in the rows{embedded}"
+    if published is None:
         return UnresolvedImages(), "of an unknown kind"
+    local = rows[0].source == "local" and rows[0].path is not None
+    own = _written(Path(rows[0].path or "").parent, Path(where).absolute(), published, image_root) if local else None
+    if own is not None:
+        return own
     if published.startswith("sa1b://") and (image_root is not None or os.environ.get(ROOT_VARIABLE)):
         return Sa1bImages(None if image_root is None else tuple(search_path(image_root))), "of SA-1B"
     if image_root is not None:
@@ -182,6 +196,68 @@ def _unresolved(where: str, published: str, why: str) -> tuple[Images, str]:
     return UnresolvedImages(), f"not found: {why}"
 
 
+def _first_image(first: Mapping[str, Any]) -> tuple[str, str | None]:
+    """Of the first record's image: words that say how it is embedded (``""`` when it is not), and its path."""
+    value = next((first[name] for name in records.ALIASES["image"] if first.get(name) is not None), None)
+    sample = value[0] if isinstance(value, list) and value else value
+    if isinstance(sample, str) and records.is_data_uri(sample):
+        return " as data: URIs", None
+    if isinstance(sample, bytes) or (isinstance(sample, Mapping) and sample.get("bytes") is not None):
+        return " themselves", None
+    path = sample.get("path") if isinstance(sample, Mapping) else sample
+    return "", path if isinstance(path, str) else None
+
+
+def with_rows(rows: Sequence[DataFile], where: str, token: Any) -> Images | None:
+    """Where rows of a dataset on SA-1B that were exported have their pictures with them; None where they do not."""
+    embedded, path = _first_image(readers.sample(rows[0], token))
+    if embedded:
+        return EmbeddedImages()
+    rows_folder, base = Path(rows[0].path or "").absolute().parent, Path(where).absolute()
+    for folder in dict.fromkeys((_whole(rows_folder, base), *_above_data(rows_folder))):
+        images = _images_folder(folder)
+        inner = written_paths.published(path or "", written_paths.around(images)[:-1])
+        if inner != path and plain(inner) == inner and os.path.isfile(folder / "images" / inner):  # noqa: PTH113
+            return images
+    return None
+
+
+def _whole(rows_folder: Path, base: Path) -> Path:
+    """The folder that was named, or that of the rows where files were named."""
+    return base if base == rows_folder or base in rows_folder.parents else rows_folder
+
+
+def _above_data(rows_folder: Path) -> list[Path]:
+    """An export of ours that was named by its data/: of the folder above it, images/ and nothing else counts."""
+    return [rows_folder.parent] if rows_folder.name == "data" else []
+
+
+def _images_folder(export: Path) -> FolderImages:
+    images = f"{export}/images"
+    return FolderImages(images, within=images, written="images")
+
+
+def _written(rows_folder: Path, base: Path, path: str, image_root: str | None) -> tuple[Images, str] | None:
+    """Images of rows that were written with absolute paths or with URLs into archives.
+
+    They are believed below the rows' own folder, and for archives where they say what the caller says.
+    """
+    whole = _whole(rows_folder.absolute(), base)
+    archives = path.rpartition("::")[2] if path.startswith("sa1b://") and "::" in path else None
+    if archives is not None:
+        named = [] if image_root is None else list(written_paths.places_of(image_root))
+        places = written_paths.places_of(str(whole)) if os.path.normpath(archives) == archives else ()
+        believed = archives in named or any(f"{archives}/".startswith(f"{place}/") for place in places)
+        return (ArchivedImages(archives), f"in archives in {archives}") if believed else None
+    if image_root is not None or not os.path.isabs(path):  # noqa: PTH117
+        return None
+    possible = [FolderImages(str(whole), within=str(whole)), *map(_images_folder, _above_data(rows_folder))]
+    for images in possible:
+        if plain(written_paths.published(path, written_paths.around(images))) is not None:
+            return images, f"below {images.base}"
+    return None
+
+
 def _beside(
     rows_folder: Path, base: Path, path: str, files: Sequence[DataFile], rows: Sequence[DataFile]
 ) -> tuple[Images, str]:
@@ -190,7 +266,7 @@ def _beside(
     All of these lie in the folder that was named, or in that of the rows where files were named. Rows come from
     elsewhere and must not reach a folder that merely lies beside it.
     """
-    whole = base if base == rows_folder or base in rows_folder.parents else rows_folder
+    whole = _whole(rows_folder, base)
     places = dict.fromkeys((rows_folder, base, rows_folder.parent, rows_folder / "images", base / "images"))
     folders = [folder for folder in places if folder == whole or whole in folder.parents]
     for folder in folders:

@@ -279,7 +279,10 @@ def _layout(
         else:
             files = layouts.by_name(hub.local_files(folder, None), published, facts, str(folder))
         found = ", ".join(file.label for file in files)
-        return layouts.Layout(tuple(files), Sa1bImages(_roots(image_root)), found)
+        # The published file names its images; an export may hold them, or have them beside it.
+        others = local and files and not posixpath.basename(files[0].name).startswith(published)
+        images = layouts.with_rows(files, str(folder or "."), token) if others else None
+        return layouts.Layout(tuple(files), images or Sa1bImages(_roots(image_root)), found)
     where = str(folder or ".") if local else f"{source}:{facts.repos[source]}"
     files = hub.local_files(folder, data_files) if local else hub.hub_files(facts, source, revision, token, None)
     root = None if image_root is None else os.fspath(image_root)

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from . import places
+from . import places, written_paths
 from .limits import SAMPLE_IMAGES
 from .records import (
     ALIASES,
@@ -23,7 +23,6 @@ from .records import (
     ROLES,
     TEXT_KEYS,
     TURN,
-    URL,
     Expect,
     Ints,
     count_byte,
@@ -42,7 +41,7 @@ def from_arrow(table: pa.Table, expect: Expect) -> pa.Table | None:
         return None
     rows = len(table)
     ids = _ids(columns["id"])
-    images = _images(columns["image"])
+    images = _images(columns["image"], expect)
     sizes = [_lists(columns[name]) for name in ("width", "height")]
     turns = _turns(columns["conversations"])
     task = columns["task"]
@@ -97,7 +96,7 @@ def _lists(column: pa.Array) -> pa.Array | None:
     return None
 
 
-def _images(column: pa.Array) -> tuple[pa.Array, pa.Array] | None:
+def _images(column: pa.Array, expect: Expect) -> tuple[pa.Array, pa.Array] | None:
     """Image paths and embedded bytes as lists, from text, ``{bytes, path}``, binary, or lists of one of them."""
     if column.null_count or pa.types.is_null(column.type):
         return None
@@ -118,8 +117,11 @@ def _images(column: pa.Array) -> tuple[pa.Array, pa.Array] | None:
         paths, data = values, pa.nulls(len(values))
     else:
         return None
-    if len(paths) and str(paths[0].as_py()).startswith(URL):
-        paths = pc.replace_substring_regex(paths, f"^{URL}", "")
+    if not pa.types.is_null(paths.type):
+        paths = paths.cast(pa.string())
+        published = written_paths.published_column(paths, expect.around)
+        # Of an embedded image the path is only a name.
+        paths = published if data.null_count == len(data) else pc.if_else(pc.is_null(data), published, paths)
     offsets = pc.subtract(lists.offsets, lists.offsets[0])
     return (
         pa.ListArray.from_arrays(offsets, paths.cast(pa.string())),

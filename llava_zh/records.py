@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from . import json_values, places
+from . import json_values, places, written_paths
 from .errors import BadRow
 from .limits import SAMPLE_IMAGES
 from .safe_text import get_logger
@@ -58,8 +58,6 @@ KNOWN_COLUMNS = frozenset(name for names in ALIASES.values() for name in names) 
 
 _DATA_URI = re.compile(r"data:image/[\w.+-]+;base64,", re.IGNORECASE)
 MARK = "<image>"
-# What our exports put before the published path of an image of SA-1B.
-URL = "sa1b://"
 
 _BYTES_AT_ONCE = 1 << 20
 _NOTHING = "nothing (the key is missing or null)"
@@ -87,10 +85,14 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Expect:
-    """What the rows of a configuration must be: ``images`` is ``"one"`` or ``"many"``."""
+    """What the rows of a configuration must be: ``images`` is ``"one"`` or ``"many"``.
+
+    `around` is what they may have around an image's path, see :mod:`llava_zh.written_paths`.
+    """
 
     images: str = "one"
     task_of: Callable[[str], str | None] | None = None
+    around: tuple[written_paths.Around, ...] = (written_paths.SA1B,)
 
 
 def empty() -> pa.Table:
@@ -263,7 +265,7 @@ class _Checked:
             raise self._bad(field, "the path of an image as text, or an image's bytes", value)
         if is_data_uri(path):
             return None, self._decoded(field, path)
-        path = path.removeprefix(URL)
+        path = written_paths.published(path, self.expect.around)
         if problem := places.unsafe(path):
             expected = "a path below the image root (not absolute, no '..', no scheme)"
             raise self._bad(field, expected, path, _path_hint(path, problem))
@@ -349,6 +351,14 @@ def _path_hint(path: str, problem: str) -> str:
         return (
             "A row does not choose what is fetched. Fetch the pictures, name them by relative paths, and pass their "
             "folder (or the URL that all begin with) as image_root=."
+        )
+    if path.startswith(written_paths.SA1B[0]) or "::" in path:
+        return "A row does not choose where it is looked for. If the place behind '::' is yours, pass it as image_root."
+    if path.startswith("/"):
+        folder = path.rpartition("/")[0] or "/"
+        return (
+            f"A row does not choose what is opened. If the pictures are yours, pass image_root={folder!r}, or the "
+            "folder above it that all paths begin with."
         )
     if "\\" in path:
         return "It is a path as Windows writes it; write it relative and with '/'."

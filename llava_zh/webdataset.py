@@ -68,10 +68,11 @@ class _Sample:
     bad: BadRow | None = None
     text: bool = False
     size: int = 0
+    elsewhere: dict[str, Any] = field(default_factory=dict)  # where the record says that its pictures are
 
     @property
     def whole(self) -> bool:
-        return self.bad is not None or (self.text and bool(self.images))
+        return self.bad is not None or (self.text and bool(self.images or self.elsewhere))
 
     def record(self) -> Mapping[str, Any] | BadRow | None:
         """What it is as a record; None where no member was text or a picture."""
@@ -79,7 +80,7 @@ class _Sample:
             return self.bad
         images = [{"bytes": data, "path": path} for path, data in self.images.items()]
         if not images:
-            return self.fields or None
+            return {**self.elsewhere, **self.fields} or None
         return {"image": images[0] if len(images) == 1 else images, **self.fields}
 
 
@@ -187,6 +188,13 @@ def _add(sample: _Sample, label: str, member: TarFile) -> None:
             sample.text = True
             # The picture itself wins over the name that the record has for it.
             sample.fields |= {k: v for k, v in fields.items() if k not in records.ALIASES["image"]}
+            sample.elsewhere = {k: v for k, v in fields.items() if k in records.ALIASES["image"] and _is_place(v)}
+
+
+def _is_place(image: Any) -> bool:
+    """Whether a record names images by URLs or absolute paths, as our exports without pictures do: none follow."""
+    images = image if isinstance(image, list) else [image]
+    return bool(images) and all(isinstance(one, str) and ("://" in one or one.startswith("/")) for one in images)
 
 
 def _refuse(sample: _Sample, place: Place, limit: Limit) -> None:

@@ -13,7 +13,7 @@ import msgspec
 from llava_zh import jsonl, records
 from llava_zh.errors import BadArgument, BadRow, DataFileNotFound
 from llava_zh.records import Expect, Place
-from llava_zh.regenerate.images import image_name
+from llava_zh.regenerate.images import image_label
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -109,7 +109,7 @@ def _of_mapping(fields: Mapping[str, Any], place: Place) -> Row:
     key = next((alias for alias in records.ALIASES["image"] if fields.get(alias) is not None), "image")
     image = fields.get(key)
     items = list(image) if isinstance(image, list | tuple) else [image]
-    names = [None if item is None else image_name(item) for item in items]
+    names = [None if item is None else image_label(item) for item in items]
     pictures = [_embedded(item) for item in items]
     if not items or any(name is None and data is None for name, data in zip(names, pictures, strict=True)):
         raise records.bad_row(place, key, "an image's path or its bytes (of a dataset, take .decode(False))", image)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,6 +14,7 @@ from ..durable import explained
 from ..errors import BadArchive, BadArgument, BadImage, ImageNotFound, OutputError, UnsafeName
 from ..images import ArchivedImages, EmbeddedImages, FolderImages, Images, Sa1bImages, UnresolvedImages
 from ..left_out import SHOWN
+from ..sa1b.published import SCHEME
 from ..safe_text import get_logger, safe
 from . import files, names
 
@@ -70,11 +70,6 @@ class ImageExport:
             raise BadArgument(f"images={self.mode!r} needs the pictures: pass image_root= (or set SA1B_ROOT).")
         if self.mode == "url" and self.max_side is not None:
             raise BadArgument("max_side= shrinks pictures that are written; images='url' writes none.")
-        if self.mode == "url" and isinstance(self.images, FolderImages) and _holds_secret(self.images.base):
-            raise BadArgument(
-                "images='url' would write the password or signature in image_root= into every row. "
-                "Use 'files' or 'embed', or a URL without them."
-            )
 
     def convert(self, annotations: pa.Table) -> tuple[pa.Table, pa.Array]:
         """`annotations` with the bytes, widths and heights for the rows, and the images' paths or URLs, flat.
@@ -143,10 +138,8 @@ class ImageExport:
 
     def _read(self, path: str | None, url: str | None) -> bytes:
         """The bytes of an image that is not in its row; never those of a file outside the folder of the images."""
-        if path is None or url is None or isinstance(self.images, EmbeddedImages):
-            raise ImageNotFound(f"{path or 'an image'}: the row holds no picture, as the others do.")
-        if isinstance(self.images, FolderImages) and "://" not in self.images.base:
-            return read_bytes(str(places.inside(self.images.base, path, "the row")))
+        if url is None:
+            raise ImageNotFound(f"{path or 'an image'}: the row holds no picture, and no path of one.")
         return read_bytes(url)
 
     def _put(self, picture: Pixels) -> Pixels:
@@ -181,14 +174,6 @@ def _holds(path: Path, data: bytes) -> bool:
         return path.stat().st_size == len(data) and path.read_bytes() == data
 
 
-def _holds_secret(url: str) -> bool:
-    """Whether a URL has a password, or a query, which may be a signature."""
-    if "://" not in url:
-        return False
-    split = urlsplit(url)
-    return bool(split.query) or ("@" in split.netloc and ":" in split.netloc.rpartition("@")[0])
-
-
 def local_file(images: Images, path: str) -> str:
     """Where the image is as a file on this machine.
 
@@ -203,10 +188,12 @@ def local_file(images: Images, path: str) -> str:
         if isinstance(hit, FileHit) and hit.root.local:
             return str(hit.path)
     elif isinstance(images, FolderImages) and "://" not in images.base:
-        found = places.inside(images.base, path, "the row")
-        if found.is_file():
-            return str(found)
-        raise ImageNotFound(f"No image {found}.")
+        url = images.urls(pa.array([path], pa.string()))[0].as_py()
+        if url.startswith(SCHEME):
+            read_bytes(url)  # which raises, and says why the row's path names no file
+        elif Path(url).is_file():
+            return str(url)
+        raise ImageNotFound(f"No image {url}.")
     where = "in an archive" if isinstance(images, Sa1bImages | ArchivedImages) else "not a file on this machine"
     raise BadArgument(
         f"images='url': {path} is {where}, and this trainer opens files only. Use images='files' to write them."
