@@ -41,6 +41,7 @@ def _around(images: Images) -> Iterator[Around]:
         inner = f"{images.written}/" if images.written else ""
         base = images.base.removesuffix(f"/{images.written}") if images.written else images.base
         yield from ((f"{place}/{inner}", "") for place in places_of(base))
+        yield SCHEME, f"::{images.base}"
         if inner:
             yield inner, ""
 

@@ -210,7 +210,7 @@ def _harmless(path: str, event: str, arguments: tuple[Any, ...]) -> bool:
     real = os.path.realpath(path)
     if real.startswith((_scratch, os.path.realpath(datasets.config.HF_DATASETS_CACHE))):
         return True
-    installed = (sys.prefix, sys.base_prefix, str(Path(llava_zh.__file__).parent), "/proc", "/usr", "/dev")
+    installed = (sys.prefix, sys.base_prefix, str(Path(llava_zh.__file__).parent.parent), "/proc", "/usr", "/dev")
     reads = event == "open" and not (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
     return reads and real.startswith(installed)
 

@@ -108,8 +108,9 @@ class ImageExport:
             for i, name in enumerate(("width", "height")):
                 sizes = [[picture.size[i] for picture in row if picture.size] for row in rows]
                 ready = _with(ready, name, pa.array(sizes, pa.list_(pa.int64())))
-        named = [self._named(picture.name) for row in rows for picture in row]
-        return ready, pa.array(named, pa.string())
+        named = [[self._named(picture.name) for picture in row] for row in rows]
+        ready = _with(ready, "images", pa.array(named, pa.list_(pa.string())))
+        return ready, pa.array([name for row in named for name in row], pa.string())
 
     def _row(self, id_: str | None, files: list[tuple[str | None, str | None, bytes | None]]) -> list[Pixels] | None:
         """The pictures of one row, which in mode ``"files"`` have theirs written; None where it is to be left out."""
