@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from datasets.exceptions import DatasetGenerationError
 
 from . import hub, readers, written_paths
-from .errors import BadArgument, LlavaZhError
+from .errors import BadArgument, LlavaZhError, NothingLeft
 from .facts import ConfigFacts, DatasetFacts
 from .hub import DataFile
 from .images import Images, Sa1bImages, UnresolvedImages
@@ -218,6 +218,21 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         for _, table in self._annotations(self._shards(self.config.files), tally):
             yield _combined(table["images"])
         tally.report()
+
+    def nothing_left(self, also: str = "") -> NothingLeft:
+        """The error for a reader of these rows that got none: goes through the files once more, to say why.
+
+        Args:
+            also: What the reader itself asked for, in words.
+        """
+        name = f"{self.FACTS.name}/{self.config.name}"
+        with tempfile.TemporaryDirectory(prefix="llava-zh-") as folder:
+            tally = self.tally(folder)
+            for _ in self._annotations(self._shards(self.config.files), tally):
+                pass
+            tally.report()
+            account = Account.of(folder, name, self.config.bad_images)
+        return account.nothing_left(", ".join(filter(None, (self.config.selection(), also))))
 
     def _kept(self, table: pa.Table, tally: Tally) -> pa.Table:
         """The rows of this task, these archives, and images that are neither bad nor (on request) missing."""

@@ -143,8 +143,9 @@ class Account:
         read = self.rows + self.counts[BAD_ROWS]
         if not read:
             return NothingLeft(f"{self._name}: the files hold no row.", rows=0)
+        listed = self._listed()
         return NothingLeft(
-            f"{self._name}: none of {read:,} rows is left: {self._listed()}. "
+            f"{self._name}: none of {read:,} rows is left{listed and f': {listed}'}. "
             f"Asked for: {selection or 'all rows'}. Widen the selection, or look at where the images are with "
             "`llava-zh sa1b status`.",
             rows=read,

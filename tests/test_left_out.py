@@ -116,3 +116,24 @@ def test_a_choice_of_no_archive_is_refused(demo: DemoPaths, archives: Any) -> No
 def test_an_entry_that_is_no_image_is_refused(demo: DemoPaths, entry: Any) -> None:
     with pytest.raises(BadArgument, match="bad_images: expected paths or URLs"):
         load(demo, streaming=True, bad_images=[entry])
+
+
+def test_every_command_says_that_nothing_is_left(demo: DemoPaths, tmp_path: Path) -> None:
+    from model_server import ModelServer
+
+    from llava_zh import curate, export
+    from llava_zh.regenerate import regenerate
+
+    name, given = ("internvl-sa-1b-caption", "single_zh"), {"data_dir": demo.internvl, "image_root": demo.sa1b}
+    told = "none of 80 rows is left: 80 rows with images in other archives left out"
+    with pytest.raises(NothingLeft, match=told):
+        export(*name, to="jsonl", output_dir=tmp_path / "export", archives=[777], **given)
+    with pytest.raises(NothingLeft, match=told):
+        curate(*name, output_dir=tmp_path / "curate", archives=[777], **given)
+    with ModelServer() as server, pytest.raises(NothingLeft, match=told):
+        regenerate(
+            *name, output_dir=tmp_path / "new", base_url=server.url, model=server.model, prompt="caption_zh",
+            archives=[777], **given,
+        )  # fmt: skip
+    with pytest.raises(NothingLeft, match=r"none of 80 rows is left\. Asked for: min_length=100000"):
+        export(*name, to="jsonl", output_dir=tmp_path / "export2", min_length=100_000, **given)

@@ -18,6 +18,7 @@ from llava_zh.regenerate.images import image_label
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from llava_zh.builder import PublishedBuilder
     from llava_zh.hub import DataFile
     from llava_zh.images import Images, Present
 
@@ -99,7 +100,16 @@ def _rows_of_dataset(path: str, name: str | None, options: Mapping[str, Any]) ->
     if builder.config.on_missing_image == "null":
         builder.config.on_missing_image = "raise"  # the row keeps the name, by which loading finds nothing again
     rows = builder.as_streaming_dataset(split="train").decode(False)
-    return (_of_mapping(row, Place(path, row=position)) for position, row in enumerate(rows))
+    return _some(rows, path, builder)
+
+
+def _some(rows: Iterable[Any], path: str, builder: PublishedBuilder) -> Iterator[Row]:
+    empty = True
+    for position, row in enumerate(rows):
+        empty = False
+        yield _of_mapping(row, Place(path, row=position))
+    if empty:
+        raise builder.nothing_left()
 
 
 def _of_mapping(fields: Mapping[str, Any], place: Place) -> Row:

@@ -121,6 +121,10 @@ def run(job: Job, request: dict[str, Any], num_shards: int | None, rows: int, nu
             job = replace(job, taken=_taken(job, pieces, workers))
             written, found = _write(job, outputs, workers)
         summary = _summary(job, outputs, written, found, time.perf_counter() - start)
+        if not summary.rows:
+            # Of several configurations the first one's account stands for all: the same was asked of each.
+            asked = [f"{name}={value!r}" for name, value in request["selection"].items()]
+            raise job.builders[0].nothing_left(", ".join(asked))
         _beside(job, request, [record.file for record in written], summary.usage)
         with explained(job.folder / "data"):
             sync_folder(job.folder / "data")

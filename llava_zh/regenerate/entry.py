@@ -133,6 +133,8 @@ def regenerate(
         finally:
             report = Report.of(ledger, status, session, gpus, notes)
             report.write()
+    if not report.rows and not report.failed and rows.published is not None:
+        raise rows.published.nothing_left()
     if report.distinct != report.rows:
         raise ledger.twice()
     return report

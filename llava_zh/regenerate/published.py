@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llava_zh.builder import PublishedBuilder
-from llava_zh.errors import RunConflict
+from llava_zh.errors import NothingLeft, RunConflict
 from llava_zh.images import FolderImages
 from llava_zh.left_out import Tally
 from llava_zh.python_rows import python_rows
@@ -69,6 +69,10 @@ class PublishedRows:
     def cursor(self, start: Start, plan: Plan, selection: int) -> PublishedCursor:
         """The rows of a selection from `start` on. The last selection takes in more of the input, the others end."""
         return PublishedCursor(self, start, plan, selection)
+
+    def nothing_left(self) -> NothingLeft:
+        """The error for a run that has no row at all."""
+        return (self._chooser or self._builder).nothing_left()
 
     def shards_from(self, start: Start) -> list[tuple[tuple[int, int, int], Shard]]:
         """The shards from that of `start` on, each with what names it.
