@@ -200,7 +200,7 @@ class FolderImages:
         if self.within is not None:
             listings = Listings(self.base)
             return pa.array([self._in_data_folder(path, listings) for path in cleaned.to_pylist()], pa.string())
-        return self._joined(cleaned)
+        return self._joined(cleaned) if cleaned is not paths else self._plain(cleaned)
 
     def present(self, paths: pa.Array) -> Present:
         cleaned = checked(self._below(paths))
@@ -231,8 +231,11 @@ class FolderImages:
             return paths
         return pc.if_else(pc.starts_with(paths, start), pc.utf8_slice_codeunits(paths, len(start)), paths)
 
+    def _plain(self, paths: pa.Array) -> pa.Array:
+        return pc.binary_join_element_wise(self.base.rstrip("/"), paths, "/")
+
     def _joined(self, paths: pa.Array) -> pa.Array:
-        urls = pc.binary_join_element_wise(self.base.rstrip("/"), paths, "/")
+        urls = self._plain(paths)
         refused = pc.starts_with(paths, "!")
         if not pc.any(refused).as_py():
             return urls

@@ -37,9 +37,18 @@ def find(root: Root, path: str) -> Hit | None:
         hit: Hit | None = _find_flat(root, base)
         if hit is not None:
             return hit
-    hit, failure = _extracted(root, stem, name, key is not None)
-    if hit is not None:
-        return hit
+    failure: Exception | None = None
+    for place in root.extracted_folders(stem):
+        try:
+            hit = root.file(f"{place}/{name}")
+            # Only a number tells that the file there is the same image.
+            if hit is None and key is not None and "/" not in name:
+                hit = root.file(f"{place}/images/{name}")
+        except RefusedImage as error:
+            failure = failure or error
+            continue
+        if hit is not None:
+            return hit
     try:
         hit = _in_archives(root, path, stem, name)
     except (BadArchive, BadIndex) as error:
@@ -59,16 +68,6 @@ def find(root: Root, path: str) -> Hit | None:
     return hit
 
 
-def _extracted(root: Root, stem: str, name: str, numbered: bool) -> tuple[FileHit | None, Exception | None]:
-    paths = []
-    for place in root.extracted_folders(stem):
-        paths.append(f"{place}/{name}")
-        # Only a number tells that the file there is the same image.
-        if numbered and "/" not in name:
-            paths.append(f"{place}/images/{name}")
-    return _ask(root, paths)
-
-
 def _ask(root: Root, paths: Iterable[str]) -> tuple[FileHit | None, Exception | None]:
     """The first of the files at `paths`; else the error of a server that refuses one."""
     refused = None
@@ -85,7 +84,7 @@ def _ask(root: Root, paths: Iterable[str]) -> tuple[FileHit | None, Exception | 
 
 def _in_archives(root: Root, path: str, stem: str, name: str) -> MemberHit | None:
     failure: BadArchive | BadIndex | None = None
-    places = [(stem, name)] if root.archive_paths(stem) else list(_deeper(root, path))
+    places = [(stem, name)] if root.archive_paths(stem) else _deeper(root, path)
     for address, inner in places:
         for archive_path in root.archive_paths(address):
             try:

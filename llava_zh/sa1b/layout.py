@@ -148,7 +148,8 @@ class Root:
     def join(self, *parts: str) -> str:
         """The path of `parts` under this root, on its filesystem; for HTTP percent-encoded, so that it stays below."""
         if not self._http:
-            return "/".join(part for part in (self.path, *parts) if part)
+            path = "/".join(part for part in parts if part) if len(parts) != 1 else parts[0]
+            return f"{self.path}/{path}" if path and self.path else path or self.path
         return "/".join([self.path, *(quote(part, errors="surrogateescape") for part in parts if part)]) + self._query
 
     # -- folders ---------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ part of a URL, in which ``::``, a scheme, ``..`` and some other characters would
 from __future__ import annotations
 
 import re
+from typing import Any
 from urllib.parse import quote, unquote
 
 import numpy as np
@@ -31,7 +32,9 @@ NO_BYTES = "!no-bytes/"
 _LONGEST_NAME = 255  # bytes; what file systems have
 _LONGEST_PATH = 4000
 _MARKS = (NAME, DATA, REFUSED, LINK, NO_BYTES)
-_SUSPECT = (b"\\", b":", b"./", b"//", b"..", b"!", b"\x7f")
+_PIECE = 1 << 17
+_SUSPECT = tuple(bytes([byte]) for byte in b"\\:!\x7f")
+_WILD_BYTES = tuple(bytes([byte]) for byte in b"%*?[]")
 _WILD = re.compile(r"[%*?\[\]]")
 _DRIVE = re.compile(r"[A-Za-z]:")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -117,49 +120,64 @@ def name_of(url: str) -> str:
 
 
 def checked(paths: pa.Array) -> pa.Array:
-    """`paths` (text) cleaned up by :func:`plain`, or replaced by their :func:`mark`.
+    """`paths` (text) cleaned up by :func:`plain`, or replaced by their :func:`mark`; the same object if none changes.
 
     Nearly always none needs a change, which a few passes over the bytes of all of them tell.
     """
-    if not len(paths) or not _suspect(paths):
-        return paths
+    return paths if not _suspect(*_bytes(paths)) else _cleaned(paths)
+
+
+def _cleaned(paths: pa.Array) -> pa.Array:
     values = [plain(path) or mark(path) if path else path for path in paths.to_pylist()]
     return pa.array(values, paths.type)
 
 
-def _exact(paths: pa.Array) -> pa.Array:
-    """Paths that are checked, each in the form that opens nothing but the file of its name."""
-    data = paths.buffers()[-1]
-    if data is None or not any(byte in data.to_pybytes() for byte in b"*?[]%"):
-        return paths
-    values = [exact(path) if path and not path.startswith("!") else path for path in paths.to_pylist()]
-    return pa.array(values, paths.type)
-
-
-def _suspect(paths: pa.Array) -> bool:
-    """Whether any path may be one that :func:`plain` changes or refuses."""
-    _, offsets_buffer, data_buffer = paths.buffers()
-    if data_buffer is None:
-        return False  # none has a character
+def _bytes(paths: pa.Array) -> tuple[Any, Any]:
+    """The bytes of all `paths` (a text array) one after the other, and where each starts and the last ends."""
+    data = paths.buffers()[2] if len(paths) else None
+    if data is None:
+        return np.empty(0, np.uint8), np.zeros(1, np.int32)  # none has a character
     wide = np.int64 if pa.types.is_large_string(paths.type) else np.int32
-    offsets = np.frombuffer(offsets_buffer, wide, len(paths) + 1, paths.offset * wide().itemsize)
-    data = np.frombuffer(data_buffer, np.uint8)[offsets[0] : offsets[-1]]
-    lengths = np.diff(offsets)
+    offsets = np.frombuffer(paths.buffers()[1], wide, len(paths) + 1, paths.offset * wide().itemsize)
+    return np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]], offsets - offsets[0] if offsets[0] else offsets
+
+
+def _suspect(data: Any, offsets: Any) -> bool:
+    """Whether any path may be one that :func:`plain` changes or refuses."""
     if not len(data):
         return False
+    lengths = np.diff(offsets)
     if lengths.max() > _LONGEST_NAME or data.min() < 0x20:
         return True
-    some = lengths > 0
-    starts, ends = offsets[:-1][some] - offsets[0], offsets[1:][some] - offsets[0] - 1
-    if np.any(data[starts] == ord("/")) or np.any(data[ends] == ord("/")) or np.any(data[ends] == ord(".")):
-        return True
     text = data.tobytes()
-    return any(part in text for part in _SUSPECT)
+    if any(byte in text for byte in _SUSPECT):
+        return True
+    # '.' and '/' side by side, or at an end: a part that is empty or made of dots. In pieces that fit into the cache.
+    for at in range(0, len(data), _PIECE):
+        steps = _step(data[at : at + _PIECE + 1])
+        if (steps[1:] & steps[:-1]).any():
+            return True
+    if lengths.min() == 0:
+        offsets = offsets[np.append(True, lengths > 0)]
+    return bool((data[offsets[:-1]] == ord("/")).any() or _step(data[offsets[1:] - 1]).any())
+
+
+def _step(data: Any) -> Any:
+    """Which bytes are '.' or '/', which are neighbours in ASCII."""
+    return (data - np.uint8(ord("."))) < 2
 
 
 def image_urls(paths: pa.Array, suffix: str) -> pa.Array:
     """The ``sa1b://`` URLs of `paths`, each followed by the hops in `suffix`; null stays null."""
-    return pc.binary_join_element_wise(SCHEME, _exact(checked(paths)), suffix, "")
+    data, offsets = _bytes(paths)
+    if _suspect(data, offsets):
+        paths = _cleaned(paths)
+        data, _ = _bytes(paths)
+    text = data.tobytes()
+    if any(byte in text for byte in _WILD_BYTES):
+        values = [exact(path) if path and not path.startswith("!") else path for path in paths.to_pylist()]
+        paths = pa.array(values, paths.type)
+    return pc.binary_join_element_wise(SCHEME, paths, suffix, "")
 
 
 def own_archive(paths: pa.Array) -> pa.Array:
