@@ -82,7 +82,7 @@ class PointReader:
                 raise EOFError("the index names a place behind the archive's end")
             stream = _Inflate(source, self._bit[row], self._window(row), source.pread(start, stop - start))
             return stream.read(size) if stream.skip(offset - self._out[row]) else b""
-        except (zlib.error, _InflateError, EOFError) as error:
+        except (zlib.error, _InflateError, EOFError, ValueError, IndexError, OverflowError) as error:
             raise BadArchive(
                 f"Damaged gzip data in {source.path}, in the compressed bytes from {start:,} on "
                 f"(reading {size:,} bytes at offset {offset:,} of the tar stream): {error}.",

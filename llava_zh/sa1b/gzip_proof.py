@@ -1,7 +1,9 @@
 """Where the wrong bytes are in a gzip stream that decodes to its end and does not fit its checksum.
 
-Nothing in the stream itself says where they are. Two looks find them nearly always: members that are no whole JPEG or
-mask file, and deflate blocks that do not stand as zlib writes them. Each is slow, so much only is looked at.
+Nothing in the stream itself says where they are. Three looks find them nearly always: deflate blocks that do not stand
+as zlib writes them, members that are no whole JPEG or mask file, and, where neither shows anything, pictures with a
+seam across them. All are slow, so an archive of more than `MOST` bytes is not looked at. Where nothing is found, the
+stream's checksum itself may be what is wrong; the members are served, and the problem "checksum" stays.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import msgspec
 
 from llava_zh.errors import BadArchive
 from llava_zh.sa1b.deflate_trees import Block, blocks
-from llava_zh.sa1b.jpeg_check import BadJpeg, check_jpeg
+from llava_zh.sa1b.jpeg_check import BadJpeg, check_jpeg, seam
 
 if TYPE_CHECKING:
     from llava_zh.sa1b.gzip_points import PointReader
@@ -25,6 +27,8 @@ MOST = 1 << 30
 #: Of the blocks, at most this share may have codes of their own, or the archive was not written by zlib.
 _ODD = 0.05
 _LEAST_BLOCKS = 8
+#: Where all else is as it should be: pictures that jump more than whole ones do, and how many of them are left out.
+_SEAM, _MOST_SEAMS = 25.0, 2
 _AROUND = 256 << 10  # bytes of the stream behind a range, whose blocks are looked at too
 
 
@@ -53,13 +57,28 @@ def doubts(
     odd = odd_blocks(source, (start, bit), start, None)
     for block in odd:
         yield Doubt(block.out_start, block.out_stop, block.out_stop, block.stop)
+    jumps: list[tuple[float, Doubt]] = []
+    sound = not odd
     for member in members:
         if any(block.out_start < member.offset + member.size and block.out_stop > member.offset for block in odd):
             continue
-        found = problem(member.name, _read(source, reader, member))
+        data, stop = _read(source, reader, member), member.offset + member.size
+        found = problem(member.name, data)
         if found is not None:
-            stop = member.offset + member.size
+            sound = False
             yield Doubt(member.offset, stop, min(stop, member.offset + found.at), None)
+        elif sound and data is not None:
+            jumps.append((_jump(data), Doubt(member.offset, stop, stop, None)))
+    if sound:
+        jumps.sort(key=lambda jump: -jump[0])
+        yield from (doubt for jump, doubt in jumps[:_MOST_SEAMS] if jump > _SEAM)
+
+
+def _jump(data: bytes) -> float:
+    try:
+        return seam(check_jpeg(data))[0]
+    except (BadJpeg, NotImplementedError):
+        return 0.0
 
 
 def odd_blocks(source: Source, point: tuple[int, int], start: int, stop: int | None) -> list[Block]:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from llava_zh.sa1b.source import Source
 
 _PIECE = 1 << 20
+#: A gzip stream with no more members than that, images and masks, is not looked at closely: none of them is trusted.
+_FEW = 8
 
 
 def scan_gzip(source: Source, threads: int = 0, progress: Callable[[int], object] | None = None) -> Scan:
@@ -185,7 +187,10 @@ def _doubt(source: Source, scan: Scan, careful: Careful, points: Points, fault: 
     """Look for what is wrong in a gzip stream that decodes to its end and does not fit its checksum."""
     arrays = point_arrays(*points)
     reader = PointReader(arrays.__getitem__)
-    members = [member for member in scan.members() if fault.start <= member.offset < fault.offset]
+    members = [m for m in scan.members() if fault.start < m.offset + m.size and m.offset < fault.offset]
+    if len(members) <= _FEW:
+        careful.distrusted.append((fault.start, fault.offset))
+        return
     for doubt in doubts(source, reader, members, fault.start, fault.bit, fault.packed):
         careful.distrust(*doubt)
 
