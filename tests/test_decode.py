@@ -16,9 +16,11 @@ from PIL import Image, ImageOps
 
 import llava_zh
 from llava_zh import decode_image, decode_images, load_dataset
-from llava_zh.decode import fitting
+from llava_zh.decode import fitting, smaller
 from llava_zh.demo import DemoPaths
 from llava_zh.errors import BadArgument, BadImage, ImageNotFound
+from llava_zh.regenerate.images import fetch_image
+from llava_zh.scaled import ScaledImage
 
 INTERNVL = "internvl-sa-1b-caption"
 
@@ -131,6 +133,86 @@ def test_every_kind_of_file_comes_out_in_the_mode_asked_for(kind: str) -> None:
         assert decode_image(data, max_side=32, mode=mode).mode == mode
         array = decode_image(data, max_side=32, mode=mode, as_array=True)
         assert array.shape == shape and array.dtype == np.uint8 and array.flags.c_contiguous and array.flags.writeable
+
+
+def stored(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def halves(left: Any, right: Any, mode: str) -> Image.Image:
+    image = Image.new(mode, (64, 32), left)
+    image.paste(right, (32, 0, 64, 32))
+    return image
+
+
+def sideways(kind: str, **options: Any) -> bytes:
+    """Red above blue, once it is turned as its EXIF data say."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return stored(halves("red", "blue", "RGB"), kind, exif=exif, **options)
+
+
+def deep(values: tuple[int, int], kind: str = "PNG", dtype: Any = np.uint16) -> bytes:
+    return stored(Image.fromarray(np.repeat(np.array([values], dtype), 32, axis=1).repeat(32, axis=0)), kind)
+
+
+def frames() -> bytes:
+    return stored(Image.new("P", (64, 32), 0), "GIF", save_all=True, append_images=[Image.new("L", (64, 32), 255)])
+
+
+WHITE, BLACK = (255, 255, 255), (0, 0, 0)
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+CLEAR = (0, 0, 0, 0)
+# What is stored, the size upright, and the colours of the first and the last pixel as they are to be seen.
+GOLDEN: dict[str, tuple[bytes, tuple[int, int], Any, Any]] = {
+    "a JPEG on its side": (sideways("JPEG", quality=100, subsampling=0), (32, 64), (254, 0, 0), (0, 0, 254)),
+    "a PNG on its side": (sideways("PNG"), (32, 64), RED, BLUE),
+    "a WebP on its side": (sideways("WEBP", lossless=True), (32, 64), RED, BLUE),
+    "a TIFF on its side": (sideways("TIFF"), (32, 64), RED, BLUE),
+    "16 bits": (deep((0x4000, 0xFFFF)), (64, 32), (64, 64, 64), WHITE),
+    "16 bits, TIFF": (deep((0x4000, 0xFFFF), "TIFF"), (64, 32), (64, 64, 64), WHITE),
+    "32 bits, TIFF": (deep((0x40000000, 0x7FFFFFFF), "TIFF", np.int32), (64, 32), (64, 64, 64), (127, 127, 127)),
+    "floating point, TIFF": (deep((0, 1), "TIFF", np.float32), (64, 32), BLACK, WHITE),
+    "black on nothing": (stored(halves(BLACK + (255,), CLEAR, "RGBA"), "PNG"), (64, 32), BLACK, WHITE),
+    "half transparent": (stored(halves(RED + (255,), BLACK + (128,), "RGBA"), "PNG"), (64, 32), RED, (127, 127, 127)),
+    "grey on nothing": (stored(halves((9, 255), (0, 0), "LA"), "PNG"), (64, 32), (9, 9, 9), WHITE),
+    "transparent WebP": (stored(halves(RED + (255,), CLEAR, "RGBA"), "WEBP", lossless=True), (64, 32), RED, WHITE),
+    "a palette with a hole": (stored(halves(1, 0, "P"), "PNG", transparency=0), (64, 32), (1, 1, 1), WHITE),
+    "a colour for transparency": (stored(halves(RED, BLUE, "RGB"), "PNG", transparency=BLUE), (64, 32), RED, WHITE),
+    "a grey for transparency": (stored(halves(9, 0, "L"), "PNG", transparency=0), (64, 32), (9, 9, 9), WHITE),
+    "one bit": (stored(halves(1, 0, "1"), "PNG"), (64, 32), WHITE, BLACK),
+    "inverted CMYK": (
+        stored(halves((0, 255, 255, 0), (0, 0, 0, 255), "CMYK"), "JPEG", quality=100), (64, 32), (254, 0, 0), BLACK,
+    ),
+    "the first picture of a GIF": (frames(), (64, 32), BLACK, BLACK),
+    "the first picture of an MPO": (
+        stored(Image.new("RGB", (64, 32)), "MPO", save_all=True, append_images=[Image.new("RGB", (64, 32), "white")]),
+        (64, 32), BLACK, BLACK,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", list(GOLDEN))
+def test_every_way_to_fewer_pixels_gives_the_picture_as_it_is_to_be_seen(kind: str) -> None:
+    data, size, first, last = GOLDEN[kind]
+    wanted = fitting(size, 16)
+    exported = smaller(data, kind, max_side=16, quality=95, keep_alpha=True)
+    sent = Image.open(io.BytesIO(fetch_image(data, 16 * 8)))
+    feature = ScaledImage(max_side=16)
+    ways = {
+        "decoded whole": (decode_image(data), size),
+        "decoded small": (decode_image(data, max_side=16), wanted),
+        "decoded in a dataset": (feature.decode_example({"bytes": data, "path": None}), wanted),
+        "exported": (decode_image(exported.data), wanted),
+        "sent": (sent.convert("RGB"), wanted),
+    }
+    for way, (image, expected) in ways.items():
+        assert image.size == expected, way
+        for place, colour in ((0, 0), first), ((image.width - 1, image.height - 1), last):
+            assert np.abs(np.subtract(image.getpixel(place), colour)).max() <= 8, (way, place, image.getpixel(place))
+    assert exported.size == wanted and sent.getexif().get(0x0112, 1) == 1
 
 
 @settings(max_examples=200)
