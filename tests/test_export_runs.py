@@ -22,7 +22,7 @@ from PIL import Image
 
 from llava_zh import export
 from llava_zh.demo import DemoPaths
-from llava_zh.errors import ImageNotFound, OutputError, RunConflict
+from llava_zh.errors import ImageNotFound, NothingLeft, OutputError, RunConflict
 from llava_zh.exporters import TARGET_NAMES, names
 from llava_zh.exporters.names import file_name
 
@@ -147,6 +147,21 @@ def test_a_missing_picture_stops_the_export_or_leaves_the_row_out(
     export(INTERNVL, "single_zh", output_dir=tmp_path / "skip", on_missing_image="skip", **arguments)
     expected = [row for row in published(demo, "single_zh") if "/sa_000001/" in row["image"]["path"]]
     assert ids(tmp_path / "skip") == [row["id"] for row in expected] != []
+
+
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_what_is_left_out_is_told_once_for_all_processes(
+    demo: DemoPaths, tmp_path: Path, num_proc: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = published(demo, "single_zh")[0]["image"]["path"]
+    arguments = {"to": "jsonl", "data_dir": demo.internvl, "num_shards": 4, "num_proc": num_proc}
+    bad = [first, "sa_000009/sa_99999999.jpg"]
+    export(INTERNVL, "single_zh", output_dir=tmp_path / "a", bad_images=bad, **arguments)
+    told = [record.getMessage() for record in caplog.records]
+    assert sum("1 rows with a bad image left out" in message for message in told) == 1
+    assert sum("1 of 2 entries of bad_images match no row" in message for message in told) == 1
+    with pytest.raises(NothingLeft, match="none of 80 rows is left: 80 rows with images in other archives"):
+        export(INTERNVL, "single_zh", output_dir=tmp_path / "b", archives=[999], **arguments)
 
 
 def test_a_folder_that_cannot_be_written_to_is_an_error_that_names_it(demo: DemoPaths, tmp_path: Path) -> None:

@@ -88,7 +88,8 @@ def export(
 
     Raises:
         UnknownName, BadArgument: An argument that does not exist or cannot work.
-        RunConflict: `output_dir` holds something else.
+        RunConflict: `output_dir` holds something else, or what an export keeps of itself there was damaged.
+        NothingLeft: ``archives=``, ``bad_images=`` and the like leave no row at all; says which left out how many.
         OutputError: It cannot be written to.
         ImageNotFound, BadImage, BadArchive, UnsafeName: A picture that is to be written is missing, no whole picture,
             lost with a part of its archive, or outside the folder of the images; the message names the row.

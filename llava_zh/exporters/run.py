@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from .. import places
 from ..durable import explained, sync_folder
 from ..errors import OutputError, RunConflict
+from ..left_out import Account
 from ..safe_text import get_logger
 from . import shards
 from .card import card
@@ -120,6 +121,7 @@ def run(job: Job, request: dict[str, Any], num_shards: int | None, rows: int, nu
         with _Workers(num_proc) as workers:
             job = replace(job, taken=_taken(job, pieces, workers))
             written, found = _write(job, outputs, workers)
+        _tell(job, sum(record.file.rows for record in written), found)
         summary = _summary(job, outputs, written, found, time.perf_counter() - start)
         if not summary.rows:
             # Of several configurations the first one's account stands for all: the same was asked of each.
@@ -150,7 +152,7 @@ def _check_usable(folder: Path) -> None:
 
 def _check_no_links(job: Job) -> None:
     """Raise RunConflict where a part of the export is a link, by which files elsewhere would be written to."""
-    kept = (job.hidden / name for name in ("lock", REQUEST, SELECTION, "finished", "unfinished"))
+    kept = (job.hidden / name for name in ("lock", REQUEST, SELECTION, "finished", "unfinished", "left_out"))
     for path in (job.hidden, *kept, job.folder / "data", job.folder / "images"):
         if path.is_symlink():
             raise RunConflict(
@@ -181,6 +183,9 @@ def _agree(job: Job, request: dict[str, Any]) -> None:
     with explained(unfinished):
         shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
         unfinished.mkdir(parents=True)
+        shutil.rmtree(job.hidden / "left_out", ignore_errors=True)
+        for config in range(len(job.builders)):
+            job.account(config).mkdir(parents=True)
     write_bytes(path, json.dumps(request, indent=1, ensure_ascii=False).encode(), unfinished)
 
 
@@ -218,6 +223,21 @@ def _write(job: Job, outputs: Sequence[OutputShard], workers: _Workers) -> tuple
     for shard, record in zip(left, workers.in_order(shards.write_shard, job, left, "Exporting"), strict=True):
         records[shard.name] = record
     return [records[shard.name] for shard in outputs], found
+
+
+def _tell(job: Job, rows: int, found: int) -> None:
+    """Log what all processes have left out, or raise NothingLeft where that is every row."""
+    selection = job.selection
+    whole = not found and selection.limit is None
+    for config, builder in enumerate(job.builders):
+        name, bad_images = f"{builder.FACTS.name}/{builder.config.name}", builder.config.bad_images
+        # Where not all rows were read now, entries that match none of those that were may match others.
+        account = Account.of(str(job.account(config)), name, bad_images if whole else frozenset())
+        account.tell()
+        if not rows and whole and selection.sample != 0 and account.rows and account.counts:
+            raise account.nothing_left(builder.config.selection())
+    if not rows and selection.limit != 0 and selection.sample != 0:
+        logger.warning("%s: no row fits what was asked for; the export is empty.", job.folder)
 
 
 class _Workers:

@@ -15,7 +15,6 @@ import pyarrow as pa
 from .. import hub, jsonl, places, readers
 from ..builder import PublishedBuilder
 from ..errors import BadArgument
-from ..left_out import Tally
 from ..readers import Shard
 from ..rows import RowShape, to_rows
 from .files import appearing, write_bytes
@@ -72,6 +71,10 @@ class Job:
     def hidden(self) -> Path:
         """The folder for what is not data: the request, records of finished shards, unfinished files."""
         return self.folder / HIDDEN
+
+    def account(self, config: int) -> Path:
+        """The folder in which processes leave their counts of rows of a configuration that they have left out."""
+        return self.hidden / "left_out" / str(config)
 
     def image_export(self, config: int) -> ImageExport:
         """The way of one configuration's images into this export."""
@@ -132,19 +135,20 @@ def arrange(job: Job, pieces: list[Piece], num_shards: int | None, rows: int) ->
     return shards
 
 
-def published(job: Job, piece: Piece) -> Iterator[pa.Table]:
-    """What the published files say of the rows of a piece, those left out by the loader gone."""
+def published(job: Job, piece: Piece, counted: bool = True) -> Iterator[pa.Table]:
+    """What the published files say of the rows of a piece, those left out by the loader gone (and counted, once)."""
     builder = job.builders[piece.config]
-    tally = Tally(builder.FACTS.name, builder.config.on_bad_row)
+    tally = builder.tally(str(job.account(piece.config)))
     for _, table in builder._annotations([piece.shard], tally):
         yield table
-    tally.report()
+    if counted:
+        tally.report()
 
 
 def count_piece(job: Job, piece: Piece) -> tuple[str, Count]:
     """The first pass over a piece; see :func:`llava_zh.exporters.selection.count`."""
     draw = Draw(job.selection.seed, piece.config, piece.number)
-    return piece.name, count(published(job, piece), job.selection, draw)
+    return piece.name, count(published(job, piece, counted=False), job.selection, draw)
 
 
 def _taken(job: Job, piece: Piece) -> Iterator[pa.Table]:
