@@ -5,6 +5,7 @@ A stream that is cut short, damaged or followed by something else gives what can
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -78,20 +79,17 @@ def _slices(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _up_to_damage(member: Any, data: bytes) -> Iterator[bytes]:
-    """What `member` can decompress of `data`, in ever smaller steps, as a step in which it fails gives nothing."""
-    for size in (4096, 1):
-        while True:
-            before = member.copy()
-            try:
-                piece = member.decompress(data, size)
-            except zlib.error:
-                member = before
-                break
+    """What `member` can decompress of `data`, in small steps, as a step in which it fails gives nothing."""
+    before, rest = member, data
+    with contextlib.suppress(zlib.error):
+        while data:
+            before, rest = member.copy(), data
+            yield member.decompress(data, 4096)
             data = member.unconsumed_tail
-            if piece:
-                yield piece
-            elif not data:
-                return
+    # Now byte after byte: a checksum is compared when its own last byte comes, after the content is out.
+    with contextlib.suppress(zlib.error):
+        for at in range(len(rest)):
+            yield before.decompress(rest[at : at + 1])
 
 
 def _zstd(file: DataFile, token: Any) -> Iterator[bytes]:

@@ -25,7 +25,7 @@ _TURNS = pa.list_(pa.struct([("from", pa.string()), ("value", pa.string())]))
 _PUBLISHED = {"width": pa.int64(), "height": pa.int64(), "conversations": _TURNS}
 # Types that are told from a line are no deeper than this; records of trainers have 3 levels.
 _DEPTH = 6
-_BYTES_AT_ONCE = 1 << 18
+_BYTES_AT_ONCE = 1 << 20
 
 
 def read(block: bytes | memoryview) -> pa.Table | None:
