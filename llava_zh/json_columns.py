@@ -18,6 +18,7 @@ import pyarrow.json
 
 from . import json_values, records
 from .limits import DEPTH, LINE
+from .record_columns import check_names
 from .records import Bytes, Ints
 
 # Only the published names are declared, so that a block with none of them still has them.
@@ -72,14 +73,16 @@ def _parsed(block: bytes | memoryview, data: Bytes, starts: Ints) -> pa.Table | 
         schema = _schema_of(first)
         if schema is not None:
             return _valid(_read(block, schema, "error"))
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         if "conversion" in str(error):  # a number or a text that would be none in any other try as well
             return None
     if not _is_shallow(data, starts):
         return None
     try:
-        return _valid(_read(block, pa.schema(_PUBLISHED), "infer"))
-    except pa.ArrowInvalid:
+        table = _valid(_read(block, pa.schema(_PUBLISHED), "infer"))
+        check_names(table.schema)
+        return table
+    except (pa.ArrowInvalid, UnicodeDecodeError):
         return None
 
 

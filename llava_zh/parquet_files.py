@@ -25,6 +25,7 @@ from .file_streams import opened
 from .hub import DataFile
 from .jsonl import Range
 from .limits import LINE, SAMPLE_BYTES, Limit
+from .record_columns import check_names
 from .records import Place
 from .shards import TABLE_BYTES, Reading, Record, Shard, Work
 
@@ -32,6 +33,8 @@ from .shards import TABLE_BYTES, Reading, Record, Shard, Work
 _FIRST_ROWS, _MOST_ROWS = 64, 10_000
 # What a column of a row group may come to if each of its values were the longest of its dictionary.
 _SPELLED_OUT = 512 << 20
+# A longer text in a dictionary is looked out for, however few values there are said to be.
+_LONG = 64 << 10
 
 
 def row_groups(file: DataFile, chunk_size: int, token: Any) -> list[Range]:
@@ -55,6 +58,7 @@ def tables(shard: Shard, reading: Reading) -> Iterator[Work]:
     with _opened(file, reading.token) as parquet:
         if not parquet.metadata.num_rows:
             return  # an empty part, such as Spark writes first; it may have no columns either
+        check_names(parquet.schema_arrow)
         if twice := [name for name, count in Counter(parquet.schema_arrow.names).items() if count > 1]:
             raise BadFile(f"{file.label}: several columns have one name: {', '.join(twice)}. Rename them.")
         names = [name for name in parquet.schema_arrow.names if name in records.KNOWN_COLUMNS]
@@ -179,42 +183,58 @@ def _of_group(parquet: pq.ParquetFile, group: int, names: list[str], rows: int) 
 
 
 def _looked_at(file: DataFile, token: Any, names: list[str], group: int) -> tuple[int, list[str]]:
-    """How many rows of a row group make a table, by its first rows, and the columns to be read as dictionaries."""
+    """How many rows of a row group make a table, by its first rows, and the columns to be read as dictionaries.
+
+    Nothing is asked of the metadata of columns: where that is damaged, pyarrow ends the process.
+    """
     with _opened(file, token) as parquet:
         meta = parquet.metadata.row_group(group)
-        columns = [meta.column(i) for i in range(meta.num_columns)]
-        encoded = [c.path_in_schema for c in columns if c.has_dictionary_page and c.physical_type == "BYTE_ARRAY"]
-        declared = meta.total_byte_size / max(meta.num_rows, 1)
-    heavy = []
-    # Read through a small buffer, so that no whole column is fetched for its first rows.
-    with _opened(file, token, read_dictionary=encoded, buffer_size=64 << 10) as parquet:
-        first = next(_of_group(parquet, group, names, _FIRST_ROWS), None)
-    if first is None:
-        return _MOST_ROWS, []
-    of_field = _columns_of_fields(parquet.schema_arrow)
+        declared, length = meta.total_byte_size / max(meta.num_rows, 1), meta.num_rows
+        columns = [parquet.schema.column(i) for i in range(len(parquet.schema))]
+    paths = [column.path if column.physical_type == "BYTE_ARRAY" else None for column in columns]
     most = _MOST_ROWS
+    try:
+        first = _first_rows(file, token, names, group, [path for path in paths if path is not None])
+    except BadFile as error:
+        if not isinstance(error.__cause__, pa.ArrowNotImplementedError):
+            raise
+        # An encoding in which each value may repeat most of the one before, which can be read as no dictionary.
+        first, most = _first_rows(file, token, names, group, []), _FIRST_ROWS
+    if first is None or not len(first):
+        return most, []
+    heavy = []
+    of_field = _columns_of_fields(first.schema, parquet.schema_arrow)
     for name, array in zip(first.schema.names, first.columns, strict=True):
         for number, leaf in zip(of_field[name], _leaves(array), strict=True):
-            column = columns[number]
-            if pa.types.is_dictionary(leaf.type):
+            path = paths[number]
+            if path is not None and pa.types.is_dictionary(leaf.type) and len(leaf):
+                # Where all of a dictionary is in the first rows, their mean size tells how many rows there may be.
+                unseen = len(leaf.dictionary) > len(leaf.indices.unique().drop_null())
                 longest = pc.max(pc.binary_length(leaf.dictionary)).as_py() or 0
-                if longest * column.num_values > _SPELLED_OUT:
-                    heavy.append(column.path_in_schema)
-            elif "DELTA_BYTE_ARRAY" in column.encodings:  # each value may repeat most of the one before
-                most = max(min(most, _SPELLED_OUT // max(column.total_uncompressed_size, 1)), 1)
-    mean = max(declared, _size(first) / max(len(first), 1), 1)
+                values = length * max(len(leaf) // len(first), 1)
+                if unseen and (longest > _LONG or longest * values > _SPELLED_OUT):
+                    heavy.append(path)
+    mean = max(declared, _size(first) / len(first), 1)
     return max(min(int(TABLE_BYTES / mean), most), 1), heavy
 
 
-def _columns_of_fields(schema: pa.Schema) -> dict[str, list[int]]:
-    """The numbers of the columns in which a file stores each of its fields."""
+def _first_rows(
+    file: DataFile, token: Any, names: list[str], group: int, as_dictionary: list[str]
+) -> pa.RecordBatch | None:
+    """The first rows, read through a small buffer, so that no whole column is fetched for them."""
+    with _opened(file, token, read_dictionary=as_dictionary, buffer_size=64 << 10) as parquet:
+        return next(_of_group(parquet, group, names, _FIRST_ROWS), None)
+
+
+def _columns_of_fields(read: pa.Schema, stored: pa.Schema) -> dict[str, list[int]]:
+    """The numbers of the columns in which a file stores each of the fields that were `read`."""
     numbers: dict[str, list[int]] = {}
     at = 0
-    for field in schema:
+    for field in stored:
         count = len(_leaves(pa.nulls(0, field.type)))
         numbers[field.name] = list(range(at, at + count))
         at += count
-    return numbers
+    return {name: numbers[name] for name in read.names}
 
 
 def _cut(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:

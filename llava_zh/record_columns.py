@@ -59,6 +59,14 @@ def from_arrow(table: pa.Table, expect: Expect) -> pa.Table | None:
     return pa.Table.from_arrays(arrays, schema=ANNOTATIONS)
 
 
+def check_names(fields: Any) -> None:
+    """Raise `UnicodeDecodeError` for a name in a schema or a type that is not UTF-8, as pyarrow does."""
+    for field in fields:
+        assert isinstance(field.name, str)
+        if pa.types.is_nested(field.type):
+            check_names([field.type.field(i) for i in range(field.type.num_fields)])
+
+
 def _column(table: pa.Table, names: tuple[str, ...]) -> pa.Array | None:
     """The one column among `names` that has values; all null when none has; None when two have."""
     found = [table[name] for name in names if name in table.column_names]

@@ -69,6 +69,14 @@ def verdicts(block: bytes) -> list[Any]:
     return [*map(repr, good), *sorted((error.field, error.expected, error.found) for error in bad)]
 
 
+def test_a_name_that_is_not_utf8_is_a_bad_row_and_nothing_else() -> None:
+    start = b'{"image":"a.jpg","conversations":' + TURNS.encode()
+    for name in (b"x\xff", b"\xed\xa0\x80"):
+        odd = start[:-2] + b',"' + name + b'":1}]' if name > b"x\xff" else start + b',"' + name + b'":1'
+        found = verdicts(start + b',"y":1}\n' + odd + b"}")
+        assert [isinstance(verdict, str) for verdict in found] == [True, False]
+
+
 def test_a_value_that_is_text_is_told_from_a_number() -> None:
     [(_, expected, found)] = alone(b'{"id":1,"image":"a.jpg","width":"8","conversations":' + TURNS.encode() + b"}")
     assert expected == "an integer or a list of integers, in pixels"
