@@ -20,12 +20,11 @@ from . import hub, readers, written_paths
 from .errors import BadArgument, LlavaZhError, NothingLeft
 from .facts import ConfigFacts, DatasetFacts
 from .hub import DataFile
-from .images import Images, Sa1bImages, UnresolvedImages
+from .images import Images, UnresolvedImages
 from .left_out import Account, Tally
 from .readers import Reading, Shard
 from .records import Expect
 from .rows import RowOptions, RowShape, to_rows
-from .sa1b.published import own_archive
 from .safe_text import get_logger
 from .streams import TypedArrowExamples
 
@@ -99,6 +98,8 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
     BUILDER_CONFIG_CLASS = PublishedConfig
     config: PublishedConfig
     _parse_ahead: int = readers.PARSE_AHEAD
+    #: Whether rows name their images as the files do, for whoever writes them as published, and not by what opens them.
+    images_as_published: bool = False
     _account: str | None = None  # where the processes that prepare leave their counts
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -282,13 +283,14 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
 
     def _in_archives(self, paths: pa.Array) -> pa.Array:
         """Which images are in the archives asked for, by what their paths say or, where these name none, by ids."""
-        images, names = self.config.images, sorted(self.config.archives or ())
-        archives = images.archive_of(paths, names) if isinstance(images, Sa1bImages) else own_archive(paths)
-        return pc.is_in(archives, value_set=pa.array(names, pa.string()))
+        names = sorted(self.config.archives or ())
+        return pc.is_in(self.config.images.archive_of(paths, names), value_set=pa.array(names, pa.string()))
 
     def _urls(self, tally: Tally) -> Callable[[pa.Array], pa.Array]:
-        """From published paths to URLs; missing ones become null where that was asked for."""
+        """From published paths to what stands in rows: URLs, with missing ones null where that was asked for."""
         images = self.config.images
+        if self.images_as_published:
+            return lambda paths: paths
 
         def null_if_missing(paths: pa.Array) -> pa.Array:
             present = self._present(paths)

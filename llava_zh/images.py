@@ -49,9 +49,20 @@ class Images(Protocol):
         """Whether each path (a text array) has an image."""
         ...
 
+    def archive_of(self, paths: pa.Array, names: Sequence[str]) -> pa.Array:
+        """The SA-1B archive of each path, as far as it is one of `names` or the path says it; null for others."""
+        ...
+
     def contents(self) -> str:
         """Text that changes when images come or go, by looking anew at what is there."""
         ...
+
+
+class _InNoArchive:
+    """Images that are in an archive of SA-1B only where their paths say so."""
+
+    def archive_of(self, paths: pa.Array, names: Sequence[str]) -> pa.Array:
+        return own_archive(paths)
 
 
 def with_token(images: Images, token: Any) -> Images:
@@ -123,7 +134,7 @@ class Sa1bImages:
 
 
 @dataclass(frozen=True)
-class ArchivedImages:
+class ArchivedImages(_InNoArchive):
     """Images inside tar or zip archives in or below one folder, whichever archive each is in.
 
     The folder is part of a dataset that came from somewhere: no symbolic link is followed out of it. Which member a
@@ -163,7 +174,7 @@ class ArchivedImages:
 
 
 @dataclass(frozen=True)
-class FolderImages:
+class FolderImages(_InNoArchive):
     """Images as files below `base`, a folder or an fsspec URL.
 
     Args:
@@ -270,7 +281,7 @@ class FolderImages:
 
 
 @dataclass(frozen=True)
-class EmbeddedImages:
+class EmbeddedImages(_InNoArchive):
     """Images whose bytes are in the rows themselves.
 
     A row's path is then a name and nothing that is opened. A row without bytes has no image: opening it is an error
@@ -294,7 +305,7 @@ class EmbeddedImages:
 
 
 @dataclass(frozen=True)
-class UnresolvedImages:
+class UnresolvedImages(_InNoArchive):
     """Images that could not be found: rows give the published path, undecoded."""
 
     decode: bool = False

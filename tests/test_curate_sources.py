@@ -65,6 +65,44 @@ def pictures(data_dir: Path, dataset: str = LLAVA) -> list[tuple[str, list[str]]
     return found
 
 
+# -- selections --------------------------------------------------------------------------------------------
+
+
+def jpeg() -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(out, "JPEG")
+    return out.getvalue()
+
+
+def test_archives_choose_the_rows_that_loading_gives_also_where_paths_name_no_archive(tmp_path: Path) -> None:
+    (tmp_path / "sa1b").mkdir()
+    for archive, numbers in enumerate(((0, 1), (2, 3))):
+        with tarfile.open(tmp_path / "sa1b" / f"sa_{archive:06d}.tar", "w") as tar:
+            for n in numbers:
+                member = tarfile.TarInfo(f"sa_{n}.jpg")
+                member.size = len(jpeg())
+                tar.addfile(member, io.BytesIO(jpeg()))
+    (tmp_path / "rows.jsonl").write_bytes(json_lines([record(n, image=f"sam/images/sa_{n}.jpg") for n in range(4)]))
+    given: dict[str, Any] = {"data_files": str(tmp_path / "rows.jsonl"), "image_root": tmp_path / "sa1b"}
+    given["archives"] = [1]
+    loaded = list(load_dataset(INTERNVL, "single_zh", split="train", streaming=True, **given).decode(False))
+    assert [row["id"] for row in loaded] == ["2", "3"]
+    curate(INTERNVL, "single_zh", output_dir=tmp_path / "out", **ALL, **given)
+    kept = [json.loads(line) for line in (tmp_path / "out" / "data" / "000000.jsonl").read_bytes().splitlines()]
+    assert [(row["id"], row["image"]) for row in kept] == [("2", "sam/images/sa_2.jpg"), ("3", "sam/images/sa_3.jpg")]
+
+
+def test_a_bad_image_is_known_by_the_path_that_rows_show(tmp_path: Path) -> None:
+    (tmp_path / "in" / "images").mkdir(parents=True)
+    for n in range(3):
+        (tmp_path / "in" / "images" / f"{n}.png").write_bytes(png(n))
+    (tmp_path / "in" / "rows.jsonl").write_bytes(json_lines([record(n, image=f"images/{n}.png") for n in range(3)]))
+    rows = load_dataset(LLAVA, split="train", streaming=True, data_dir=tmp_path / "in").decode(False)
+    shown = [row["image"]["path"] for row in rows]
+    report = curate(LLAVA, data_dir=tmp_path / "in", output_dir=tmp_path / "out", bad_images=shown[:1], **ALL)
+    assert report.rows == report.kept == 2
+
+
 # -- pictures ----------------------------------------------------------------------------------------------
 
 

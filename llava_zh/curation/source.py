@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,11 +15,8 @@ from llava_zh.records import Expect, Place
 from llava_zh.regenerate.images import image_label
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from llava_zh.builder import PublishedBuilder
     from llava_zh.hub import DataFile
-    from llava_zh.images import Images, Present
 
 Source = str | os.PathLike[str] | Iterable[Mapping[str, Any]]
 
@@ -64,31 +60,6 @@ def open_rows(path: Source, name: str | None, load_options: Mapping[str, Any]) -
 # -- a dataset ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _AsPublished:
-    """The images of a dataset under the names they are published by, for rows that are written as published.
-
-    Which of them are there is asked of the place that was configured, so that a request means what it means when the
-    dataset is loaded.
-    """
-
-    place: Images
-    decode: bool = False
-
-    @property
-    def identity(self) -> str:
-        return self.place.identity
-
-    def urls(self, paths: pa.Array) -> pa.Array:
-        return paths
-
-    def present(self, paths: pa.Array) -> Present:
-        return self.place.present(paths)
-
-    def contents(self) -> str:
-        return self.place.contents()
-
-
 def _rows_of_dataset(path: str, name: str | None, options: Mapping[str, Any]) -> Iterator[Row]:
     from llava_zh.load import load_dataset_builder
 
@@ -96,9 +67,7 @@ def _rows_of_dataset(path: str, name: str | None, options: Mapping[str, Any]) ->
         raise BadArgument("row_format: rows are curated as published. Load what is kept in the form you want.")
     given = {option: value for option, value in options.items() if value is not None}
     builder = load_dataset_builder(path, name, **given)
-    builder.config.images = _AsPublished(builder.config.images)
-    if builder.config.on_missing_image == "null":
-        builder.config.on_missing_image = "raise"  # the row keeps the name, by which loading finds nothing again
+    builder.images_as_published = True  # so a missing image keeps its name, by which loading finds nothing again
     rows = builder.as_streaming_dataset(split="train").decode(False)
     return _some(rows, path, builder)
 

@@ -111,11 +111,11 @@ class PublishedRows:
         assert self._chooser is not None  # `use` comes before reading
         chosen = _chosen(self._chooser, table, tally)
         if self._arrived:
-            chosen &= ~_any_image(table, self._arrived)
+            chosen &= ~_any_image(self._builder, table, self._arrived)
         if self._gone:
             # The run means these archives. That they are gone is a fault of each of their rows, and told as such.
             everything = _with(self._chooser, archives=None, on_missing_image="raise")
-            chosen |= _chosen(everything, table, everything.tally()) & _any_image(table, self._gone)
+            chosen |= _chosen(everything, table, everything.tally()) & _any_image(self._builder, table, self._gone)
         return table.append_column(_SELECTED, pa.array(chosen))
 
 
@@ -189,15 +189,14 @@ def _chosen(builder: PublishedBuilder, table: pa.Table, tally: Tally) -> Mask:
     return mask
 
 
-def _any_image(table: pa.Table, archives: Iterable[str]) -> Mask:
-    """Which rows have an image whose path goes through one of `archives`."""
-    names = frozenset(archives)
+def _any_image(builder: PublishedBuilder, table: pa.Table, archives: Iterable[str]) -> Mask:
+    """Which rows have an image in one of `archives`."""
+    names = sorted(archives)
     mask = np.zeros(len(table), dtype=bool)
     rows = np.repeat(np.arange(len(table)), pc.list_value_length(table["images"]).to_numpy())
-    images = pc.list_flatten(table["images"])
-    for number, path in zip(rows.tolist(), images.to_pylist(), strict=True):
-        if path is not None and not names.isdisjoint(path.split("/")[:-1]):
-            mask[number] = True
+    images = pc.list_flatten(table["images"]).combine_chunks()
+    found = pc.is_in(builder.config.images.archive_of(images, names), value_set=pa.array(names, pa.string()))
+    mask[rows[found.to_numpy(zero_copy_only=False)]] = True
     return mask
 
 

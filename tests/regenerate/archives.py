@@ -37,10 +37,14 @@ def images_of(archive: int) -> range:
     return range(archive * 100 + 1, archive * 100 + 1 + IMAGES)
 
 
-def write_rows(folder: Path, archives: int, seed: int = 0) -> list[str]:
-    """A published file with one row an image of so many archives, in no order; the images in that order."""
+def write_rows(folder: Path, archives: int, seed: int = 0, below: str | None = None) -> list[str]:
+    """A published file with one row an image of so many archives, in no order; the images in that order.
+
+    Args:
+        below: A folder that paths name in place of the archive.
+    """
     folder.mkdir(exist_ok=True)
-    images = [f"{stem(archive)}/sa_{image}.jpg" for archive in range(archives) for image in images_of(archive)]
+    images = [f"{below or stem(archive)}/sa_{image}.jpg" for archive in range(archives) for image in images_of(archive)]
     random.Random(seed).shuffle(images)
     rows: Iterable[dict[str, Any]] = (
         {

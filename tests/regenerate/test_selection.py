@@ -71,6 +71,17 @@ def test_archives_that_arrive_between_sessions_neither_repeat_nor_drop_a_row(pub
     ]
 
 
+def test_rows_of_arriving_archives_wait_also_where_paths_name_no_archive(tmp_path: Path, server: ModelServer) -> None:
+    published = Input(tmp_path, server, 6)
+    images = write_rows(tmp_path / "rows", 6, below="sam/images")
+    published.arrive(*range(4))
+    published.run(limit=3, num_shards=4)
+    published.arrive(4, 5)
+    published.run(num_shards=4)
+    known = {f"sam/images/sa_{image}.jpg" for archive in range(4) for image in images_of(archive)}
+    assert images_out(published.out) == [image for image in images if image in known]
+
+
 def test_a_widened_run_appends_the_new_rows_after_the_old_ones(published: Input) -> None:
     published.arrive(*range(3))
     assert published.run().rows == 3 * IMAGES
