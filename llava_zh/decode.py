@@ -293,12 +293,14 @@ def read_bytes(name: str) -> bytes:
         BadImage: It cannot be read.
     """
     import fsspec
+    from fsspec.implementations.local import LocalFileSystem
 
     try:
-        if "://" not in name:
-            if not stat.S_ISREG(os.stat(name).st_mode):  # a pipe would never end
+        if "://" not in name or name.startswith("file://"):
+            path = LocalFileSystem._strip_protocol(name) if "://" in name else name
+            if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would never end
                 raise BadImage(f"{name}: cannot be read: it is no file.")
-            with open(name, "rb") as handle:
+            with open(path, "rb") as handle:
                 return handle.read()
         if name.startswith("sa1b://"):
             fs, path = fsspec.core.url_to_fs(name)
@@ -307,8 +309,8 @@ def read_bytes(name: str) -> bytes:
             return bytes(handle.read())
     except LlavaZhError:
         raise
-    except FileNotFoundError as error:
-        raise ImageNotFound(f"No image {name}.") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ImageNotFound(f"No image {name}. Check the path, or image_root.") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise BadImage(f"{name}: cannot be read ({reason}).") from None

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llava_zh import pictures
-from llava_zh.decode import as_jpeg, smaller
+from llava_zh.decode import as_jpeg, read_bytes, smaller
 from llava_zh.errors import BadArgument, BadImage, ImageNotFound, LlavaZhError
 from llava_zh.lines import write_lines
 from llava_zh.regenerate.faults import Transient
@@ -149,11 +149,11 @@ def read_image(image: ImageSource) -> bytes:
 
 
 def _read(path: str) -> bytes:
-    try:
-        if "://" not in path:
-            return Path(path).read_bytes()
-        import fsspec
+    if "://" not in path or path.startswith("file://"):
+        return read_bytes(path)
+    import fsspec
 
+    try:
         filesystem, inner = fsspec.core.url_to_fs(path)
         data: bytes = filesystem.cat_file(inner)
         return data
@@ -162,8 +162,6 @@ def _read(path: str) -> bytes:
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise ImageNotFound(f"Image {path} is not there. Check the path, or image_root.") from error
     except Exception as error:  # every filesystem behind fsspec has errors of its own
-        if "://" not in path:
-            raise BadImage(f"Image {path} cannot be read: {error}.") from error
         # Not chained: errors of clients quote what they were about to send.
         raise Transient(f"Image {path} cannot be read: {error!r}.", reason="image not readable") from None
 

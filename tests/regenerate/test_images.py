@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +132,12 @@ def test_a_path_beside_bytes_is_never_sent(tmp_path: Path) -> None:
     for source in (str(tmp_path / "passwd"), {"bytes": b"root:x:0:0:", "path": "a.jpg"}):
         with pytest.raises(BadImage, match="no image"):
             load_picture(source, as_path=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_named_pipe_is_no_image_and_nothing_waits_for_it(tmp_path: Path, scheme: str) -> None:
+    pipe = tmp_path / "pipe.jpg"
+    os.mkfifo(pipe)
+    with pytest.raises(BadImage, match="no file"):
+        load_picture(f"{scheme}{pipe}")
