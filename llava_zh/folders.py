@@ -9,7 +9,8 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from .links import followed, lead_out
@@ -21,6 +22,27 @@ MOST_NAMES = 2_000_000
 REMOTE_AGE = 300.0
 
 
+def names_below(base: str, *, follow: bool) -> Iterator[str]:
+    """The files in and below `base`, looked at anew; folders that are links only where `follow`, each folder once."""
+    if "://" in base:
+        import fsspec
+
+        url, options = resolve(base, {})
+        fs, path = fsspec.core.url_to_fs(url, **options)
+        fs.invalidate_cache(path)
+        yield from fs.find(path)
+        return
+    seen = set()
+    for folder, folders, files in os.walk(base, followlinks=follow or followed()):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        for name in files:
+            yield f"{folder}/{name}"
+
+
 @dataclass
 class Listed:
     """The entries of one folder; `links` are those that are symbolic links, `version` changes when the folder does."""
@@ -28,10 +50,10 @@ class Listed:
     names: frozenset[str] = frozenset()
     links: frozenset[str] = frozenset()
     version: float = -1.0
-    out: dict[str, bool] = field(default_factory=dict)  # whether the folder itself leads out of another
+    out: bool = False  # whether a link on the way to it leads out of the data folder; then it is not looked into
 
 
-_kept: OrderedDict[tuple[str, str], Listed] = OrderedDict()
+_kept: OrderedDict[tuple[str, str, str | None], Listed] = OrderedDict()
 _lock = threading.Lock()
 
 
@@ -52,10 +74,14 @@ def forget(base: str) -> None:
 
 
 class Listings:
-    """The folders below `base`, as they are now: made for a block of rows, for which each is looked at once."""
+    """The folders below `base`, as they are now: made for a block of rows, for which each is looked at once.
 
-    def __init__(self, base: str) -> None:
+    Symbolic links out of the folder `within`, where that is given, are not followed.
+    """
+
+    def __init__(self, base: str, within: str | None = None) -> None:
         self._base, self._local = base, "://" not in base
+        self._within = within if self._local and not followed() else None
         self._seen: dict[str, Listed] = {}
         self._fs: Any = None
         self._path = base
@@ -70,15 +96,13 @@ class Listings:
         folder, _, name = path.rpartition("/")
         return name in self._listed(folder).names
 
-    def leads_out(self, path: str, within: str) -> bool:
-        """Whether a symbolic link on the way to `path` leads out of the folder `within` (and is not to be followed)."""
-        if not self._local or followed():
+    def leads_out(self, path: str) -> bool:
+        """Whether a symbolic link on the way to `path` leads out of the data folder."""
+        if self._within is None:
             return False
         folder, _, name = path.rpartition("/")
         listed = self._listed(folder)
-        if within not in listed.out:
-            listed.out[within] = lead_out(within, self._full(folder))
-        return listed.out[within] or (name in listed.links and lead_out(within, self._full(path)))
+        return listed.out or (name in listed.links and lead_out(self._within, self._full(path)))
 
     def _full(self, path: str) -> str:
         return f"{self._path.rstrip('/')}/{path}" if path else self._path
@@ -90,7 +114,7 @@ class Listings:
         return listed
 
     def _look(self, folder: str) -> Listed:
-        key = (self._base, folder)
+        key = (self._base, folder, self._within)
         version = self._version(folder)
         kept = _kept.get(key)
         if kept is not None and (kept.version == version if self._local else version - kept.version < REMOTE_AGE):
@@ -113,6 +137,8 @@ class Listings:
             return -1.0
 
     def _list_local(self, folder: str) -> Listed:
+        if self._within is not None and lead_out(self._within, self._full(folder)):
+            return Listed(out=True)
         names, links = [], []
         try:
             with os.scandir(self._full(folder)) as entries:

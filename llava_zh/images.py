@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .errors import BadArgument
-from .folders import Listings, forget
-from .sa1b.access import Access, public, resolve
+from .folders import Listings, forget, names_below
+from .sa1b.access import Access, public
 from .sa1b.published import LINK, NAME, NO_BYTES, SCHEME, checked, data_url, image_urls, mark, own_archive, plain
 
 Present = np.ndarray[Any, np.dtype[np.bool_]]
@@ -165,7 +165,7 @@ class ArchivedImages(_InNoArchive):
         return found
 
     def contents(self) -> str:
-        return str(self._filesystem().fingerprint())
+        return str(self._filesystem().fingerprint(data=True))
 
     def _filesystem(self) -> Any:
         import fsspec
@@ -209,7 +209,7 @@ class FolderImages(_InNoArchive):
         if "://" in self.base:
             return self._remote_urls(cleaned)
         if self.within is not None:
-            listings = Listings(self.base)
+            listings = Listings(self.base, self.within)
             return pa.array([self._in_data_folder(path, listings) for path in cleaned.to_pylist()], pa.string())
         return self._joined(cleaned) if cleaned is not paths else self._plain(cleaned)
 
@@ -217,23 +217,18 @@ class FolderImages(_InNoArchive):
         cleaned = checked(self._below(paths))
         if self.base.startswith(("http://", "https://")):
             return np.asarray(self._filesystem().have(cleaned))  # which asks where a server lists nothing
-        listings = Listings(self.base)
+        listings = Listings(self.base, self.within)
         there = (
-            path is not None and listings.has(path) and not self._leads_out(path, listings)
-            for path in cleaned.to_pylist()
+            path is not None and listings.has(path) and not listings.leads_out(path) for path in cleaned.to_pylist()
         )
         return np.fromiter(there, bool, len(cleaned))
 
     def contents(self) -> str:
-        import fsspec
-
         if self.base.startswith(("http://", "https://")):
             return str(self._filesystem().fingerprint())
-        url, options = resolve(self.base, {})
-        fs, base = fsspec.core.url_to_fs(url, **options)
-        fs.invalidate_cache(base)
         forget(self.base)
-        return hashlib.sha256("\0".join(fs.find(base)).encode("utf-8", "surrogateescape")).hexdigest()
+        names = names_below(self.base, follow=self.within is None)
+        return hashlib.sha256("\0".join(sorted(names)).encode("utf-8", "surrogateescape")).hexdigest()
 
     def _below(self, paths: pa.Array) -> pa.Array:
         """`paths` relative to `base`: our own exports name files by whole paths and URLs."""
@@ -265,14 +260,11 @@ class FolderImages(_InNoArchive):
         """What opens the image at `path`: its file; our filesystem, which says what is missing; or an error."""
         if path is None or path.startswith("!"):
             return None if path is None else SCHEME + path
+        if listings.leads_out(path):
+            return SCHEME + mark(path, LINK)
         if not listings.has(path):
             return data_url(path, self.base)
-        if self._leads_out(path, listings):
-            return SCHEME + mark(path, LINK)
         return f"{self.base.rstrip('/')}/{path}"
-
-    def _leads_out(self, path: str, listings: Listings) -> bool:
-        return self.within is not None and listings.leads_out(path, self.within)
 
     def _filesystem(self) -> Any:
         import fsspec

@@ -310,9 +310,15 @@ class Sa1bFileSystem(AbstractFileSystem):  # type: ignore[misc]
         """
         return bulk.have(self._refreshed(everything=True), paths, build)
 
-    def fingerprint(self) -> str:
-        """A digest of what `have` goes by: archive files with their sizes and times, and the names in image folders."""
-        return bulk.fingerprint(self._refreshed(everything=True))
+    def fingerprint(self, *, data: bool = False) -> str:
+        """A digest of what `have` goes by: archive files with their sizes and times, and the names in image folders.
+
+        With `data`, the roots are folders of data that came from somewhere, see `find_members`.
+        """
+        roots = self.data_roots if data else self.roots
+        for root in roots:
+            root.refresh(everything=True)
+        return bulk.fingerprint(roots)
 
     def find_members(self, paths: Sequence[str | None], *, data: bool = False) -> list[str | None]:
         """For each of `paths` the path in this filesystem of the member that it names, or None.

@@ -232,6 +232,8 @@ class Root:
 
     def _entries(self, folder: str) -> Iterator[tuple[str, bool]]:
         if self.local:
+            if self.guarded and lead_out(self.path, self.join(folder)):
+                return
             with os.scandir(self.join(folder)) as entries:
                 for entry in entries:
                     yield entry.name, entry.is_dir()
