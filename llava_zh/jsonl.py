@@ -222,13 +222,21 @@ def parse(
     if isinstance(block, TooLong):
         on_bad(too_long(Place(file, byte=offset)))
         return records.empty()
-    table = json_columns.read(block)
-    if table is not None:
-        on_columns(table.column_names)
-        annotations = record_columns.from_arrow(table, expect)
-        if annotations is not None:
-            return annotations
+    annotations = columns(block, expect, on_columns)
+    if annotations is not None:
+        return annotations
     return records.from_rows(_decode(file, offset, block, on_columns), expect, on_bad)
+
+
+def columns(
+    block: Block, expect: Expect, on_columns: Callable[[Iterable[str]], None] = lambda names: None
+) -> pa.Table | None:
+    """The annotations of a block in which every row is good and has the usual types; None where rows need a look."""
+    table = json_columns.read(block)
+    if table is None:
+        return None
+    on_columns(table.column_names)
+    return record_columns.from_arrow(table, expect)
 
 
 def too_long(place: Place) -> BadRow:

@@ -24,7 +24,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from . import json_arrays, jsonl, parquet_files, records, webdataset
+from . import json_arrays, json_values, jsonl, parquet_files, records, webdataset
 from .compressed import decompressed
 from .errors import BadArgument, BadFile, BadRow
 from .file_kinds import HEAD, check_head
@@ -32,7 +32,7 @@ from .file_kinds import kind_of as kind_of
 from .file_streams import reader
 from .hub import DataFile
 from .jsonl import Range
-from .records import Place
+from .records import Expect, Place
 from .shards import PARSE_AHEAD as PARSE_AHEAD
 from .shards import TABLE_BYTES as TABLE_BYTES
 from .shards import Reading as Reading
@@ -173,13 +173,41 @@ def raw_records(file: DataFile, token: Any = None) -> Iterator[Record]:
 def _records_on_lines(file: DataFile, token: Any, whole: Range) -> Iterator[Record]:
     compressed = kind_of(file.name) in ("jsonl.gz", "jsonl.zst")
     for offset, block in _compressed_blocks(file, token) if compressed else _blocks(file, whole, token):
-        place = Place(file.label, byte=offset)
-        if isinstance(block, jsonl.TooLong):
-            yield place, jsonl.too_long(place), None
+        yield from _records_in(file, offset, block)
+
+
+def _records_in(file: DataFile, offset: int, block: jsonl.AnyBlock) -> Iterator[Record]:
+    place = Place(file.label, byte=offset)
+    if isinstance(block, jsonl.TooLong):
+        yield place, jsonl.too_long(place), None
+        return
+    for at, line in jsonl.lines(offset, block):
+        place = Place(file.label, byte=at)
+        yield place, jsonl.decode_line(place, line), line
+
+
+def checked_records(
+    file: DataFile, expect: Expect, token: Any = None
+) -> Iterator[tuple[Record, list[dict[str, str]] | None]]:
+    """As :func:`raw_records`; with the turns of each row that is known to be good, since all near it are usual rows.
+
+    Raises:
+        BadFile: As :func:`raw_records`.
+    """
+    if kind_of(file.name) in ("json", "parquet", "tar", "zip"):
+        for record in raw_records(file, token):
+            yield record, None
+        return
+    compressed = kind_of(file.name) in ("jsonl.gz", "jsonl.zst")
+    whole = Range(0, file.size)
+    for offset, block in _compressed_blocks(file, token) if compressed else _blocks(file, whole, token):
+        annotations = None if isinstance(block, jsonl.TooLong) else jsonl.columns(block, expect)
+        found = [] if annotations is None or isinstance(block, jsonl.TooLong) else list(jsonl.lines(offset, block))
+        if annotations is None or len(annotations) != len(found):
+            yield from ((record, None) for record in _records_in(file, offset, block))
             continue
-        for at, line in jsonl.lines(offset, block):
-            place = Place(file.label, byte=at)
-            yield place, jsonl.decode_line(place, line), line
+        for (at, line), turns in zip(found, annotations["conversations"].to_pylist(), strict=True):
+            yield (Place(file.label, byte=at), json_values.decode(line), line), turns
 
 
 def _in_order(work: Iterator[Work], reading: Reading) -> Iterator[pa.Table]:

@@ -148,9 +148,13 @@ def _rows_of_files(files: Iterable[DataFile], name: str, on_bad_row: str) -> Ite
 
     tally = Tally(name, on_bad_row)
     for file in files:
-        for place, record, line in readers.raw_records(file):
+        # The configuration is not known, so a row may have one image or several.
+        for (place, record, line), turns in readers.checked_records(file, Expect(images="many")):
             try:
-                yield _of_record(place, record, line)
+                if turns is not None and line is not None and not isinstance(record, BadRow):
+                    yield Row(record, [(turn["from"], turn["value"]) for turn in turns], line + b"\n")
+                else:
+                    yield _of_record(place, record, line)
             except BadRow as error:
                 tally.bad_row(error)
     tally.report()
@@ -159,7 +163,6 @@ def _rows_of_files(files: Iterable[DataFile], name: str, on_bad_row: str) -> Ite
 def _of_record(place: Place, record: Mapping[str, Any] | BadRow, line: bytes | None) -> Row:
     if isinstance(record, BadRow):
         raise record
-    # The configuration is not known, so a row may have one image or several.
     checked = records.annotation(place, record, Expect(images="many"))
     turns = [(turn["from"], turn["value"]) for turn in checked["conversations"]]
     if line is not None:

@@ -54,26 +54,44 @@ _FOLD = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
 # Marks of Markdown, which show no figure: emphasis, headings and items at the start of a line, code.
 _MARKDOWN = re.compile(r"\*\*|`|^[ \t]*[#*+-]+[ \t]+(?!\d)", re.MULTILINE)
 _NUMERALS = "〇零两二三四五六七八九十百千万亿"
-_WORDS_OF_NUMBERS = (
-    *("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "dozen", "half"),
-    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty", "thirty", "forty"),
-    *("fifty", "sixty", "seventy", "eighty", "ninety", "hundred", "thousand", "million", "zero"),
-)
+# Words that are numbers, each as one sign of its own that no text has.
+_NUMBER_WORDS = {
+    word: chr(0xE000 + number)
+    for number, word in enumerate(
+        "two three four five six seven eight nine ten eleven twelve dozen half thirteen fourteen fifteen sixteen "
+        "seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million "
+        "zero".split()
+    )
+}
+# Each begins with its letters, which is what makes the search quick.
+_number_words = {word: re.compile(rf"{word}(?<!\w{word})(?!\w)") for word in _NUMBER_WORDS}
+_has_latin = re.compile("[a-z]").search
 # Punctuation that only divides a text; all else that is neither a letter nor a space is a sign or a symbol.
 _DIVIDING = (
     r"!\"'(),.:;?\[\]{}_\-\u00a0\u00ab\u00ad\u00b7\u00bb\u200b\u200c\u200e-\u201f\u2022-\u2027\u2028-\u202f\u2039\u203a"
     r"\u205f-\u2060\u3000-\u3003\u3008-\u3011\u3014-\u301f\u30fb\ufe0e\ufe0f\ufe30-\ufe4f\ufeff"
+    r"\uff01\uff02\uff07-\uff09\uff0c-\uff0e\uff1a\uff1b\uff1f\uff3b\uff3d\uff3f\uff5b\uff5d"
 )
 _FIGURE = re.compile(
     rf"\d+|[{_NUMERALS}]+|一(?=[{_NUMERALS}])|(?<=[{_NUMERALS}])一|负(?=[\d一{_NUMERALS}])"
     # A point within a number, a sign before one, feet and inches after one.
-    r"|[.,:\u00b7](?=\d)|[-\u2010-\u2015](?=\s?\d)|(?<=\d)['\"\u2032\u2033]|(?<=\s)[-\u2010-\u2015](?=\s)"
+    r"|[.,:\u00b7\uff0c\uff0e\uff1a](?=\d)|[-\u2010-\u2015\uff0d](?=\s?\d)|(?<=\d)['\"\u2032\u2033]"
+    r"|(?<=\s)[-\u2010-\u2015\uff0d](?=\s)"
     # Numbers that are no decimal digits: superscripts, fractions, Roman and circled numbers.
     r"|[\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u209c\u2150-\u218b\u2460-\u24ff\u2776-\u2793\u3220-\u3229\u3280-\u3289]"
     rf"|[^\w\s{_DIVIDING}]"
-    rf"|\b(?:{'|'.join(_WORDS_OF_NUMBERS)})\b",
-    re.IGNORECASE,
 )
+
+
+def _all_but(first: int, last: int, but: str) -> str:
+    """A class of a regular expression's characters from `first` to `last` without those of `but`."""
+    edges = [first, *(edge for code in sorted(map(ord, but)) for edge in (code - 1, code + 1)), last]
+    return "".join(f"{chr(a)}-{chr(b)}" for a, b in zip(edges[::2], edges[1::2], strict=True) if a <= b)
+
+
+# Letters that are no part of a figure, and what divides them: nearly all of a text, and passed over at once.
+_LETTERS = f"[a-z{_all_but(0x3400, 0x9FFF, '一负' + _NUMERALS.replace('〇', ''))}]+"
+_plain = re.compile(f"{_LETTERS}(?:(?:[,.]? |[，。、]){_LETTERS})*")
 
 
 def figures(text: str) -> int:
@@ -82,11 +100,16 @@ def figures(text: str) -> int:
     Figures are numbers (digits, Chinese numerals, number words of English), their signs and points, operators, symbols
     and emoji, in order. Of a text without letters and figures all is one, so that ``！！！`` is not ``？？？``.
     """
-    folded = _MARKDOWN.sub("", text.translate(_FOLD))
-    found = _FIGURE.findall(folded)
-    if not found and not _word.search(folded):
-        found = folded.split()
-    return int.from_bytes(hashlib.blake2b("\0".join(found).lower().encode("utf-8", "replace"), digest_size=8).digest())
+    text = text.lower()
+    for word in _NUMBER_WORDS if _has_latin(text) else ():
+        if word in text:
+            text = _number_words[word].sub(_NUMBER_WORDS[word], text)
+    text = _MARKDOWN.sub("", _plain.sub("a", text))
+    found = _FIGURE.findall(text)
+    if not found and not _word.search(text):
+        found = text.split()
+    told = "\0".join(found).translate(_FOLD)
+    return int.from_bytes(hashlib.blake2b(told.encode("utf-8", "replace"), digest_size=8).digest())
 
 
 # A loop is a phrase repeated so many times on end, over so many tokens; laughter and "very, very" are shorter.
