@@ -60,6 +60,20 @@ def open_regular(path: Path, flags: int) -> int:
     return descriptor
 
 
+def holds(path: Path, data: bytes) -> bool:
+    """Whether `path` is a file of its own that holds `data`; a name says nothing, since another may have planted it.
+
+    Raises:
+        OutputError: Something else than a file stands there.
+    """
+    try:
+        descriptor = open_regular(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    with os.fdopen(descriptor, "rb") as file:
+        return os.fstat(descriptor).st_size == len(data) and file.read(len(data) + 1) == data
+
+
 def check_kind(path: Path, *, folder: bool = False) -> None:
     """Make sure that `path` is nothing yet, or a file of its own (a folder of its own, with `folder`).
 

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from .. import pictures, places
 from ..decode import read_bytes, smaller
-from ..durable import explained
+from ..durable import explained, holds
 from ..errors import BadArchive, BadArgument, BadImage, ImageNotFound, OutputError, UnsafeName
 from ..images import ArchivedImages, EmbeddedImages, FolderImages, Images, Sa1bImages, UnresolvedImages
 from ..left_out import SHOWN
@@ -172,7 +172,7 @@ class ImageExport:
 
 def _holds(path: Path, data: bytes) -> bool:
     with explained(path):
-        return path.stat().st_size == len(data) and path.read_bytes() == data
+        return holds(path, data)
 
 
 def local_file(images: Images, path: str) -> str:

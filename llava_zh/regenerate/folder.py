@@ -156,6 +156,10 @@ class RunFolder:
         data = msgspec.json.encode(self._owner)
         with explained(self._record):
             descriptor = open_regular(self._record, os.O_WRONLY | os.O_CREAT)
+            if os.fstat(descriptor).st_nlink > 1:  # it is another file too, which is none of ours
+                os.close(descriptor)
+                self._record.unlink()
+                descriptor = open_regular(self._record, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
             try:
                 os.write(descriptor, data + b"\n")
                 os.ftruncate(descriptor, len(data) + 1)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llava_zh import pictures
 from llava_zh.decode import as_jpeg, read_bytes, smaller
+from llava_zh.durable import explained, holds
 from llava_zh.errors import BadArgument, BadImage, ImageNotFound, LlavaZhError
 from llava_zh.lines import write_lines
 from llava_zh.regenerate.faults import Transient
@@ -181,12 +182,18 @@ def _file(image: ImageSource) -> Path:
 
 
 def keep_image(folder: Path, image: ImageSource) -> str:
-    """Give an image that has no name one in ``folder/images``, so that a published row can refer to it; the name."""
+    """Give an image that has no name one in ``folder/images``, so that a published row can refer to it; the name.
+
+    What stands there under that name is believed only if it is this image to the byte, and is written anew if not.
+
+    Raises:
+        OutputError: A link, a pipe or a folder stands there, or it cannot be written.
+    """
     data = read_image(image)
     name = f"images/{hashlib.blake2b(data, digest_size=16).hexdigest()}{check_image(data, 'the image given').suffix}"
     path = folder / name
-    with _KEEPING:  # two rows may have the same image
-        if not path.exists():
-            path.parent.mkdir(exist_ok=True)
+    with _KEEPING, explained(path):  # two rows may have the same image
+        path.parent.mkdir(exist_ok=True)
+        if not holds(path, data):
             write_lines(path, [data])
     return name

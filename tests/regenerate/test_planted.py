@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -17,10 +18,12 @@ import pytest
 from hunting import hunt
 from hypothesis import example, given
 from hypothesis import strategies as st
+from PIL import Image
 
 from llava_zh.errors import BadFile, LlavaZhError, OutputError, RunConflict
 from llava_zh.lines import read_lines, write_lines
 from llava_zh.regenerate import folder as run_folder
+from llava_zh.regenerate.images import keep_image
 from llava_zh.regenerate.ledger import Ledger
 from llava_zh.regenerate.manifest import FORMAT
 from llava_zh.regenerate.plan import Begun, Closed, Selection, Start
@@ -332,3 +335,39 @@ def test_what_stands_beside_the_files_of_a_run_is_none_of_its_business(begun: Pa
     (out / "curated").mkdir()
     (out / "journal" / "000001.r0.a99999999999.log").write_text("no attempt")
     assert go_on(out) == [7, 9]
+
+
+def _png(colour: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (9, 9), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_a_planted_picture_is_never_taken_for_the_one_that_its_name_is_of(tmp_path: Path) -> None:
+    red, green = _png("red"), _png("green")
+    name = keep_image(tmp_path, red)
+    for planted in (green, red[:-1], b"", red):
+        (tmp_path / name).write_bytes(planted)
+        assert keep_image(tmp_path, red) == name
+        assert (tmp_path / name).read_bytes() == red
+
+
+def test_a_picture_is_kept_beside_no_link_and_no_pipe(tmp_path: Path) -> None:
+    red, outside = _png("red"), Outside(tmp_path / "outside")
+    name = keep_image(tmp_path, red)
+    for plant in (lambda path: path.symlink_to(outside.folder / "victim"), os.mkfifo):
+        (tmp_path / name).unlink()
+        plant(tmp_path / name)
+        with pytest.raises(OutputError, match=r"\.png is a (link|pipe) where a file is expected"):
+            keep_image(tmp_path, red)
+
+
+def test_the_record_of_who_holds_a_run_is_not_written_into_a_file_of_another_name(tmp_path: Path) -> None:
+    victim, record = tmp_path / "victim", tmp_path / "out" / "journal" / "owner.json"
+    record.parent.mkdir(parents=True)
+    victim.write_bytes(b"precious")
+    os.link(victim, record)
+    held = run_folder.RunFolder(tmp_path / "out")
+    assert victim.read_bytes() == b"precious"
+    assert json.loads(record.read_bytes())["pid"] == os.getpid()
+    held.close()
