@@ -149,6 +149,11 @@ async def read_reply(response: aiohttp.ClientResponse, limit: int) -> Reply:
     return Reply(response.status, body, headers.get("Retry-After"), headers.get("Content-Type", ""))
 
 
+# Gzip may be several members one after the other (RFC 1952, 2.2), as of a proxy that flushes. No server writes more.
+_MEMBERS = 64
+_GZIP = b"\x1f\x8b"
+
+
 def decompressed(body: bytes, encoding: str, limit: int) -> bytes:
     """`body` without its content encoding, as far as `limit` and a byte.
 
@@ -166,15 +171,30 @@ def decompressed(body: bytes, encoding: str, limit: int) -> bytes:
             reason="content encoding",
         )
     for window in (47, -15):  # gzip or zlib by their headers; what some call deflate has none
-        inflate = zlib.decompressobj(window)
         try:
-            found = inflate.decompress(body, limit + 1)
+            found = _inflated(body, window, limit)
         except zlib.error:
             continue
-        if len(found) > limit or (inflate.eof and not inflate.unused_data):
+        if found is not None:
             return found
         break
     raise Transient(f"The server's {name} answer is cut or damaged.", reason="content encoding")
+
+
+def _inflated(body: bytes, window: int, limit: int) -> bytes | None:
+    """`body` inflated as far as `limit` and a byte; None if it is cut, or something stands after its end."""
+    found, rest = b"", body
+    for _ in range(_MEMBERS):
+        inflate = zlib.decompressobj(window)
+        found += inflate.decompress(rest, limit + 1 - len(found))
+        if len(found) > limit:
+            return found
+        rest = inflate.unused_data
+        if not inflate.eof or (rest and not rest.startswith(_GZIP)):
+            return None
+        if not rest:
+            return found
+    return None
 
 
 def what_went_wrong(error: Exception, address: Address) -> str:

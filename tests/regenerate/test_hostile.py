@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import json
 import logging
 import pickle
@@ -25,7 +26,7 @@ from model_server import CAPTION, FAULTS, ModelServer
 
 from llava_zh.demo import DemoPaths
 from llava_zh.errors import BadAnswer, BadArgument, LlavaZhError, ServerError
-from llava_zh.regenerate import Captioner, regenerate
+from llava_zh.regenerate import Captioner, regenerate, wire
 from llava_zh.regenerate.client import Client
 from llava_zh.regenerate.faults import Transient
 from llava_zh.regenerate.protocol import Body
@@ -243,6 +244,16 @@ def test_an_answer_that_is_no_caption_is_asked_again_and_counted_by_its_reason(
         progress=False,
     )  # fmt: skip
     assert (report.rows, report.session["retries"]) == (1, {reason: 1})
+
+
+def test_an_answer_in_several_gzip_members_is_whole_within_bounds() -> None:
+    said = json.dumps(completion(CAPTION)).encode()
+    halves = gzip.compress(said[:9]) + gzip.compress(said[9:])
+    assert wire.decompressed(halves, "gzip", 10_000) == said
+    assert len(wire.decompressed(gzip.compress(b"x" * 600) * 3, "gzip", 1000)) == 1001
+    for body in (halves[:-1], halves + b"<html>", gzip.compress(b"") * 100_000):
+        with pytest.raises(Transient, match="cut or damaged"):
+            wire.decompressed(body, "gzip", 10_000)
 
 
 # -- the hunt ----------------------------------------------------------------------------------------------
