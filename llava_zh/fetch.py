@@ -12,6 +12,7 @@ import glob
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -20,9 +21,10 @@ from typing import Any, BinaryIO
 import filelock
 
 from . import hub
+from .durable import check_kind, open_regular
 from .errors import BadFile, HubError, LlavaZhError, OutputError, RangeNotSupported, RunConflict
 from .hub import DataFile
-from .places import checked_name, inside
+from .places import check_length, checked_name, inside
 from .safe_text import one_line
 
 _CHUNK = 4 << 20
@@ -83,6 +85,7 @@ def into_folder(file: DataFile, folder: Path, token: Any = None, *, wait: bool =
     part = _part(file, target)
     with _written(target):
         target.parent.mkdir(parents=True, exist_ok=True)
+        check_kind(Path(f"{part}.lock"))
         try:
             lock = filelock.FileLock(f"{part}.lock", timeout=-1 if wait else 0).acquire()
         except filelock.Timeout as error:
@@ -129,7 +132,10 @@ def check(file: DataFile, hint: str = "Fetch it again with `llava-zh download`."
     """Raise :class:`BadFile` unless the file at ``file.path`` has the size and the hash that its hub lists."""
     assert file.path is not None
     what = f"{file.path} is not {file.source}:{file.repo}@{file.revision[:12]}/{file.name}"
-    found = Path(file.path).stat().st_size
+    status = Path(file.path).stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise BadFile(f"{what}: it is no file. {hint}")
+    found = status.st_size
     if found != file.size:
         raise BadFile(f"{what}: expected {file.size:,} bytes, found {found:,}. {hint}")
     if file.digest:
@@ -157,7 +163,9 @@ def _digest(file: DataFile) -> str:
 
 def _append(file: DataFile, part: Path, token: Any) -> None:
     """Fetch into `part` what it lacks of `file`; from the start where the server cannot continue in the middle."""
-    with open(part, "ab") as handle:
+    if part.exists() and part.lstat().st_nlink > 1:
+        part.unlink()  # what stands there has another name, elsewhere
+    with open(open_regular(part, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab") as handle:
         try:
             _copy(file, handle, token)
         except RangeNotSupported:
@@ -185,6 +193,7 @@ def _target(file: DataFile, folder: Path, links: bool = False) -> Path:
     """Where `file` goes; with `links` the last step may be a link of a client's, which leads out to its blobs."""
     whose = f"{file.source}:{file.repo}@{file.revision[:12]}"
     name = PurePosixPath(checked_name(file.name, whose))
+    check_length(file.name, whose)
     parent = inside(folder, str(name.parent), whose) if name.parent.parts else folder.absolute()
     return parent / name.name if links else inside(folder, str(name), whose)
 

@@ -34,7 +34,9 @@ _BROKEN = (
 Headers = Callable[[], Mapping[str, str]]
 
 
-def read_range(url: str, headers: Headers, start: int, length: int, *, what: str, hint: str) -> Iterator[bytes]:
+def read_range(
+    url: str, headers: Headers, start: int, length: int, *, what: str, hint: str, size: int | None = None
+) -> Iterator[bytes]:
     """Bytes `start` to ``start + length`` of the file at `url`, in pieces.
 
     A connection that breaks is opened again from the byte reached; a busy server (408, 429, 5xx) is asked again
@@ -44,6 +46,8 @@ def read_range(url: str, headers: Headers, start: int, length: int, *, what: str
         headers: Gives the request's headers, credentials included; called for each request and never logged.
         what: Name of the file for messages.
         hint: What to do about a refusal, for messages.
+        size: Bytes of the whole file as it was listed; an answer that names another is an error, for what is read by
+            the listing would be less than the file, or of another one.
 
     Raises:
         HubError: The server refused, is unreachable, or went on failing.
@@ -59,7 +63,7 @@ def read_range(url: str, headers: Headers, start: int, length: int, *, what: str
                 if response.status_code in _BUSY:
                     problem, pause = f"status {response.status_code}", retry_after(response.headers.get("Retry-After"))
                 else:
-                    for piece in _body(response, at, end, what, hint):
+                    for piece in _body(response, at, end, size, what, hint):
                         at += len(piece)
                         yield piece
         except _BROKEN as error:
@@ -79,7 +83,7 @@ def read_range(url: str, headers: Headers, start: int, length: int, *, what: str
         time.sleep(pause or random.uniform(0.1, 0.25) * 2**failures)
 
 
-def _body(response: requests.Response, at: int, end: int, what: str, hint: str) -> Iterator[bytes]:
+def _body(response: requests.Response, at: int, end: int, listed: int | None, what: str, hint: str) -> Iterator[bytes]:
     """The wanted bytes out of one answer."""
     skip = 0
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
@@ -87,6 +91,7 @@ def _body(response: requests.Response, at: int, end: int, what: str, hint: str) 
         raise HubError(f"{what}: asked for the bytes as they are, the server sent them as {encoding[:40]!r}. {hint}")
     if response.status_code == 200:
         size = _whole_number(response.headers.get("Content-Length")) or 0
+        _check_size(size or None, listed, what)
         if at > 0 and not 0 < size <= WHOLE_FILE:
             raise RangeNotSupported(
                 f"{what}: the server ignores Range and sends all {size or 'unknown'} bytes, so a shard cannot be read "
@@ -98,6 +103,7 @@ def _body(response: requests.Response, at: int, end: int, what: str, hint: str) 
         if begin is None or int(begin[1]) != at:
             found = response.headers.get("Content-Range", "")[:80]
             raise HubError(f"{what}: asked for bytes from {at} on, the server sent Content-Range {found!r}. {hint}")
+        _check_size(_whole_number(response.headers["Content-Range"].rpartition("/")[2]), listed, what)
     else:
         raise refused(response.status_code, what, hint)
     left = end - at
@@ -110,6 +116,14 @@ def _body(response: requests.Response, at: int, end: int, what: str, hint: str) 
         yield wanted
         if not left:
             return
+
+
+def _check_size(found: int | None, listed: int | None, what: str) -> None:
+    if found is not None and listed is not None and found != listed:
+        raise HubError(
+            f"{what}: the server has {found:,} bytes of it, {listed:,} were listed. It has changed since, or the "
+            "listing is wrong. Run the command again, or pass the revision= that you mean."
+        )
 
 
 def _arriving(response: requests.Response) -> Iterator[bytes]:

@@ -57,7 +57,9 @@ def read(file: DataFile, offset: int, length: int, token: Any = None) -> Iterato
     if file.path is None:
         hub = HUBS[file.source]
         url = hub.url(file)
-        yield from read_range(url, lambda: hub.headers(token), offset, length, what=file.label, hint=hub.hint)
+        yield from read_range(
+            url, lambda: hub.headers(token), offset, length, what=file.label, hint=hub.hint, size=file.size
+        )
         return
     with open(file.path, "rb") as handle:
         handle.seek(offset)
@@ -139,7 +141,7 @@ class HuggingFace:
             for entry in entries
             if isinstance(entry, RepoFile) and (names is None or entry.path in names)
         ]
-        return [self._with_cache(file) for file in listed]
+        return [self._with_cache(file) for file in _each_once(listed)]
 
     def url(self, file: DataFile) -> str:
         from huggingface_hub import hf_hub_url
@@ -268,7 +270,7 @@ class ModelScope:
             for entry in _bounded(entries, repo)
             if entry.type != "tree" and (names is None or entry.path in names)
         ]
-        return [self._with_cache(file, api) for file in files]
+        return [self._with_cache(file, api) for file in _each_once(files)]
 
     def url(self, file: DataFile) -> str:
         return str(self._api(None).legacy.get_download_url(file.repo, "dataset", file.name, file.revision))
@@ -334,11 +336,26 @@ def _listed(source: str, repo: str, revision: str, name: object, size: object, d
         HubError: Its size is none.
     """
     where = f"{source}:{repo}@{revision[:12]}"
-    checked = checked_name(str(name), where)
-    if not isinstance(size, int) or not 0 <= size < 1 << 60:
+    if not isinstance(name, str):
+        raise HubError(f"{where}: the hub lists a file whose name is no text: {str(name)[:40]!r}.")
+    checked = checked_name(name, where)
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 1 << 60:
         raise HubError(f"{where}: the hub lists {checked} with a size of {str(size)[:40]!r} bytes.")
     known = isinstance(digest, str) and re.fullmatch(r"[0-9a-fA-F]{40}|[0-9a-fA-F]{64}", digest)
     return DataFile(checked, size, source, None, repo, revision, str(digest).lower() if known else None)
+
+
+def _each_once(files: list[DataFile]) -> list[DataFile]:
+    """`files` without those that are listed again.
+
+    Raises:
+        HubError: One name is listed with two contents.
+    """
+    named: dict[str, DataFile] = {}
+    for file in files:
+        if named.setdefault(file.name, file) != file:
+            raise HubError(f"{file.label}: the hub lists it twice, with different sizes or hashes.")
+    return list(named.values())
 
 
 def _bounded(entries: Iterable[Any], repo: str) -> list[Any]:
@@ -365,6 +382,8 @@ def _explained(error: Exception, what: str, hint: str, endpoint: str) -> HubErro
         cause = cause.__cause__
     if isinstance(error, OSError) and error.strerror and not isinstance(error, ConnectionError | TimeoutError):
         return HubError(f"{what}: cannot be stored in the cache: {error.strerror}: {error.filename}")
+    if isinstance(error, LookupError | TypeError | ValueError | AttributeError) and not isinstance(error, OSError):
+        return HubError(f"{what}: the hub's answer is not what a hub answers ({type(error).__name__}). {hint}")
     return HubError(
         f"{what}: the hub is unreachable ({type(error).__name__}). Check the network and {endpoint}; {hint}"
     )

@@ -21,6 +21,8 @@ _UPWARDS = r"(^|/)\.\.(/|$)"
 _EMPTY = r"^(\.?/)*\.?$"
 # Whatever text :func:`checked_name` refuses on every system matches this, and no other.
 UNSAFE = "|".join((_ABSOLUTE, _CONTROL, _DRIVE, _BACKSLASH, _UPWARDS, _EMPTY))
+#: Bytes of one step of a path, which is what file systems take, and of a whole name below its folder.
+LONGEST_STEP, LONGEST_NAME = 255, 2048
 # Names that Windows gives to devices, in any folder and with any ending.
 _DEVICE = re.compile(r"^(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)", re.IGNORECASE)
 
@@ -38,8 +40,8 @@ def checked_name(name: str, whose: str = "") -> str:
     if problem := unsafe(name):
         by = f"{whose}: " if whose else ""
         raise UnsafeName(
-            f"{by}the name {name[:200]!r} {problem}, so it can choose a place outside its folder. Nothing was read or "
-            "written by it.",
+            f"{by}the name {name[:200]!r} {problem}. Such a name can choose a place outside its folder; nothing was "
+            "read or written by it.",
             name=name,
         )
     return str(PurePosixPath(name))
@@ -70,6 +72,7 @@ def inside(folder: str | os.PathLike[str], name: str, whose: str = "") -> Path:
     """
     base = Path(os.path.abspath(folder))  # noqa: PTH100 (links are followed below, not here)
     path = base / checked_name(name, whose)
+    check_length(name, whose)
     if not within(base, path):
         raise UnsafeName(
             f"{whose or base}: {name[:200]!r} leads out of {base} through a symbolic link, to "
@@ -77,6 +80,16 @@ def inside(folder: str | os.PathLike[str], name: str, whose: str = "") -> Path:
             name=name,
         )
     return path
+
+
+def check_length(name: str, whose: str = "") -> None:
+    """Raise UnsafeName for a `name` that is longer than file systems take: a step of it, or all of it."""
+    if len(name.encode()) > LONGEST_NAME or any(len(step.encode()) > LONGEST_STEP for step in name.split("/")):
+        raise UnsafeName(
+            f"{whose}: the name {name[:80]!r}… is too long: a step of a path has at most {LONGEST_STEP} bytes "
+            f"here, and all of it {LONGEST_NAME}. Nothing was read or written by it.",
+            name=name,
+        )
 
 
 def within(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> bool:

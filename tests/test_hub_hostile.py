@@ -7,11 +7,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import hub_handlers
 import pytest
 from hub_files import RepoFile
 from hub_server import HubServer
 from test_hub import LLAVA, Client
+
+from llava_zh import fetch
+from llava_zh.data_files import DataFile
+from llava_zh.errors import OutputError, UnsafeName
 
 ROW = {
     "id": 1,
@@ -66,3 +72,57 @@ def test_an_etag_or_a_commit_of_the_hub_never_leads_out_of_the_cache(
             client.close()
     assert (error, "no commit" in text) == ("HubError", True)
     assert not list(tmp_path.rglob("planted*"))
+
+
+def test_a_listing_that_lies_loses_no_row_and_doubles_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    true_entry = hub_handlers._tree_entry
+
+    def short(path: str, file: RepoFile | None) -> dict[str, Any]:
+        entry = true_entry(path, file)
+        return entry | {"size": len(LINES) // 3} if file else entry
+
+    name, other = "data/train.jsonl", LINES.replace(b"q", b"p")
+    rows = "len(list(load_dataset('llava-instruct-zh-600k', split='train', streaming=True)))"
+    with HubServer({LLAVA: {name: LINES, f"./{name}": LINES}}) as hub:
+        client = Client(hub, tmp_path / "home", USE_TORCH="0")
+        try:
+            assert client.result(f"result = {rows}") == 3
+            hub.repos[LLAVA] = {name: LINES, f"./{name}": other}
+            assert "lists it twice" in client.error(f"result = {rows}")[1]
+            hub.repos[LLAVA] = {name: LINES}
+            monkeypatch.setattr(hub_handlers, "_tree_entry", short)
+            error, text = client.error(f"result = {rows}")
+        finally:
+            client.close()
+    assert error == "HubError"
+    assert f"the server has {len(LINES)} bytes of it, {len(LINES) // 3} were listed" in text
+
+
+@pytest.mark.parametrize("planted", ["link", "hard link", "pipe"])
+def test_what_stands_under_the_name_of_an_unfinished_file_is_not_written_through(tmp_path: Path, planted: str) -> None:
+    victim, source, folder = tmp_path / "victim", tmp_path / "source", tmp_path / "out"
+    victim.write_text("mine\n")
+    source.write_bytes(LINES)
+    file = DataFile("train.jsonl", len(LINES), "huggingface", str(source), "o/n", "0" * 40)
+    folder.mkdir()
+    part = fetch._part(file, folder / "train.jsonl")
+    if planted == "link":
+        part.symlink_to(victim)
+    elif planted == "hard link":
+        os.link(victim, part)
+    else:
+        os.mkfifo(part)
+    if planted == "hard link":
+        assert Path(str(fetch.into_folder(file, folder)[0].path)).read_bytes() == LINES
+    else:
+        with pytest.raises(OutputError, match="is expected"):
+            fetch.into_folder(file, folder)
+    assert victim.read_text() == "mine\n"
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "a/" * 2000 + "b.jsonl", "图" * 86 + ".jsonl"])
+def test_a_name_longer_than_a_file_can_have_is_an_error_of_ours(tmp_path: Path, name: str) -> None:
+    file = DataFile(name, 3, "huggingface", None, "o/n", "0" * 40)
+    for ask in (fetch.into_folder, fetch.missing_bytes):
+        with pytest.raises(UnsafeName, match="too long"):
+            ask(file, tmp_path)
