@@ -17,15 +17,15 @@ import pyarrow.compute as pc
 from datasets.exceptions import DatasetGenerationError
 
 from . import hub, readers, written_paths
+from .data_files import DataFile
 from .errors import BadArgument, LlavaZhError, NothingLeft
 from .facts import ConfigFacts, DatasetFacts
-from .hub import DataFile
 from .images import Images, UnresolvedImages
 from .left_out import Account, Tally
-from .readers import Reading, Shard
 from .records import Expect
 from .rows import RowOptions, RowShape, to_rows
 from .safe_text import get_logger
+from .shards import PARSE_AHEAD, Reading, Shard
 from .streams import TypedArrowExamples
 
 logger = get_logger(__name__)
@@ -97,7 +97,7 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
     DEFAULT_WRITER_BATCH_SIZE = 10_000
     BUILDER_CONFIG_CLASS = PublishedConfig
     config: PublishedConfig
-    _parse_ahead: int = readers.PARSE_AHEAD
+    _parse_ahead: int = PARSE_AHEAD
     #: Whether rows name their images as the files do, for whoever writes them as published, and not by what opens them.
     images_as_published: bool = False
     _account: str | None = None  # where the processes that prepare leave their counts

@@ -12,9 +12,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from .data_files import DataFile
 from .errors import BadFile, LlavaZhError
 from .file_streams import Stream, whole
-from .hub import DataFile
 
 GZIP = b"\x1f\x8b"
 # Decompressed bytes that are made at once, and compressed ones that are handed over at once.

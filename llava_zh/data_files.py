@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import fnmatch
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import links
+from . import links, pictures
 from .errors import BadArgument, DataFileNotFound, UnknownName
+from .sa1b.urls import SHARD_NAME
 from .safe_text import get_logger
 
 logger = get_logger(__name__)
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 MAX_DEPTH = 4  # deeper than any published layout
-_SA1B_FOLDER = re.compile(r"sa_\d{6}")  # holds 11,000 images and as many masks, whose names end in .json
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,7 @@ def _walk(base: Path, folder: Path, depth: int, above: tuple[str, ...]) -> Itera
     """
     above = (*above, os.path.realpath(folder))
     names = (
-        e for e in os.scandir(folder) if not e.name.startswith(".") and not e.name.lower().endswith(IMAGE_SUFFIXES)
+        e for e in os.scandir(folder) if not e.name.startswith(".") and not e.name.lower().endswith(pictures.SUFFIXES)
     )
     for entry in sorted(names, key=lambda e: e.name):
         if entry.is_symlink() and links.lead_out(base, entry.path):
@@ -151,7 +149,8 @@ def _walk(base: Path, folder: Path, depth: int, above: tuple[str, ...]) -> Itera
 
 
 def _is_to_be_walked(entry: os.DirEntry[str], above: tuple[str, ...]) -> bool:
-    if not entry.is_dir() or _SA1B_FOLDER.fullmatch(entry.name):
+    # A folder of SA-1B holds 11,000 images and as many masks, whose names end in .json.
+    if not entry.is_dir() or SHARD_NAME.fullmatch(entry.name):
         return False
     return not entry.is_symlink() or os.path.realpath(entry.path) not in above
 

@@ -21,9 +21,9 @@ from typing import Any, BinaryIO
 import filelock
 
 from . import hub
+from .data_files import DataFile
 from .durable import check_kind, open_regular
 from .errors import BadFile, HubError, LlavaZhError, OutputError, RangeNotSupported, RunConflict
-from .hub import DataFile
 from .places import check_length, checked_name, inside
 from .safe_text import one_line
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from . import jsonl
-from .hub import DataFile, read
+from .data_files import DataFile
+from .hub import read
 
 
 def reader(file: DataFile, token: Any) -> jsonl.Read:

@@ -1,7 +1,7 @@
 """Where published files are: a local folder, Hugging Face or ModelScope.
 
-A :class:`DataFile` says where one file is and how to read any range of it. Files already in a hub client's cache are
-read from there. Importing this module imports neither hub client; using it does.
+It lists the files of a repository as :class:`llava_zh.data_files.DataFile` and reads any range of bytes of one. Files
+already in a hub client's cache are read from there. Importing this module imports neither hub client; using it does.
 """
 
 from __future__ import annotations
@@ -15,10 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .data_files import IMAGE_SUFFIXES as IMAGE_SUFFIXES
-from .data_files import DataFile as DataFile
-from .data_files import is_commit as is_commit
-from .data_files import local_files as local_files
+from .data_files import DataFile, is_commit, local_files
 from .errors import BadFile, HubError, LlavaZhError, UnknownName
 from .facts import SOURCES, DatasetFacts
 from .http import read_range, refused

@@ -11,9 +11,10 @@ from typing import Any
 import msgspec
 
 from . import jsonl
+from .data_files import DataFile
 from .errors import BadFile
 from .file_kinds import HEAD, check_head
-from .hub import DataFile, read
+from .hub import read
 from .json_values import BOM, TEXT
 from .limits import JSON_FILE
 from .records import Place

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from . import hub, readers, records, written_paths
+from . import pictures, readers, records, written_paths
+from .data_files import DataFile, local_files
 from .errors import BadFile, BadRow, DataFileNotFound, LlavaZhError, UnknownLayout
 from .facts import DatasetFacts
-from .hub import DataFile
+from .hub import check_is_data
 from .images import ArchivedImages, EmbeddedImages, FolderImages, Images, Sa1bImages, UnresolvedImages
 from .sa1b.published import plain, problem
 from .sa1b.urls import ROOT_VARIABLE, search_path
@@ -121,7 +122,7 @@ def detect(files: Sequence[DataFile], where: str, image_root: str | None, token:
 def _first_row(files: Sequence[DataFile], token: Any) -> tuple[Mapping[str, Any], list[DataFile]]:
     """A row of the first file that has any, and the files that are not empty."""
     full = [file for file in files if file.size] or files[:1]
-    hub.check_is_data(full[0], token)
+    check_is_data(full[0], token)
     first: Mapping[str, Any] = {}
     for file in full:
         first = readers.sample(file, token) or first
@@ -276,7 +277,7 @@ def _beside(
         # An export of ours that was named by its data/: of the folder above it, images/ and nothing else.
         beside = rows_folder.parent
         return FolderImages(str(beside), within=str(beside / "images")), f"as files below {beside / 'images'}"
-    if archives := _archives(files, rows) or _archives(hub.local_files(str(rows_folder), None), rows):
+    if archives := _archives(files, rows) or _archives(local_files(str(rows_folder), None), rows):
         around = [Path(file.path).parent for file in archives if file.path is not None]
         # Of what lies around an archive, the names of folders help to tell whose picture is whose.
         folder = Path(os.path.commonpath([rows_folder, *around]))
@@ -293,7 +294,7 @@ def _archives(files: Sequence[DataFile], rows: Sequence[DataFile]) -> list[DataF
 
 
 def _unknown(files: Sequence[DataFile], where: str, problem: str, first: Mapping[str, Any]) -> UnknownLayout:
-    others = [file.name for file in files if not file.name.lower().endswith(hub.IMAGE_SUFFIXES)]
+    others = [file.name for file in files if not file.name.lower().endswith(pictures.SUFFIXES)]
     seen = ", ".join(others[:20]) + (f" and {len(others) - 20} more" if len(others) > 20 else "") or "no data file"
     looked = "; ".join(
         f"{field} under {', '.join(records.ALIASES[field])}" for field in ("image", "conversations", "task")

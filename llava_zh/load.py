@@ -265,6 +265,7 @@ def _layout(
 ) -> Any:
     """The files with the rows of a configuration, and where its images are."""
     from . import hub, layouts
+    from .data_files import DataFile, local_files
     from .images import Sa1bImages
 
     local = data_dir is not None or data_files is not None
@@ -273,18 +274,18 @@ def _layout(
     if facts.images_in_sa1b:
         assert published is not None  # such datasets have a known file a config
         if not local:
-            files: Sequence[hub.DataFile] = hub.hub_files(facts, source, revision, token, [published])
+            files: Sequence[DataFile] = hub.hub_files(facts, source, revision, token, [published])
         elif data_files is not None:
-            files = hub.local_files(folder, data_files)
+            files = local_files(folder, data_files)
         else:
-            files = layouts.by_name(hub.local_files(folder, None), published, facts, str(folder))
+            files = layouts.by_name(local_files(folder, None), published, facts, str(folder))
         found = ", ".join(file.label for file in files)
         # The published file names its images; an export may hold them, or have them beside it.
         others = local and files and not posixpath.basename(files[0].name).startswith(published)
         images = layouts.with_rows(files, str(folder or "."), token) if others else None
         return layouts.Layout(tuple(files), images or Sa1bImages(_roots(image_root)), found)
     where = str(folder or ".") if local else f"{source}:{facts.repos[source]}"
-    files = hub.local_files(folder, data_files) if local else hub.hub_files(facts, source, revision, token, None)
+    files = local_files(folder, data_files) if local else hub.hub_files(facts, source, revision, token, None)
     root = None if image_root is None else os.fspath(image_root)
     return layouts.detect(files, where, root, token)
 

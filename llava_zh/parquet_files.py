@@ -19,10 +19,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from . import jsonl, record_columns, records
+from .data_files import DataFile
 from .errors import BadFile, BadRow, LlavaZhError, UnknownLayout
 from .file_kinds import other_encoding
 from .file_streams import opened
-from .hub import DataFile
 from .jsonl import Range
 from .limits import LINE, SAMPLE_BYTES, Limit
 from .record_columns import check_names
@@ -97,12 +97,6 @@ def first_rows(file: DataFile, token: Any) -> Iterator[Mapping[str, Any]]:
     if empty:
         with _opened(file, token) as parquet:
             yield dict.fromkeys(parquet.schema_arrow.names)
-
-
-def is_empty(file: DataFile, token: Any) -> bool:
-    """Whether the file has no row."""
-    with _opened(file, token) as parquet:
-        return not parquet.metadata.num_rows
 
 
 # -- rows --------------------------------------------------------------------------------------------------

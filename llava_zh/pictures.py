@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 #: What Pillow calls the kinds of files that are pictures here. An MPO is a JPEG with further ones after it.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO")
 
+#: How the names of picture files end, in lower case: what is an image file, everywhere. SA-1B has JPEG only.
+JPEG_SUFFIXES = (".jpg", ".jpeg")
+SUFFIXES = (*JPEG_SUFFIXES, ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+
 _SUFFIXES = {
     "JPEG": ".jpg",
     "MPO": ".jpg",

@@ -7,7 +7,7 @@ file                    a shard is                           rows are named in e
 ``.jsonl.gz``, ``.zst`` the whole file                       byte, once decompressed
 ``.json``               the whole file (an array, or lines)  row
 ``.parquet``            a run of row groups                  row
-``.tar`` (also gzip)    the whole archive, a WebDataset      row
+``.tar`` (also gzip)    the whole archive, a WebDataset      member, and byte within it
 ======================  ===================================  ==============================
 
 Each format has a module of its own; this one is the door to all.
@@ -26,18 +26,14 @@ import pyarrow as pa
 
 from . import json_arrays, json_values, jsonl, parquet_files, records, webdataset
 from .compressed import decompressed
+from .data_files import DataFile
 from .errors import BadArgument, BadFile, BadRow
 from .file_kinds import HEAD, check_head
 from .file_kinds import kind_of as kind_of
 from .file_streams import reader
-from .hub import DataFile
 from .jsonl import Range
 from .records import Expect, Place
-from .shards import PARSE_AHEAD as PARSE_AHEAD
-from .shards import TABLE_BYTES as TABLE_BYTES
-from .shards import Reading as Reading
-from .shards import Record, Work, row_tables
-from .shards import Shard as Shard
+from .shards import Reading, Record, Shard, Work, row_tables
 
 # Records looked at from a file's start for its keys, until one is good.
 SAMPLED = 100
@@ -112,13 +108,6 @@ def tables(shard: Shard, reading: Reading) -> Iterator[pa.Table]:
         yield from _in_order(_READERS[kind_of(shard.file.name) or "jsonl"](shard, reading), reading)
     except BadFile as error:
         reading.on_damage(error)
-
-
-def has_rows(file: DataFile, token: Any = None) -> bool:
-    """Whether a file has any row; the first parts of what many programs write have none."""
-    if not file.size:
-        return False
-    return kind_of(file.name) != "parquet" or not parquet_files.is_empty(file, token)
 
 
 def sample(file: DataFile, token: Any = None) -> Mapping[str, Any]:

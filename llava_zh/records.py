@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -61,8 +61,6 @@ MARK = "<image>"
 
 _BYTES_AT_ONCE = 1 << 20
 _NOTHING = "nothing (the key is missing or null)"
-
-OnBadRow = Literal["raise", "skip"]
 
 
 class Place(NamedTuple):

@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from . import records
+from .data_files import DataFile
 from .errors import BadFile, BadRow
-from .hub import DataFile
 from .records import Expect, Place
 
 # Rows with embedded images can have megabytes each; this bounds a table whatever the rows.

@@ -143,7 +143,7 @@ def mix(
 
 def _window_of(source: Any) -> int:
     """How many shards of `source` make a window of at most :data:`WINDOW_BYTES`, by the sizes of their files."""
-    from .readers import Shard
+    from .shards import Shard
 
     shards = [shard for shard in getattr(source, "kwargs", {}).get("shards", ()) if isinstance(shard, Shard)]
     wholes: Counter[DataFile] = Counter()

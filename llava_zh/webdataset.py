@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import jsonl, records
+from . import jsonl, pictures, records
+from .data_files import DataFile
 from .errors import BadFile, BadRow
 from .file_streams import whole
-from .hub import IMAGE_SUFFIXES, DataFile
 from .limits import LINE, SAMPLE_BYTES, SAMPLE_IMAGES, Limit
 from .records import Place
 from .sa1b.tar_header import safe_name
@@ -46,7 +46,7 @@ def _is_wanted(name: str, size: int) -> bool:
         return False
     if suffix.endswith(".json"):
         return size <= LINE.value
-    return suffix.endswith(IMAGE_SUFFIXES) and size <= SAMPLE_BYTES.value
+    return suffix.endswith(pictures.SUFFIXES) and size <= SAMPLE_BYTES.value
 
 
 def _is_ballast(name: str) -> bool:
@@ -161,7 +161,7 @@ class _Grouped:
 
 def _is_other(member: TarFile) -> bool:
     suffix = _suffix(member.name)
-    return not suffix.endswith((*IMAGE_SUFFIXES, ".json"))
+    return not suffix.endswith((*pictures.SUFFIXES, ".json"))
 
 
 def _add(sample: _Sample, label: str, member: TarFile) -> None:
@@ -175,7 +175,7 @@ def _add(sample: _Sample, label: str, member: TarFile) -> None:
         _refuse(sample, place, SAMPLE_BYTES)
     elif member.data is None:
         _refuse(sample, place, LINE)
-    elif suffix.endswith(IMAGE_SUFFIXES):
+    elif suffix.endswith(pictures.SUFFIXES):
         sample.images.pop(name, None)
         sample.images[name] = member.data
         if len(sample.images) > SAMPLE_IMAGES.value:

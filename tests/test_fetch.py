@@ -10,8 +10,8 @@ import filelock
 import pytest
 
 from llava_zh import fetch
+from llava_zh.data_files import DataFile
 from llava_zh.errors import BadFile, OutputError, RunConflict, UnsafeName
-from llava_zh.hub import DataFile
 
 CONTENT = "图像\n".encode() * 1000
 

@@ -18,7 +18,8 @@ import pytest
 from llava_zh.builders.llava_instruct_zh_600k import TASKS, LlavaInstructZh600k
 from PIL import Image
 
-from llava_zh import hub, load_dataset, load_dataset_builder
+from llava_zh import load_dataset, load_dataset_builder
+from llava_zh.data_files import local_files
 from llava_zh.demo import DemoPaths
 from llava_zh.errors import BadArgument, BadFile, DataFileNotFound, ImageNotFound, UnknownLayout
 
@@ -323,7 +324,7 @@ def test_folders_of_images_beside_the_data_are_not_looked_through(demo: DemoPath
     (folder / "sa_1.json").write_text("{}")
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "1.JPG").write_bytes(b"")
-    seen = {file.name for file in hub.local_files(str(tmp_path), None)}
+    seen = {file.name for file in local_files(str(tmp_path), None)}
     assert seen == {path.name for path in demo.internvl.iterdir()}
 
 

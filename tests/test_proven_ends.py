@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from published_rows import LLAVA, stream, turns
 
 from llava_zh import readers
+from llava_zh.data_files import local_files
 from llava_zh.errors import BadFile, BadRow, LlavaZhError
-from llava_zh.hub import local_files
-from llava_zh.readers import Reading
 from llava_zh.records import Expect
+from llava_zh.shards import Reading
 
 
 def line(number: int, **more: Any) -> bytes:
@@ -163,8 +163,8 @@ import resource, sys
 from pathlib import Path
 from llava_zh import readers
 from llava_zh.errors import LlavaZhError
-from llava_zh.hub import local_files
-from llava_zh.readers import Reading
+from llava_zh.data_files import local_files
+from llava_zh.shards import Reading
 from llava_zh.records import Expect
 resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
 for name in sorted(p.name for p in Path(sys.argv[1]).iterdir()):

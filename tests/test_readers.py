@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llava_zh import hub, jsonl, readers
+from llava_zh import jsonl, readers
+from llava_zh.data_files import DataFile, local_files
 from llava_zh.errors import BadArgument, BadFile, BadRow, UnknownLayout
-from llava_zh.readers import Reading, Shard
 from llava_zh.records import Expect
+from llava_zh.shards import TABLE_BYTES, Reading, Shard
 
 TURNS = [{"from": "human", "value": "<image>\n看"}, {"from": "gpt", "value": "图" * 20}]
 
@@ -43,9 +44,9 @@ def zstd(data: bytes) -> bytes:
     return pa.compress(data, codec="zstd", asbytes=True)
 
 
-def data_file(folder: Path, name: str, data: bytes) -> hub.DataFile:
+def data_file(folder: Path, name: str, data: bytes) -> DataFile:
     (folder / name).write_bytes(data)
-    return hub.local_files(str(folder), [name])[0]
+    return local_files(str(folder), [name])[0]
 
 
 def parquet(table: pa.Table, **options: Any) -> bytes:
@@ -65,7 +66,7 @@ def tar_of(members: list[tuple[str, bytes]], mode: str = "w") -> bytes:
 
 
 def read(
-    *files: hub.DataFile,
+    *files: DataFile,
     on_bad: Callable[[BadRow], None] | None = None,
     chunk_size: int = 1 << 20,
     num_shards: int | None = None,
@@ -261,7 +262,7 @@ def test_rows_with_large_embedded_images_come_in_tables_of_bounded_size(tmp_path
     (shard,) = readers.plan([file], chunk_size=1 << 30, num_shards=None)
     sizes = [found.nbytes for found in readers.tables(shard, reading)]
     assert len(sizes) >= 3
-    assert max(sizes) <= readers.TABLE_BYTES + (1 << 20)
+    assert max(sizes) <= TABLE_BYTES + (1 << 20)
 
 
 # -- WebDataset tars ---------------------------------------------------------------------------------------
@@ -372,10 +373,12 @@ def test_files_are_closed_when_reading_ends_early(tmp_path: Path) -> None:
     code = f"""
 import os, warnings
 warnings.simplefilter("error")
-from llava_zh import hub, readers
+from llava_zh import readers
+from llava_zh.data_files import local_files
 from llava_zh.records import Expect
-file = hub.local_files({str(tmp_path)!r}, ["{file.name}"])[0]
-reading = readers.Reading(Expect(), print, lambda names: None)
+from llava_zh.shards import Reading
+file = local_files({str(tmp_path)!r}, ["{file.name}"])[0]
+reading = Reading(Expect(), print, lambda names: None)
 (shard,) = readers.plan([file], chunk_size=1 << 20, num_shards=None)
 tables = readers.tables(shard, reading)
 next(tables)

@@ -15,12 +15,11 @@ from hunting import hunt
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava_zh import readers, webdataset
-from llava_zh.data_files import DataFile
+from llava_zh import pictures, readers, webdataset
+from llava_zh.data_files import DataFile, local_files
 from llava_zh.errors import BadFile, BadRow, LlavaZhError
-from llava_zh.hub import local_files
-from llava_zh.readers import Reading
 from llava_zh.records import Expect
+from llava_zh.shards import Reading
 
 TURNS = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
 
@@ -179,6 +178,12 @@ def test_a_sample_that_lacks_its_text_or_its_picture_is_named(tmp_path: Path) ->
     assert ["sample 7" in str(e) or "sample 8" in str(e) for e in errors] == [True, True]
     assert "no .json" in str(errors[0])
     assert "no picture" in str(errors[1])
+
+
+@pytest.mark.parametrize("suffix", pictures.SUFFIXES)
+def test_every_kind_of_picture_is_one_in_a_webdataset(tmp_path: Path, suffix: str) -> None:
+    file = data_file(tmp_path, tar([(f"1{suffix}", b"picture 1"), ("1.json", record(1))])[0])
+    assert read(file) == (ids(1), [])
 
 
 def test_of_two_members_with_one_name_the_last_counts(tmp_path: Path) -> None:

@@ -254,13 +254,12 @@ def _published(facts: DatasetFacts, source: str) -> Finding:
 
 def _files(data_dir: str) -> Findings:
     """The rows found in a folder: published files by their names, else whatever has rows."""
-    from .. import hub, list_datasets
+    from .. import list_datasets
+    from ..data_files import local_files
     from ..load import dataset_facts
 
     try:
-        names = {
-            Path(file.name).name.removesuffix(".gz").removesuffix(".zst") for file in hub.local_files(data_dir, None)
-        }
+        names = {Path(file.name).name.removesuffix(".gz").removesuffix(".zst") for file in local_files(data_dir, None)}
     except LlavaZhError as error:
         yield Finding("failed", "folder", _first_line(error))
         return

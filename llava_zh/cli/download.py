@@ -12,8 +12,8 @@ from . import text
 from .options import add_dataset, add_source
 
 if TYPE_CHECKING:
+    from ..data_files import DataFile
     from ..facts import DatasetFacts
-    from ..hub import DataFile
 
 _EXAMPLE = """\
 Example:

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from ..facts import SOURCES
+from ..sa1b.urls import SHARD_NAME
 
 _KEYWORDS = (
     "data_dir",
@@ -86,11 +87,11 @@ def archive_list(text: str) -> str | list[int | str]:
         return text
     archives: list[int | str] = []
     for part in text.split(","):
-        if span := re.fullmatch(r"(\d{1,6})-(\d{1,6})", part):
+        if span := re.fullmatch(r"([0-9]{1,6})-([0-9]{1,6})", part):
             archives += range(int(span[1]), int(span[2]) + 1)
-        elif part.isdigit() and len(part) <= 6:
+        elif part.isascii() and part.isdigit() and len(part) <= 6:
             archives.append(int(part))
-        elif re.fullmatch(r"sa_\d{6}", part):
+        elif SHARD_NAME.fullmatch(part):
             archives.append(part)
         else:
             raise argparse.ArgumentTypeError(f"expected 0-44, 3,5,sa_000007 or available, found {part!r}")

@@ -16,7 +16,7 @@ from llava_zh.regenerate.images import image_label
 
 if TYPE_CHECKING:
     from llava_zh.builder import PublishedBuilder
-    from llava_zh.hub import DataFile
+    from llava_zh.data_files import DataFile
 
 Source = str | os.PathLike[str] | Iterable[Mapping[str, Any]]
 
@@ -127,13 +127,14 @@ def _turns(place: Place, fields: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _on_disk(path: Path) -> list[DataFile] | None:
     """The files of rows that `path` means: it, or those in its folder ``data``, or in it; None if it is not on disk."""
-    from llava_zh import hub, layouts
+    from llava_zh import layouts
+    from llava_zh.data_files import local_files
 
     if path.is_file():
-        return hub.local_files(None, [str(path.absolute())])
+        return local_files(None, [str(path.absolute())])
     if not path.is_dir():
         return None
-    files = layouts.rows_in(hub.local_files(str(path), None))
+    files = layouts.rows_in(local_files(str(path), None))
     if not files:
         raise DataFileNotFound(
             f"Neither {path} nor its folder data holds a file of rows (.jsonl, .json, .parquet, plain or compressed, "

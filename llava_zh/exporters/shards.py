@@ -15,8 +15,8 @@ import pyarrow as pa
 from .. import hub, jsonl, places, readers
 from ..builder import PublishedBuilder
 from ..errors import BadArgument
-from ..readers import Shard
 from ..rows import RowShape, to_rows
+from ..shards import Shard
 from .files import appearing, write_bytes
 from .images import ImageExport
 from .selection import Count, Draw, Selection, Taken, count

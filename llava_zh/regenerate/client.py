@@ -31,7 +31,6 @@ class Endpoint:
         self.in_flight = 0
         self.faults_in_a_row = 0
         self.resting = False
-        self.ill_since = 0.0
         self.unusable: ServerError | None = None
 
     @property

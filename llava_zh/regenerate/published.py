@@ -16,8 +16,8 @@ from llava_zh.errors import NothingLeft, RunConflict
 from llava_zh.images import FolderImages
 from llava_zh.left_out import Tally
 from llava_zh.python_rows import python_rows
-from llava_zh.readers import Shard
 from llava_zh.regenerate.plan import Looked, Mask, Plan, Selection, Start
+from llava_zh.shards import Shard
 
 _SELECTED = "selected"
 _NUMBER = "number"

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from llava_zh.errors import BadArchive, BadArgument, BadImage, ImageNotFound, LlavaZhError, UnknownName
+from llava_zh.pictures import JPEG_SUFFIXES
 from llava_zh.sa1b.gzip_pass import PassReader
 from llava_zh.sa1b.index import Member, Problem
 from llava_zh.sa1b.tree import ArchiveInfo
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from llava_zh.sa1b.filesystem import Sa1bFileSystem
 
 ARCHIVE_FILES = ("tar", "gzip", "zip")
-_IMAGE_SUFFIXES = (".jpg", ".jpeg")
 
 
 class Item(NamedTuple):
@@ -88,7 +88,7 @@ class Contents:
         for place in self._places():
             listing = self._root.listing(place)
             names = [key_name(key) for key in listing.keys.tolist()]
-            names += sorted(name for name in listing.files if name.lower().endswith(_IMAGE_SUFFIXES))
+            names += sorted(name for name in listing.files if name.lower().endswith(JPEG_SUFFIXES))
             items += [Item(prefix + name, None, f"{place}/{name}".lstrip("/")) for name in names]
         return items
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from llava_zh import pictures
 from llava_zh.links import lead_out
 from llava_zh.sa1b.published import problem
 from llava_zh.sa1b.urls import SHARD_NAME, archive_stem
@@ -31,7 +32,6 @@ MOST_REMOTE = 64
 
 _PEEKED = 400  # entries of a folder that show what it holds
 _FIRST = ("data", "images", "sam")
-_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _log = get_logger(__name__)
 
 
@@ -100,7 +100,7 @@ def _take(root: Root, found: Found, folder: str, listing: Listing) -> bool:
             found.archives.append((folder, name))
     if shards or archives:
         _hold(found, folder)
-    images = sum(name.lower().endswith(_IMAGES) for name in listing.files)
+    images = sum(name.lower().endswith(pictures.SUFFIXES) for name in listing.files)
     return len(listing.keys) + images > len(archives) + len(listing.folders)
 
 
@@ -123,7 +123,7 @@ def _look(root: Root, folder: str, depth: int) -> tuple[Listing | None, bool]:
                 names = [entry.name for entry in islice(entries, _PEEKED)]
         except OSError:
             return None, False
-        images = [name for name in names if name.lower().endswith(_IMAGES)]
+        images = [name for name in names if name.lower().endswith(pictures.SUFFIXES)]
         if len(names) == _PEEKED and len(images) > len(names) // 4:
             return None, any(name.startswith("sa_") for name in images)
     listing = root.listing(folder)

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 SPACING = 512 << 10
 #: A window is kept before every member, and at least this often inside a large one (decompressed bytes).
 _WINDOW_SPACING = 4 << 20
-#: Share of the archive's bytes that the whole index may take, and what a small archive may take in any case.
-BUDGET, LEAST_BUDGET = 0.001, 64 << 10
 _BYTES_A_MEMBER, _BYTES_A_POINT = 20, 24
 Points = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], list[bytes]]
 _InflateError: Any = igzip_lib.error

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from llava_zh.errors import BadArchive
+from llava_zh.pictures import JPEG_SUFFIXES
 from llava_zh.sa1b.deflate_trees import Block, blocks
 from llava_zh.sa1b.jpeg_check import BadJpeg, check_jpeg, seam
 
@@ -109,7 +110,7 @@ def problem(name: str, data: bytes | None) -> Wrong | None:
     """What is wrong with the JPEG or masks `data`; None if nothing is, or it is of another kind."""
     if data is None:
         return Wrong("cannot be read", 0)
-    if name.lower().endswith((".jpg", ".jpeg")):
+    if name.lower().endswith(JPEG_SUFFIXES):
         try:
             check_jpeg(data)
         except BadJpeg as error:

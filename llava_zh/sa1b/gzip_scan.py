@@ -20,8 +20,6 @@ import numpy as np
 from llava_zh.sa1b.forward import BACK, Forward
 from llava_zh.sa1b.gzip_careful import Careful, Fault
 from llava_zh.sa1b.gzip_points import (
-    BUDGET,
-    LEAST_BUDGET,
     SPACING,
     PointReader,
     Points,
@@ -38,6 +36,8 @@ if TYPE_CHECKING:
     from llava_zh.sa1b.source import Source
 
 _PIECE = 1 << 20
+#: Share of the archive's bytes that the whole index may take, and what a small archive may take in any case.
+BUDGET, LEAST_BUDGET = 0.001, 64 << 10
 #: A gzip stream with no more members than that, images and masks, is not looked at closely: none of them is trusted.
 _FEW = 8
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from llava_zh import limits
 from llava_zh.errors import BadFile, DataFileNotFound, LlavaZhError
-from llava_zh.sa1b.urls import archive_stem
+from llava_zh.sa1b.urls import SHARD_NAME, archive_stem
 
 Path = str | os.PathLike[str]
 
@@ -49,7 +49,7 @@ def read_links(path: Path) -> dict[str, str]:
 
 def is_archive(name: str) -> bool:
     """Whether a file of the list of links is one of SA-1B's numbered archives."""
-    return re.fullmatch(r"sa_[0-9]{6}", archive_stem(name) or "") is not None
+    return SHARD_NAME.fullmatch(archive_stem(name) or "") is not None
 
 
 def read_checklist(path: Path) -> dict[str, str]:

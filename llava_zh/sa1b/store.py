@@ -21,8 +21,6 @@ from llava_zh.safe_text import get_logger
 SUFFIX = ".sa1bx"
 _log = get_logger(__name__)
 
-__all__ = ["SUFFIX", "build", "cache_dir", "cached_path", "detect", "first_id", "load", "scan", "write_atomically"]
-
 
 def cache_dir() -> Path:
     """The folder of this library's caches: ``LLAVA_ZH_CACHE``, else the platform's (``XDG_CACHE_HOME`` respected)."""

@@ -32,8 +32,6 @@ from llava_zh.sa1b.tar_header import (
     with_records,
 )
 
-__all__ = ["BLOCK", "safe_name", "scan_tar"]
-
 _BATCH = 4096
 #: Bytes that the search for a header reads at once; a reader that only goes forward keeps as many.
 PIECE = 1 << 20

@@ -125,7 +125,7 @@ def archive_names(archives: int | str | Iterable[int | str]) -> list[str]:
     names = []
     for item in [archives] if isinstance(archives, int | str) else archives:
         name = item.removesuffix(".tar") if isinstance(item, str) and not item.isdecimal() else f"sa_{int(item):06d}"
-        if not re.fullmatch(r"sa_[0-9]{6}", name):
+        if not SHARD_NAME.fullmatch(name):
             raise BadArgument(
                 f"archives: {item!r} is no SA-1B archive; expected a number from 0 to 999 or a name such as sa_000000."
             )

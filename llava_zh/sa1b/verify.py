@@ -29,6 +29,8 @@ from llava_zh import pictures
 from llava_zh.durable import check_kind, explained
 from llava_zh.errors import BadArchive, BadArgument, BadImage, LlavaZhError, RootNotFound
 from llava_zh.lines import AppendFile
+from llava_zh.pictures import JPEG_SUFFIXES
+from llava_zh.sa1b.atomic import write_atomically
 from llava_zh.sa1b.contents import ARCHIVE_FILES, Contents, Item, chosen, trouble
 from llava_zh.sa1b.gzip_pass import decompressed
 from llava_zh.sa1b.gzip_points import cores
@@ -36,7 +38,6 @@ from llava_zh.sa1b.index import HARMLESS_PROBLEMS, Problem
 from llava_zh.sa1b.lists import read_checklist
 from llava_zh.sa1b.output import output_folder
 from llava_zh.sa1b.source import Source
-from llava_zh.sa1b.store import write_atomically
 from llava_zh.sa1b.tree import ArchiveInfo
 from llava_zh.sa1b.urls import key_name
 from llava_zh.safe_text import json_text, one_line
@@ -59,7 +60,7 @@ class BadMember(msgspec.Struct, frozen=True):
 
     @property
     def is_image(self) -> bool:
-        return self.path.lower().endswith((".jpg", ".jpeg"))
+        return self.path.lower().endswith(JPEG_SUFFIXES)
 
 
 class Piece(msgspec.Struct, omit_defaults=True):
@@ -401,7 +402,7 @@ def _whole(source: Source, kind: str) -> tuple[str, str | None]:
 
 
 def _is_image(item: Item) -> bool:
-    return item.path.lower().endswith((".jpg", ".jpeg"))
+    return item.path.lower().endswith(JPEG_SUFFIXES)
 
 
 def _reason(contents: Contents, item: Item) -> tuple[str | None, int]:

@@ -9,7 +9,7 @@ import numpy as np
 from llava_zh.errors import BadArchive
 from llava_zh.sa1b.index import Member, Problem, Scan
 from llava_zh.sa1b.source import Source
-from llava_zh.sa1b.tar_scan import safe_name
+from llava_zh.sa1b.tar_header import safe_name
 from llava_zh.sa1b.zip_directory import Entry, names, read_directory
 
 _LOCAL_HEADER = 30

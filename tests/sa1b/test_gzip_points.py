@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from isal import igzip_lib
 
 from llava_zh.errors import BadArchive
-from llava_zh.sa1b import gzip_points
+from llava_zh.sa1b import gzip_points, gzip_scan
 from llava_zh.sa1b.archive import Archive
 from llava_zh.sa1b.deflate_bits import bits_before
 from llava_zh.sa1b.gzip_header import gzip_header_length
@@ -118,8 +118,8 @@ def test_a_header_with_a_name_a_comment_and_extra_fields_is_skipped(tmp_path: Pa
 def test_the_whole_index_stays_within_a_thousandth_of_the_archive(
     monkeypatch: pytest.MonkeyPatch, gzip_tar: Path
 ) -> None:
-    limit = int(gzip_tar.stat().st_size * gzip_points.BUDGET)
-    monkeypatch.setattr(gzip_points, "LEAST_BUDGET", 0)
+    limit = int(gzip_tar.stat().st_size * gzip_scan.BUDGET)
+    monkeypatch.setattr(gzip_scan, "LEAST_BUDGET", 0)
     index = index_of(gzip_tar)
     assert len(index.array("points_out")) > 0
     # So small an archive cannot hold the arrays of its members and the header in a thousandth; windows add nothing.

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from llava_zh.errors import BadIndex
 from llava_zh.sa1b.index import ArchiveIndex, Member, Numbered, Scan, assemble, contains
-from llava_zh.sa1b.tar_scan import safe_name
+from llava_zh.sa1b.tar_header import safe_name
 from llava_zh.sa1b.urls import member_key
 
 STATE = {"size": 2**50, "stamp": "x", "ends": ""}

@@ -21,9 +21,10 @@ from isal import isal_zlib
 from llava_zh.errors import BadArchive, BadIndex
 from llava_zh.sa1b import index_file, store
 from llava_zh.sa1b.archive import Archive
+from llava_zh.sa1b.atomic import write_atomically
 from llava_zh.sa1b.index import ArchiveIndex, Member, Scan, assemble
 from llava_zh.sa1b.source import LocalSource
-from llava_zh.sa1b.tar_scan import safe_name
+from llava_zh.sa1b.tar_header import safe_name
 
 from .conftest import Files, jpeg, sa1b_files, write_archive
 
@@ -180,7 +181,7 @@ def test_an_index_that_is_changed_while_it_is_in_use_costs_no_read(
         with beside.open("r+b") as file:
             file.write(data[:-2000] + bytes(2000))
     else:
-        store.write_atomically(beside, assemble("tar", Scan([Member("sa_7.jpg", 0, 9, 9)]), HEADER["archive"]))
+        write_atomically(beside, assemble("tar", Scan([Member("sa_7.jpg", 0, 9, 9)]), HEADER["archive"]))
     for name in ("sa_7.jpg", "sa_8.jpg"):
         member = archive.index.find(name)
         assert member is not None and archive.read(member) == files[name]

@@ -13,6 +13,7 @@ import pytest
 
 from llava_zh.errors import BadArchive
 from llava_zh.sa1b import store
+from llava_zh.sa1b.atomic import write_atomically
 from llava_zh.sa1b.source import LocalSource
 
 from .conftest import Files, jpeg, sa1b_files, tar_bytes, write_archive
@@ -92,7 +93,7 @@ def test_a_cache_that_cannot_be_written_costs_a_warning_and_nothing_else(
 FULL = """
 import resource, sys
 from pathlib import Path
-from llava_zh.sa1b.store import write_atomically
+from llava_zh.sa1b.atomic import write_atomically
 resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))  # the system refuses what is longer
 try:
     write_atomically(Path(sys.argv[1]), b"y" * 100)
@@ -104,7 +105,7 @@ except OSError as error:
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
 def test_a_full_disk_leaves_no_half_written_index_and_the_old_one_in_place(tmp_path: Path) -> None:
     target = tmp_path / "x.sa1bx"
-    store.write_atomically(target, b"x" * 10)
+    write_atomically(target, b"x" * 10)
     assert start(target, FULL).communicate(timeout=60)[0] == "OSError\n"
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"x" * 10]
 
@@ -112,7 +113,7 @@ def test_a_full_disk_leaves_no_half_written_index_and_the_old_one_in_place(tmp_p
 def test_threads_and_processes_that_write_one_file_never_show_a_part_of_it(tmp_path: Path) -> None:
     target = tmp_path / "folder" / "x.sa1bx"
     writer = (
-        "import sys; from pathlib import Path; from llava_zh.sa1b.store import write_atomically\n"
+        "import sys; from pathlib import Path; from llava_zh.sa1b.atomic import write_atomically\n"
         "for _ in range(15): write_atomically(Path(sys.argv[1]), b'p' * 300_000)"
     )
     others = [start(target, writer) for _ in range(2)]
@@ -121,7 +122,7 @@ def test_threads_and_processes_that_write_one_file_never_show_a_part_of_it(tmp_p
     def write(letter: bytes) -> None:
         try:
             for _ in range(15):
-                store.write_atomically(target, letter * 300_000)
+                write_atomically(target, letter * 300_000)
                 data = target.read_bytes()
                 if len(data) != 300_000 or len(set(data)) != 1:
                     wrong.append(len(data))

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llava_zh.sa1b.index import Scan
-from llava_zh.sa1b.tar_scan import PIECE, safe_name, scan_tar
+from llava_zh.sa1b.tar_header import safe_name
+from llava_zh.sa1b.tar_scan import PIECE, scan_tar
 
 from .conftest import tar_bytes
 

@@ -17,7 +17,7 @@ from llava_zh.errors import BadArchive
 from llava_zh.sa1b.archive import Archive
 from llava_zh.sa1b.index import ArchiveIndex, assemble
 from llava_zh.sa1b.source import LocalSource
-from llava_zh.sa1b.tar_scan import safe_name
+from llava_zh.sa1b.tar_header import safe_name
 from llava_zh.sa1b.zip_scan import scan_zip
 
 from .conftest import jpeg
