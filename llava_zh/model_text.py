@@ -1,13 +1,16 @@
-"""What a model's text holds that is no part of what it says: its reasoning, and special tokens left in by a server.
+"""What a model's text holds that is no part of what it says: reasoning, special tokens, control characters.
 
-Both come from outside and look like text. What a model said is kept only after :func:`without_reasoning` has cut off
-the first, and :func:`special_tokens` has found none of the second.
+All come from outside and look like text. What a model said is kept only after :func:`without_reasoning` has cut off
+the first, :func:`special_tokens` and :func:`controls` have found none of the others, and it does not say nothing
+(:func:`says_nothing`).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection
+
+from llava_zh.safe_text import CONTROLS
 
 # -- reasoning ---------------------------------------------------------------------------------------------
 
@@ -142,3 +145,31 @@ def special_tokens(text: str, *, besides: Collection[str] = ()) -> list[str]:
 
 def _may_hold_marks(text: str) -> bool:
     return any(sign in text for sign in _SIGNS)
+
+
+# -- characters --------------------------------------------------------------------------------------------
+
+# U+FFFD stands where bytes were no text. A carriage return only ends a line.
+_CONTROL = re.compile(rf"[{CONTROLS}\ufffd](?<!\r)")
+# White space, controls, and what Unicode calls ignorable: fillers, joiners, marks of direction, selectors, tags.
+_VISIBLE = re.compile(
+    rf"[^\s{CONTROLS}\x00-\x20\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028\u2029"
+    r"\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\uffff\U0001bca0-\U0001bca3"
+    r"\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+
+
+def controls(text: str) -> list[str]:
+    """The characters in `text` that no text has a use for, as ``U+001B``, in order, each once.
+
+    They are control characters but for newline, tab and carriage return, marks that turn the direction of what is
+    around them, and U+FFFD, which stands for bytes that were lost.
+    """
+    if _CONTROL.search(text) is None:
+        return []
+    return list(dict.fromkeys(f"U+{ord(character):04X}" for character in _CONTROL.findall(text)))
+
+
+def says_nothing(text: str) -> bool:
+    """Whether no character of `text` can be seen, as of one of white space and zero-width characters."""
+    return _VISIBLE.search(text) is None

@@ -32,12 +32,12 @@ _telling: list[str] = []
 _signs: list[str] = []
 _lock = threading.Lock()
 
-# C0 but for newline and tab, DEL and C1 (an escape sequence needs one of them), marks that turn the direction of the
-# text around them, line separators, tag characters and half surrogate pairs, which no encoding can write.
-_STEERING = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff"
-    r"\ud800-\udfff\U000e0000-\U000e007f]"
-)
+#: Within the brackets of a pattern: C0 but for newline and tab, DEL and C1 (an escape sequence needs one of them), and
+#: embeddings, overrides and isolates, which turn the direction of the text around them. No text has a use for them.
+CONTROLS = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069"
+# Besides them: weaker marks of direction, line separators, tag characters and half surrogate pairs, which no encoding
+# can write.
+_STEERING = re.compile(rf"[{CONTROLS}\u061c\u200e\u200f\u2028\u2029\ufeff" + r"\ud800-\udfff\U000e0000-\U000e007f]")
 
 
 def keep_secret(secret: object) -> None:

@@ -117,6 +117,8 @@ HARMFUL: dict[str, Fault] = {
     "endless": lambda head, caption: b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * (6 << 20),
     "endless_chunks": lambda head, caption: b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     + (b"10000\r\n" + b" " * 65536 + b"\r\n") * 100,
+    "zero_width": lambda head, caption: answer(completion("\u200b\u200d\ufe0f")),
+    "escape": lambda head, caption: answer(completion(f"{caption}\x1b[31m")),
     "deep": lambda head, caption: answer(b'{"x":' + b"[" * 300_000),
     "deep_error": lambda head, caption: answer(b'{"error":' + b'{"message":' * 100_000 + b"1" + b"}" * 100_001),
     "echo_text": _echo(lambda said, caption: answer(said)),

@@ -106,6 +106,10 @@ def test_the_language_expected_is_given_or_the_row_s_or_its_prompt_s() -> None:
         ("一只猫。<|im_end|>", ["special_tokens"]),
         ("一只猫[UNUSED_TOKEN_145]", ["special_tokens"]),
         ("<think>好</think>一只猫</s>", ["reasoning", "special_tokens"]),
+        ("一只\x1b[31m猫", ["control_characters"]),
+        ("一只\u202e猫\ufffd", ["control_characters"]),
+        ("\u200b\u200b", ["empty"]),
+        ("一家👨\u200d👩\u200d👧，🏴\U000e0067\U000e007f，\r\n\t“עב\u200f”", []),
         ("如果 a < b，则 <3 出现在海报上 [1]", []),
     ],
 )

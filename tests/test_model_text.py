@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
+import unicodedata
 
 import pytest
 from hunting import hunt
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from llava_zh.model_text import special_tokens, without_reasoning
+from llava_zh.model_text import controls, says_nothing, special_tokens, without_reasoning
 
+# Letters by their category that show nothing, and signs of form that show something (Arabic number signs and the like).
+FILLERS = (0x115F, 0x1160, 0x3164, 0xFFA0)
+PREPENDED = (*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD, *range(0x13430, 0x13440))
 CAPTION = "一只橘色的猫坐在草地上。"
 
 OPENED_AND_CLOSED = [
@@ -115,3 +119,19 @@ def test_the_longest_answer_takes_linear_time(piece: str) -> None:
         without_reasoning(text)
         special_tokens(text)
     assert time.process_time() - started < 2
+
+
+@given(st.text())
+def test_a_text_says_something_if_any_letter_figure_or_sign_is_in_it(text: str) -> None:
+    if any(unicodedata.category(character)[0] in "LN" for character in text.translate(dict.fromkeys(FILLERS))):
+        assert not says_nothing(text)
+    if all(unicodedata.category(character) in ("Cc", "Cf", "Zs", "Zl", "Zp") for character in text):
+        assert says_nothing(text) or any(ord(character) in PREPENDED for character in text)
+
+
+@given(st.text())
+def test_every_control_character_is_found(text: str) -> None:
+    wanted = [c for c in text if unicodedata.category(c) == "Cc" and c not in "\n\t\r"]
+    assert set(controls(text)) >= {f"U+{ord(character):04X}" for character in wanted}
+    if text.isprintable() and "\ufffd" not in text:
+        assert controls(text) == []

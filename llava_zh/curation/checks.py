@@ -9,7 +9,7 @@ from itertools import product
 from typing import Any
 
 from llava_zh.curation.text import detect_language, find_repetition, windows
-from llava_zh.model_text import special_tokens, without_reasoning
+from llava_zh.model_text import controls, says_nothing, special_tokens, without_reasoning
 from llava_zh.regenerate.prompts import PROMPTS, Prompt
 
 _PICTURE = ("图片", "图像", "照片", "这张图")
@@ -134,6 +134,7 @@ class Checks:
 def _model_defects(answers: Iterable[str]) -> Iterator[str]:
     """What a model, or the server in front of it, left in its answers that is no part of what it says."""
     tokens: list[str] = []
+    signs: list[str] = []
     reasoned = False
     for answer in answers:
         rest = without_reasoning(answer)
@@ -141,8 +142,11 @@ def _model_defects(answers: Iterable[str]) -> Iterator[str]:
             reasoned = True
             yield f"reasoning: {'it never ends, ' if rest is None else ''}in {answer[:40]!r}"
         tokens += special_tokens(rest or "")
+        signs += controls(answer)
     if tokens:
         yield f"special_tokens: {' '.join(dict.fromkeys(tokens[:5]))}"
+    if signs:
+        yield f"control_characters: {' '.join(dict.fromkeys(signs[:5]))}"
 
 
 def _prompt_of(row: Mapping[str, Any]) -> Prompt | None:
@@ -158,6 +162,6 @@ def _turns_defects(turns: Sequence[tuple[str, str]]) -> Iterator[str]:
     rounds = roles[1:] if roles[:1] == ["system"] else roles
     if not rounds or rounds != ["human", "gpt"] * (len(rounds) // 2):
         yield f"turns: {' '.join(roles) or 'none'} instead of human gpt, once or more"
-    empty = next((index for index, (role, text) in enumerate(turns) if role == "gpt" and not text.strip()), None)
+    empty = next((index for index, (role, text) in enumerate(turns) if role == "gpt" and says_nothing(text)), None)
     if empty is not None:
         yield f"empty: turn {empty} (gpt) has no text"

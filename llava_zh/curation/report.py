@@ -14,6 +14,7 @@ REASONS: dict[str, str] = {
     "leak": "the answer betrays its prompt",
     "reasoning": "a block of reasoning is left in the answer",
     "special_tokens": "special tokens of a model are left in the answer",
+    "control_characters": "characters that steer a terminal, or stand for lost bytes, are in the answer",
     "language": "the wrong language",
     "repetition": "a loop, or much of it repeats",
     "length": "a length outlier",

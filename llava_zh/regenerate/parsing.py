@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from llava_zh.errors import BadAnswer
-from llava_zh.model_text import special_tokens, without_reasoning
+from llava_zh.model_text import controls, says_nothing, special_tokens, without_reasoning
 from llava_zh.regenerate.prompts import Prompt
 
 #: The llava prompt asks for at most so many rounds of question and answer.
@@ -86,17 +86,22 @@ def parse_answer(text: str, prompt: Prompt) -> list[dict[str, str]]:
     the model's reasoning; everything else the model said is in the turns.
 
     Raises:
-        BadAnswer: The answer has another form, its reasoning never ends, or a special token of the model's is left in
-            it; ``expected`` and ``found`` are attributes, and ``reason`` where the form is not what is wrong.
+        BadAnswer: The answer has another form, its reasoning never ends, it says nothing, or a special token of the
+            model's or a control character is left in it; ``expected`` and ``found`` are attributes, and ``reason``
+            where the form is not what is wrong.
     """
     _check_text(text)
     said = without_reasoning(text)
     if said is None:
         _refuse("a text after the reasoning", f"reasoning without an end in {_excerpt(text)}", "reasoning never ends")
-    if not said.strip():
+    if says_nothing(said):
         _refuse("a text after the reasoning", f"nothing after {_excerpt(text[-60:])}", "empty answer")
+    if found := controls(said):  # before line breaks are looked for, some of which are such characters
+        _refuse("text without control characters", ", ".join(found[:5]), "control character")
     turns = _turns(said, prompt)
-    for turn in turns:
+    for number, turn in enumerate(turns, start=1):
+        if says_nothing(turn["value"]):
+            _refuse("a text in every turn", f"no visible character in turn {number}", "empty answer")
         if tokens := special_tokens(turn["value"]):
             _refuse("text without special tokens", f"{', '.join(map(repr, tokens[:5]))}", "special token")
     return turns
@@ -116,12 +121,12 @@ def _turns(text: str, prompt: Prompt) -> list[dict[str, str]]:
 
 
 def _check_text(text: str) -> None:
-    if not text.strip():
-        _refuse("a text", "an empty answer")
+    if says_nothing(text):
+        _refuse("a text", "an empty answer", "empty answer")
     if len(text) > MAX_CHARS:
         _refuse(f"at most {MAX_CHARS:,} characters", f"{len(text):,}, which begin {_excerpt(text)}")
     if "\0" in text:
-        _refuse("text", f"a NUL character at position {text.index(chr(0))}")
+        _refuse("text", f"a NUL character at position {text.index(chr(0))}", "control character")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -16,6 +16,7 @@ import msgspec
 
 from llava_zh import limits
 from llava_zh.errors import ServerError
+from llava_zh.model_text import says_nothing
 from llava_zh.regenerate.faults import Refused, Transient, Unserved
 from llava_zh.regenerate.images import Picture
 from llava_zh.safe_text import cut, holds_secret
@@ -156,7 +157,7 @@ def read_answer(body: bytes, limit: int | None = None) -> Answer:
         hint = " Raise max_tokens." if finish_reason == "length" else ""
         counted = finish_reason if finish_reason in _ENDINGS else "(another)"
         raise Unserved(message + hint, reason=f"finish_reason {counted}", answer=cut(text, KEPT_ANSWER))
-    if not text.strip():
+    if says_nothing(text):
         raise _nothing_said(choice.message, text)
     if holds_secret(text):
         raise Unserved(

@@ -233,6 +233,8 @@ def test_an_answer_that_comes_drop_by_drop_is_over_when_the_time_is(server: Mode
         ("echo_caption", "answer repeats a secret"),
         ("huge_finish", "finish_reason (another)"),
         ("bomb", "answer too long"),
+        ("zero_width", "empty answer"),
+        ("escape", "control character"),
     ],
 )
 def test_an_answer_that_is_no_caption_is_asked_again_and_counted_by_its_reason(

@@ -13,6 +13,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from llava_zh.errors import BadAnswer
+from llava_zh.model_text import controls, says_nothing
 from llava_zh.regenerate.parsing import MAX_CHARS, parse_answer
 from llava_zh.regenerate.prompts import PROMPTS
 
@@ -39,7 +40,9 @@ ANY_LABEL = re.compile(r"(用户|助手|问题|回答|答案|User|Assistant|Ques
 words = st.text(
     st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="*_#`-\\<\ufeff"), min_size=1, max_size=20
 )
-paragraph = words.map(str.strip).filter(lambda text: text and not ANY_LABEL.search(text))
+paragraph = words.map(str.strip).filter(
+    lambda text: not (says_nothing(text) or controls(text) or ANY_LABEL.search(text))
+)
 turn_text = st.lists(paragraph, min_size=1, max_size=3).map("\n\n".join).filter(lambda text: text == text.strip())
 
 
@@ -127,6 +130,9 @@ def test_reasoning_before_an_answer_is_cut_off() -> None:
         ("<think>先看左边，一只猫。", CAPTION, "reasoning never ends"),
         ("<think>先看左边，一只猫。</think>\n", CAPTION, "empty answer"),
         ("一只猫。<|im_end|>", CAPTION, "special token"),
+        *((f"一只{sign}猫", CAPTION, "control character") for sign in "\0\x0b\x1b\x7f\x85\x9b\u202e\u2066\ufffd"),
+        *((text, CAPTION, "empty answer") for text in ("\u200b\u200b", "\ufffd\ufffd", "\u3164 \ufe0f", "\x1b\n")),
+        ("用户：\u200b\n助手：两只。", CONVERSATION, "empty answer"),
         ("一只猫。[UNUSED_TOKEN_145][UNUSED_TOKEN_145]", CAPTION, "special token"),
         ("用户：几只？</s>\n助手：两只。", CONVERSATION, "special token"),
         ("问题：几只？\n回答：两只<box>[[1,2,3,4]]</box>。", QA, "special token"),
