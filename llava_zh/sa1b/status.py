@@ -11,7 +11,7 @@ import numpy as np
 from llava_zh.errors import ImageNotFound
 from llava_zh.sa1b.contents import ARCHIVE_FILES, chosen
 from llava_zh.sa1b.layout import MemberHit
-from llava_zh.sa1b.urls import archive_stem
+from llava_zh.sa1b.urls import archive_stem, shard_of
 
 if TYPE_CHECKING:
     from llava_zh.sa1b.filesystem import Sa1bFileSystem
@@ -101,4 +101,6 @@ def locate(fs: Sa1bFileSystem, image: int | str) -> Located:
         if "/" not in path:
             path = f"{archive_stem(source.path.rpartition('/')[2])}/{path}"
         return Located(path, source.path, hit.archive.kind, member.size, member.name, member.offset)
+    if "/" not in path and (shard := shard_of(hit.path)) is not None:
+        path = f"{shard}/{path}"
     return Located(path, hit.path, "file", hit.size)
