@@ -20,7 +20,7 @@ from picture_files import noise, picture, png_of
 from PIL import Image
 
 from llava_zh import export
-from llava_zh.errors import BadImage, ImageNotFound, LlavaZhError, OutputError, RunConflict, UnsafeName
+from llava_zh.errors import BadImage, ImageNotFound, LlavaZhError, NothingLeft, OutputError, RunConflict, UnsafeName
 from llava_zh.exporters import files, run
 from llava_zh.exporters.card import _code, _fenced
 
@@ -201,6 +201,12 @@ def test_rows_without_a_whole_picture_are_left_out_and_counted_on_request(
     assert (again.written, again.left_out) == (0, len(bad))
     written = b"".join(tree(tmp_path / "out").values())
     assert b"<html>" not in written and b"root:x" not in written and b"%!PS" not in written
+
+
+def test_an_export_all_of_whose_pictures_are_bad_says_so(tmp_path: Path) -> None:
+    named(tmp_path / "in", {"page.jpg": b"<html>"})
+    with pytest.raises(NothingLeft, match="whole pictures, which 1 rows lack"):
+        export(LLAVA, **arguments(tmp_path / "in", tmp_path / "out", on_bad_image="skip"))
 
 
 def test_bad_pictures_within_rows_are_left_out_too_and_sizes_stay_with_their_rows(tmp_path: Path) -> None:

@@ -121,11 +121,12 @@ def run(job: Job, request: dict[str, Any], num_shards: int | None, rows: int, nu
         with _Workers(num_proc) as workers:
             job = replace(job, taken=_taken(job, pieces, workers))
             written, found = _write(job, outputs, workers)
-        _tell(job, sum(record.file.rows for record in written), found)
+        _tell(job, whole=not found and job.selection.limit is None)
         summary = _summary(job, outputs, written, found, time.perf_counter() - start)
-        if not summary.rows:
+        if not summary.rows and 0 not in (job.selection.limit, job.selection.sample):
             # Of several configurations the first one's account stands for all: the same was asked of each.
             asked = [f"{name}={value!r}" for name, value in request["selection"].items()]
+            asked += [f"whole pictures, which {summary.left_out:,} rows lack"] if summary.left_out else []
             raise job.builders[0].nothing_left(", ".join(asked))
         _beside(job, request, [record.file for record in written], summary.usage)
         with explained(job.folder / "data"):
@@ -225,19 +226,12 @@ def _write(job: Job, outputs: Sequence[OutputShard], workers: _Workers) -> tuple
     return [records[shard.name] for shard in outputs], found
 
 
-def _tell(job: Job, rows: int, found: int) -> None:
-    """Log what all processes have left out, or raise NothingLeft where that is every row."""
-    selection = job.selection
-    whole = not found and selection.limit is None
+def _tell(job: Job, whole: bool) -> None:
+    """Log what all processes have left out; `whole` says that all rows were read in this run."""
     for config, builder in enumerate(job.builders):
         name, bad_images = f"{builder.FACTS.name}/{builder.config.name}", builder.config.bad_images
-        # Where not all rows were read now, entries that match none of those that were may match others.
-        account = Account.of(str(job.account(config)), name, bad_images if whole else frozenset())
-        account.tell()
-        if not rows and whole and selection.sample != 0 and account.rows and account.counts:
-            raise account.nothing_left(builder.config.selection())
-    if not rows and selection.limit != 0 and selection.sample != 0:
-        logger.warning("%s: no row fits what was asked for; the export is empty.", job.folder)
+        # Entries that match none of the rows that were read may match others.
+        Account.of(str(job.account(config)), name, bad_images if whole else frozenset()).tell()
 
 
 class _Workers:
