@@ -126,6 +126,18 @@ def test_an_archives_name_counts_as_the_folder_above_its_members(tmp_path: Path)
     assert colors(folder) == ["red", "ImageNotFound", "ImageNotFound"]
 
 
+@pytest.mark.parametrize("write", [write_zip, write_tar])
+def test_members_with_equal_bytes_are_one_picture_and_those_that_differ_are_none(tmp_path: Path, write: Any) -> None:
+    folder = write_rows(tmp_path / "d", "1.jpg", "x/images/2.jpg", "images/3.jpg")
+    other = bytearray(jpeg("green"))
+    other[-3] ^= 1  # as long, and another picture
+    end = "zip" if write is write_zip else "tar"
+    for name, third in (("a", jpeg("green")), ("b", bytes(other))):
+        members = {"images/1.jpg": jpeg("red"), "images/2.jpg": jpeg("green"), "images/3.jpg": third}
+        write(folder / f"{name}.{end}", members)
+    assert colors(folder) == ["red", "green", "ImageNotFound"]
+
+
 def test_an_archive_that_comes_later_is_looked_into(tmp_path: Path) -> None:
     folder = write_rows(tmp_path / "d", "a/1.jpg", "b/1.jpg")
     write_zip(folder / "a.zip", {"1.jpg": jpeg("red")})

@@ -5,9 +5,10 @@ meant to be unpacked where it lies, or into a folder called like it, so a member
 
     <folder of the archive>/<member>        <folder of the archive>/<stem of the archive>/<member>
 
-and the member whose full path has the longest ending in common with the row's path is the one it names. Two different
-members with equally long endings are no answer; neither is a file name alone where the row names folders, for ``1.jpg``
-is in every set. ``sa_<id>.jpg`` is one image in all of SA-1B: its name says it all.
+and the member whose full path has the longest ending in common with the row's path is the one it names. Members with
+equally long endings are no answer unless they hold equal bytes, for a picture is its bytes; neither is a file name alone
+where the row names folders, for ``1.jpg`` is in every set. ``sa_<id>.jpg`` is one image in all of SA-1B: its name says
+it all.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 
 from llava_zh.errors import BadArchive, BadImage, BadIndex
 from llava_zh.sa1b import finding
+from llava_zh.sa1b.index import Member
 from llava_zh.sa1b.layout import Root
 from llava_zh.sa1b.published import plain, problem
 from llava_zh.sa1b.urls import archive_stem, member_key
@@ -37,6 +39,12 @@ class _Place(NamedTuple):
 class _Candidate(NamedTuple):
     common: int
     url: str
+    path: str  # of the archive
+    member: Member
+
+
+#: Members are compared in pieces of this many bytes.
+_PIECE = 1 << 20
 
 
 def match(roots: Sequence[Root], paths: Sequence[str | None]) -> list[str | None]:
@@ -66,7 +74,7 @@ def _named(root: Root, path: str) -> str | None:
     except BadImage:
         return None
     best = _best(root, path)
-    return best[0].url if len(best) == 1 else None
+    return best[0].url if best and all(_same_bytes(root, best[0], other) for other in best[1:]) else None
 
 
 def _a_file(root: Root, path: str) -> bool:
@@ -100,17 +108,38 @@ def _best(root: Root, path: str) -> list[_Candidate]:
     wanted = path.split("/")
     found = [candidate for candidate in _candidates(root, wanted) if candidate.common >= min(2, len(wanted))]
     longest = max((candidate.common for candidate in found), default=0)
-    return list(dict.fromkeys(candidate for candidate in found if candidate.common == longest))
+    return list({candidate.url: candidate for candidate in reversed(found) if candidate.common == longest}.values())[
+        ::-1
+    ]
+
+
+def _same_bytes(root: Root, one: _Candidate, other: _Candidate) -> bool:
+    """Whether two members hold the same picture; what cannot be read is like no other."""
+    size = one.member.size
+    if size != other.member.size:
+        return False
+    if one.member.crc is not None and other.member.crc is not None:
+        return one.member.crc == other.member.crc
+    try:
+        archives = root.archive(one.path), root.archive(other.path)
+        for start in range(0, size, _PIECE):
+            stop = min(start + _PIECE, size)
+            if archives[0].read(one.member, start, stop) != archives[1].read(other.member, start, stop):
+                return False
+    except (BadArchive, BadIndex, OSError):
+        return False
+    return True
 
 
 def _candidates(root: Root, wanted: list[str]) -> Iterator[_Candidate]:
     """The members called as the last of the parts `wanted`, with how much of the rest they have in common."""
-    for place, name in _table(root).called(wanted[-1]):
+    for place, member in _table(root).called(wanted[-1]):
+        name = member.name
         parts = name.split("/")
         common = max(_common((*place.here, *parts), wanted), _common((*place.own, *parts), wanted))
         url = f"{place.address}/{name}"
         if problem(url) is None:
-            yield _Candidate(common, url)
+            yield _Candidate(common, url, place.path, member)
 
 
 def _common(parts: Sequence[str], wanted: Sequence[str]) -> int:
@@ -164,8 +193,8 @@ class Table:
         self._hashes = every[order]
         self._owners = np.concatenate(owners)[order] if owners else np.empty(0, np.uint16)
 
-    def called(self, base: str) -> Iterator[tuple[_Place, str]]:
-        """The archive and name of each member whose file name is `base`."""
+    def called(self, base: str) -> Iterator[tuple[_Place, Member]]:
+        """The archive of each member whose file name is `base`, and the member."""
         first = np.searchsorted(self._hashes, hash(base), "left")
         last = np.searchsorted(self._hashes, hash(base), "right")
         for owner in dict.fromkeys(self._owners[first:last].tolist()):
@@ -175,7 +204,7 @@ class Table:
             except (BadArchive, BadIndex, OSError):
                 continue
             for member in members:
-                yield place, member.name
+                yield place, member
 
 
 def _base(name: str) -> str:
