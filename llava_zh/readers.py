@@ -63,17 +63,14 @@ def plan(files: Sequence[DataFile], *, chunk_size: int, num_shards: int | None, 
 
 
 def _merge_to(shards: list[Shard], num_shards: int) -> list[Shard]:
-    """Exactly `num_shards` out of files that are cut between row groups, or an error that says what can be had."""
+    """Exactly `num_shards` out of files of which none is cut by bytes, or an error that says what can be had."""
     units = [
         Shard(s.file, i, i + 1) for s in shards if kind_of(s.file.name) == "parquet" for i in range(s.start, s.end)
     ]
     if len(units) < num_shards or len({unit.file for unit in units}) > num_shards or len(units) < len(shards):
         if len(shards) == num_shards:
             return shards
-        raise BadArgument(
-            f"num_shards={num_shards} cannot be had: the files are cut between row groups and have "
-            f"{max(len(units), len(shards))}."
-        )
+        raise BadArgument(_cannot_be_cut(shards, len(units), num_shards))
     files = list(dict.fromkeys(unit.file for unit in units))
     groups = [sum(unit.file == file for unit in units) for file in files]
     # Each file its share of the shards, at least one and at most one a row group.
@@ -86,6 +83,31 @@ def _merge_to(shards: list[Shard], num_shards: int) -> list[Shard]:
         for file, group_count, count in zip(files, groups, counts, strict=True)
         for piece in jsonl.split(Range(0, group_count), count)
     ]
+
+
+_WHY_WHOLE = {
+    "jsonl.gz": "compressed, so it is read from its start and is one shard",
+    "jsonl.zst": "compressed, so it is read from its start and is one shard",
+    "json": "one JSON array, so it is read from its start and is one shard",
+    "tar": "one WebDataset archive, so it is read from its start and is one shard",
+    "zip": "an archive, which is one shard",
+}
+
+
+def _cannot_be_cut(shards: list[Shard], groups: int, num_shards: int) -> str:
+    """Why `num_shards` cannot be had of files without any that is cut by bytes: for each kind, by its first file."""
+    whole = {kind_of(shard.file.name) or "": shard.file for shard in reversed(shards)}
+    parquet = whole.pop("parquet", None)
+    reasons = [f"{file.label} is {_WHY_WHOLE[kind]}" for kind, file in whole.items()]
+    if parquet is not None:
+        reasons.append(f"Parquet is cut between row groups, at least one shard a file, and there are {groups} groups")
+    files = len({shard.file for shard in shards})
+    most = groups + sum(kind_of(shard.file.name) != "parquet" for shard in shards)
+    can = f"{files} to {most} shards" if not whole and files < most else f"{len(shards)} shards"
+    return (
+        f"num_shards={num_shards} cannot be had; these {files} files can be {can}: {'; '.join(reasons)}. "
+        "Write JSON Lines or Parquet (llava-zh export) for more, or leave num_shards out."
+    )
 
 
 def split(shard: Shard, count: int = 2) -> list[Shard]:

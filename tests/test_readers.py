@@ -202,8 +202,27 @@ def test_parquet_gives_exactly_the_shards_asked_for(tmp_path: Path, num_shards: 
 
 def test_more_shards_than_row_groups_are_refused_with_what_can_be_had(tmp_path: Path) -> None:
     file = data_file(tmp_path, "a.parquet", parquet(table(40), row_group_size=10))
-    with pytest.raises(BadArgument, match="num_shards=5 cannot be had.* have 4"):
+    with pytest.raises(BadArgument, match="num_shards=5 cannot be had.*1 to 4 shards.*between row groups"):
         read(file, num_shards=5)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("a.jsonl.gz", "compressed"),
+        ("a.jsonl.zst", "compressed"),
+        ("a.json", "one JSON array"),
+        ("a.tar", "WebDataset"),
+    ],
+)
+def test_a_file_that_is_read_from_its_start_is_one_shard_and_the_error_says_why(
+    tmp_path: Path, name: str, why: str
+) -> None:
+    files = [data_file(tmp_path, name, b"x"), data_file(tmp_path, f"b{name}", b"x")]
+    with pytest.raises(BadArgument, match=rf"num_shards=4 cannot be had; .* 2 shards: .*{name} is .*{why}") as caught:
+        readers.plan(files, chunk_size=1 << 20, num_shards=4)
+    assert "row groups" not in str(caught.value)
+    assert len(readers.plan(files, chunk_size=1 << 20, num_shards=2)) == 2
 
 
 def test_a_mix_of_json_lines_and_parquet_still_makes_a_power_of_two(tmp_path: Path) -> None:
