@@ -103,9 +103,9 @@ def _cannot_be_cut(shards: list[Shard], groups: int, num_shards: int) -> str:
         reasons.append(f"Parquet is cut between row groups, at least one shard a file, and there are {groups} groups")
     files = len({shard.file for shard in shards})
     most = groups + sum(kind_of(shard.file.name) != "parquet" for shard in shards)
-    can = f"{files} to {most} shards" if not whole and files < most else f"{len(shards)} shards"
+    can = f"{files} to {most} shards" if not whole and files < most else f"{most} shard{'s' * (most > 1)}"
     return (
-        f"num_shards={num_shards} cannot be had; these {files} files can be {can}: {'; '.join(reasons)}. "
+        f"num_shards={num_shards} cannot be had; what is here can be {can}: {'; '.join(reasons)}. "
         "Write JSON Lines or Parquet (llava-zh export) for more, or leave num_shards out."
     )
 

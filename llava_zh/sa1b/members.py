@@ -5,10 +5,10 @@ meant to be unpacked where it lies, or into a folder called like it, so a member
 
     <folder of the archive>/<member>        <folder of the archive>/<stem of the archive>/<member>
 
-and the member whose full path has the longest ending in common with the row's path is the one it names. Members with
-equally long endings are no answer unless they hold equal bytes, for a picture is its bytes; neither is a file name alone
-where the row names folders, for ``1.jpg`` is in every set. ``sa_<id>.jpg`` is one image in all of SA-1B: its name says
-it all.
+and the member whose full path has the longest ending in common with the row's path is the one it names. Several with
+equally long endings are no answer unless they hold equal bytes, for a picture is its bytes; neither is a file name
+alone where the row names folders, for ``1.jpg`` is in every set. ``sa_<id>.jpg`` is one image in all of SA-1B: its name
+says it all.
 """
 
 from __future__ import annotations
