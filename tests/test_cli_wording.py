@@ -66,3 +66,10 @@ def test_an_empty_value_is_wrong_usage_and_no_current_folder(
         main(command)
     assert stop.value.code == 2
     assert "is empty" in capsys.readouterr().err
+
+
+def test_export_offers_only_what_it_takes_for_missing_images(capsys: pytest.CaptureFixture[str]) -> None:
+    """A null picture can be loaded, and not written."""
+    with pytest.raises(SystemExit):
+        main(["export", "llava-instruct", "--to", "jsonl", "out", "--on-missing-image", "null"])
+    assert "choose from" in capsys.readouterr().err

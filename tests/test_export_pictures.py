@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
+import subprocess
+import sys
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -295,6 +298,59 @@ def test_a_planted_record_leads_to_no_other_file(tmp_path: Path) -> None:
         record.write_text(json.dumps(changed))
         assert export(LLAVA, **arguments(tmp_path / "in", tmp_path / "out")).written == 1
         assert json.loads(record.read_bytes()) == planted | {"image_files": 0}
+
+
+@pytest.mark.parametrize(
+    "name", [run.REQUEST, run.SELECTION, "finished/default-00000-of-00001.jsonl.json", "pictures"], ids=str
+)
+def test_a_pipe_among_what_an_export_keeps_is_named_and_not_waited_for(tmp_path: Path, name: str) -> None:
+    named(tmp_path / "in", {"a.png": picture(RED)})
+    once = arguments(tmp_path / "in", tmp_path / "out", limit=1)
+    export(LLAVA, **once)
+    path = tmp_path / "out" / ".export" / name
+    path = next(path.iterdir()) if path.is_dir() else path
+    path.unlink()
+    os.mkfifo(path)
+    command = [sys.executable, "-c", f"import llava_zh; llava_zh.export({LLAVA!r}, **{_texts(once)!r})"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "RunConflict" in result.stderr and f"{path} is a pipe" in result.stderr
+
+
+def _texts(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in keywords.items()}
+
+
+@pytest.mark.parametrize("lost", ["all pictures", "a picture", "part of a picture", "bytes of the data"])
+def test_an_export_that_lost_something_is_not_called_finished(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, lost: str
+) -> None:
+    named(tmp_path / "in", {"a.png": picture(RED), "b.png": picture(GREEN)})
+    once, out = arguments(tmp_path / "in", tmp_path / "out"), tmp_path / "out"
+    export(LLAVA, **once)
+    before, data = tree(out), out / "data" / "default-00000-of-00001.jsonl"
+    if lost == "all pictures":
+        shutil.rmtree(out / "images")
+    elif lost == "a picture":
+        (out / "images" / "a.png").unlink()
+    elif lost == "part of a picture":
+        os.truncate(out / "images" / "a.png", 20)
+    else:
+        data.write_bytes(data.read_bytes()[::-1])
+    again = export(LLAVA, **once)
+    assert (again.written, again.found) == (1, 0) and "written again" in caplog.text
+    assert colours(out) == {"a.png": RED, "b.png": GREEN}
+    assert lost == "part of a picture" or tree(out) == before  # else the damaged file is left, and not named
+    assert export(LLAVA, **once).found == 1
+
+
+def test_a_link_at_the_name_of_an_unfinished_file_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_bytes(b"precious")
+    for write in (files.write_bytes, files.add_bytes):
+        target = tmp_path / write.__name__
+        files._part(target, tmp_path).symlink_to(tmp_path / "victim")
+        write(target, b"ours", tmp_path)
+        assert target.read_bytes() == b"ours" and not target.is_symlink()
+        assert (tmp_path / "victim").read_bytes() == b"precious"
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     rows.add_argument(
         "--image-place", choices=("front", "end"), help="where the image marks go (default: as published)"
     )
-    add_load_options(parser)
+    add_load_options(parser, null_images=False)
     parser.set_defaults(run=run)
 
 

@@ -39,11 +39,12 @@ def add_source(parser: Any) -> None:
     )
 
 
-def add_load_options(parser: argparse.ArgumentParser, row_format: bool = True) -> None:
+def add_load_options(parser: argparse.ArgumentParser, row_format: bool = True, null_images: bool = True) -> None:
     """Add every option of :func:`llava_zh.load_dataset` that says which rows there are and what they look like.
 
     Args:
         row_format: Whether to add --row-format.
+        null_images: Whether --on-missing-image takes ``null``.
     """
     where = parser.add_argument_group("where the rows and images are")
     where.add_argument("--data-dir", metavar="DIR", help="folder with the published files; no hub is asked")
@@ -67,8 +68,9 @@ def add_load_options(parser: argparse.ArgumentParser, row_format: bool = True) -
     which.add_argument("--on-bad-row", choices=("raise", "skip"), help="stop at a broken row (default) or leave it out")
     which.add_argument(
         "--on-missing-image",
-        choices=("raise", "skip", "null"),
-        help="an image that is not there: fail when it is opened (default), leave the row out, or null",
+        choices=("raise", "skip", "null") if null_images else ("raise", "skip"),
+        help="an image that is not there: fail when it is opened (default), leave the row out"
+        + (", or null" if null_images else ""),
     )
     shards = parser.add_argument_group("shards").add_mutually_exclusive_group()
     shards.add_argument("--chunk-size", metavar="BYTES", help="bytes a shard, such as 8MB (default: 32MB)")

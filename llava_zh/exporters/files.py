@@ -1,20 +1,26 @@
-"""Files that are seen whole or not at all: written to a temporary name, synced, renamed."""
+"""Files that are seen whole or not at all: written to a temporary name, synced, renamed; and how they are read back.
+
+Nothing that stands in the way is followed or waited for: files are made anew, and only files are read.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator
+from io import BufferedRandom, BufferedReader
 from pathlib import Path
 
 from filelock import FileLock
 
-from ..durable import explained
+from ..durable import explained, open_regular
+from ..errors import OutputError, RunConflict
 
 
 @contextlib.contextmanager
-def appearing(path: Path, temporary: Path) -> Iterator[Path]:
-    """A name in the folder `temporary` to write to; the file is moved to `path` at the end, or removed on an error.
+def appearing(path: Path, temporary: Path) -> Iterator[BufferedRandom]:
+    """A new file in the folder `temporary` to write to; it is moved to `path` at the end, or removed on an error.
 
     Raises:
         OutputError: The file cannot be written.
@@ -23,12 +29,24 @@ def appearing(path: Path, temporary: Path) -> Iterator[Path]:
     try:
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            yield part
-            with open(part, "rb+") as handle:
-                os.fsync(handle.fileno())
+            with _new(part) as file:
+                yield file
+                _sync(file)
             part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _new(part: Path) -> BufferedRandom:
+    """A new file of this name, also to be read; a file or link that another left there is removed, not written to."""
+    part.unlink(missing_ok=True)
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+    return os.fdopen(open_regular(part, flags), "w+b")
+
+
+def _sync(file: BufferedRandom) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _part(path: Path, temporary: Path) -> Path:
@@ -37,8 +55,8 @@ def _part(path: Path, temporary: Path) -> Path:
 
 def write_bytes(path: Path, data: bytes, temporary: Path) -> None:
     """Write a whole file; see :func:`appearing`."""
-    with appearing(path, temporary) as part:
-        part.write_bytes(data)
+    with appearing(path, temporary) as file:
+        file.write(data)
 
 
 def add_bytes(path: Path, data: bytes, temporary: Path) -> bool:
@@ -56,10 +74,9 @@ def add_bytes(path: Path, data: bytes, temporary: Path) -> bool:
     try:
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(part, "wb") as handle:
-                handle.write(data)
-                handle.flush()
-                os.fsync(handle.fileno())
+            with _new(part) as file:
+                file.write(data)
+                _sync(file)
             return _took_name(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -76,3 +93,33 @@ def _took_name(part: Path, path: Path) -> bool:
                 return False
             part.replace(path)
     return True
+
+
+def read_kept(path: Path) -> bytes:
+    """What an export keeps of itself in this file.
+
+    Raises:
+        RunConflict: It is a pipe, a link, a device or a folder.
+        FileNotFoundError, OSError: It is not there, or cannot be read.
+    """
+    try:
+        with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
+            return file.read()
+    except OutputError as error:
+        raise RunConflict(str(error)) from None
+
+
+def digest_of(file: BufferedRandom | BufferedReader) -> str:
+    """The SHA-256 of all that is in a file that is open to be read; leaves it at its end."""
+    file.flush()
+    file.seek(0)
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def same(path: Path, size: int, digest: str) -> bool:
+    """Whether there is a file of this size and digest; it is read to its end if the size fits."""
+    try:
+        with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
+            return os.fstat(file.fileno()).st_size == size and digest_of(file) == digest
+    except OSError:
+        return False

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import io
+import stat
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -46,6 +48,7 @@ class ImageExport:
         local: Whether a URL has to be a file on this machine, for trainers that open nothing else.
         on_bad_image, on_missing_image: ``"raise"``, or ``"skip"`` to leave out a row whose picture proves to be bad, or
             not to be there, when it is read.
+        listed: The files of the rows' pictures, as :func:`missing` reads it; bytes, for there may be millions.
     """
 
     images: Images
@@ -59,6 +62,7 @@ class ImageExport:
     on_missing_image: str = "raise"
     written: int = 0
     left_out: int = 0
+    listed: bytearray = field(default_factory=bytearray)
 
     def check(self) -> None:
         """Raise BadArgument when images in this place cannot be exported this way."""
@@ -153,6 +157,7 @@ class ImageExport:
                 self.written += 1
             elif not _holds(path, picture.data):
                 continue
+            self.listed += f"{len(picture.data)} {name}\n".encode("utf-8", "surrogatepass")
             return replace(picture, name=name)
         raise OutputError(f"{path}: holds something else than its name says. Delete {self.folder} and export again.")
 
@@ -168,6 +173,19 @@ class ImageExport:
             # Without a root: such a URL works wherever SA1B_ROOT or the reader says where SA-1B is.
             return Sa1bImages(None).urls(paths)
         return self.images.urls(paths)
+
+
+def missing(folder: Path, listed: bytes) -> str | None:
+    """The first picture of a list that is no file of the listed size in the export `folder`, or None; none is read."""
+    for line in io.BytesIO(listed):
+        size, _, name = line.decode("utf-8", "surrogatepass").rstrip("\n").partition(" ")
+        try:
+            found = (folder / "images" / name).lstat()
+        except OSError:
+            return name
+        if not stat.S_ISREG(found.st_mode) or found.st_size != int(size):
+            return name
+    return None
 
 
 def _holds(path: Path, data: bytes) -> bool:

@@ -26,7 +26,7 @@ from ..left_out import Account
 from ..safe_text import get_logger
 from . import shards
 from .card import card
-from .files import write_bytes
+from .files import read_kept, write_bytes
 from .selection import Taken
 from .shards import Job, OutputShard, Piece, Written
 from .targets import TARGETS, DataFile, labels
@@ -50,7 +50,8 @@ class ExportSummary:
         rows: Rows in them; `fitting` is how many there were to draw a sample from.
         images: Images of these rows; `image_files` of them were written as files by this run.
         size: Bytes of the data files.
-        written, found: Data files that this run wrote, and those that an earlier one had finished.
+        written, found: Data files that this run wrote, and those that an earlier one had finished and that are
+            still whole, with their pictures.
         seconds: What this run took.
         left_out: Rows left out because a picture proved to be bad or missing when it was read.
         usage: How the export is read.
@@ -153,7 +154,9 @@ def _check_usable(folder: Path) -> None:
 
 def _check_no_links(job: Job) -> None:
     """Raise RunConflict where a part of the export is a link, by which files elsewhere would be written to."""
-    kept = (job.hidden / name for name in ("lock", REQUEST, SELECTION, "finished", "unfinished", "left_out"))
+    kept = (
+        job.hidden / name for name in ("lock", REQUEST, SELECTION, "finished", "pictures", "unfinished", "left_out")
+    )
     for path in (job.hidden, *kept, job.folder / "data", job.folder / "images"):
         if path.is_symlink():
             raise RunConflict(
@@ -166,7 +169,7 @@ def _agree(job: Job, request: dict[str, Any]) -> None:
     request = json.loads(json.dumps(request))
     path = job.hidden / REQUEST
     try:
-        before = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        before = msgspec.json.decode(read_kept(path), type=dict[str, Any])
     except FileNotFoundError:
         before = request
     except (OSError, ValueError, RecursionError) as error:
@@ -201,7 +204,7 @@ def _taken(job: Job, pieces: Sequence[Piece], workers: _Workers) -> Taken | None
         return None
     path = job.hidden / SELECTION
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Taken)
+        return msgspec.json.decode(read_kept(path), type=Taken)
     except FileNotFoundError:
         pass
     except (OSError, ValueError, RecursionError) as error:
@@ -218,7 +221,13 @@ def _taken(job: Job, pieces: Sequence[Piece], workers: _Workers) -> Taken | None
 
 def _write(job: Job, outputs: Sequence[OutputShard], workers: _Workers) -> tuple[list[Written], int]:
     """Write the shards that are not there; the records of all, and how many were there."""
-    records = {shard.name: record for shard in outputs if (record := shards.finished(job, shard)) is not None}
+    there = [shard for shard in outputs if os.path.lexists(shards.record_path(job.hidden, shard))]
+    records: dict[str, Written] = {}
+    for shard, record in zip(there, workers.in_order(shards.finished, job, there, "Checking"), strict=True):
+        if isinstance(record, Written):
+            records[shard.name] = record
+        else:
+            logger.warning("data/%s was finished earlier, but %s. It is written again.", shard.name, record)
     found = len(records)
     left = [shard for shard in outputs if shard.name not in records]
     for shard, record in zip(left, workers.in_order(shards.write_shard, job, left, "Exporting"), strict=True):

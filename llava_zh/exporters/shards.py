@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,8 +18,9 @@ from ..builder import PublishedBuilder
 from ..errors import BadArgument
 from ..rows import RowShape, to_rows
 from ..shards import Shard
+from . import files
 from .files import appearing, write_bytes
-from .images import ImageExport
+from .images import ImageExport, missing
 from .selection import Count, Draw, Selection, Taken, count
 from .targets import TARGETS, DataFile
 from .writers import PICTURE_ROWS
@@ -165,11 +167,14 @@ def _taken(job: Job, piece: Piece) -> Iterator[pa.Table]:
 class Written:
     """The record of a finished shard: its file, its bytes, the images of its rows, and image files new with it.
 
-    `left_out` rows had a picture that proved to be bad or missing.
+    `left_out` rows had a picture that proved to be bad or missing. `digest` is the SHA-256 of the file, and `pictures`
+    that of the list of names and sizes of the image files that its rows name.
     """
 
     file: DataFile
     size: int
+    digest: str
+    pictures: str
     images: int
     image_files: int
     left_out: int = 0
@@ -184,8 +189,8 @@ def write_shard(job: Job, shard: OutputShard) -> Written:
     schema = shape.features().arrow_schema
     constants = {"config": shard.config, "language": builder.config_facts.language}
     rows = images = 0
-    with appearing(path, hidden / "unfinished") as part, ThreadPoolExecutor(1) as behind:
-        writer = target.writer(part, schema, Path(shard.name).stem)
+    with appearing(path, hidden / "unfinished") as file, ThreadPoolExecutor(1) as behind:
+        writer = target.writer(file, schema, Path(shard.name).stem)
         writing: Future[Any] = behind.submit(int)  # a table is written while the next is read and its images are
         try:
             for table in (table for piece in shard.pieces for table in _taken(job, piece)):
@@ -200,9 +205,14 @@ def write_shard(job: Job, shard: OutputShard) -> Written:
         finally:
             behind.shutdown()
             writer.close()
+        digest = files.digest_of(file)
+        size = file.tell()
+    write_bytes(pictures_path(hidden, shard), bytes(export.listed), hidden / "unfinished")
     written = Written(
         DataFile(f"data/{shard.name}", shard.config, rows),
-        path.stat().st_size,
+        size,
+        digest,
+        hashlib.sha256(export.listed).hexdigest(),
         images,
         export.written,
         export.left_out,
@@ -225,13 +235,33 @@ def record_path(hidden: Path, shard: OutputShard) -> Path:
     return hidden / "finished" / f"{shard.name}.json"
 
 
-def finished(job: Job, shard: OutputShard) -> Written | None:
-    """The record of a shard that an earlier run finished and whose file is still there, whole."""
+def pictures_path(hidden: Path, shard: OutputShard) -> Path:
+    """Where the image files that a finished shard's rows name are listed."""
+    return hidden / "pictures" / f"{shard.name}.txt"
+
+
+def finished(job: Job, shard: OutputShard) -> Written | str:
+    """The record of a shard that an earlier run finished, or why it has to be written again.
+
+    The shard's file is read and its digest compared. Its pictures, of which there may be millions, are not read: each
+    is looked up, and has to be a file of the size that was written.
+
+    Raises:
+        RunConflict: The record or the list of pictures is a pipe, a link, a device or a folder.
+    """
+    path = places.inside(job.folder, f"data/{shard.name}", "the export")
     try:
-        written = msgspec.json.decode(record_path(job.hidden, shard).read_bytes(), type=Written)
-        size = places.inside(job.folder, f"data/{shard.name}", "the export").stat().st_size
+        written = msgspec.json.decode(files.read_kept(record_path(job.hidden, shard)), type=Written)
+        listed = files.read_kept(pictures_path(job.hidden, shard))
     except (OSError, ValueError, RecursionError):
-        return None
-    ours = (written.file.path, written.file.config, written.size) == (f"data/{shard.name}", shard.config, size)
+        return "its record in .export is missing, damaged or of another version"
     numbers = (written.file.rows, written.images, written.image_files, written.left_out)
-    return written if ours and min(numbers) >= 0 else None
+    if (written.file.path, written.file.config) != (f"data/{shard.name}", shard.config) or min(numbers) < 0:
+        return "its record in .export was changed"
+    if hashlib.sha256(listed).hexdigest() != written.pictures:
+        return "the list of its pictures in .export was changed"
+    if not files.same(path, written.size, written.digest):
+        return "the file was changed or is gone"
+    if (picture := missing(job.folder, listed)) is not None:
+        return f"images/{picture} was changed or is gone"
+    return written

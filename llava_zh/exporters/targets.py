@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
@@ -31,7 +31,7 @@ class Target:
     """One kind of export.
 
     Args:
-        writer: Makes the writer of a shard, from its path, the rows' schema and the shard's name.
+        writer: Makes the writer of a shard, from its file, the rows' schema and the shard's name.
         suffix: The ending of a shard's name.
         images: The ways it has with images, the default first.
         row_format: The row format it needs, or None where it takes any.
@@ -41,7 +41,7 @@ class Target:
         trainer: Whether the images must be files on this machine, for only these it opens.
     """
 
-    writer: Callable[[Path, pa.Schema, str], Writer]
+    writer: Callable[[BinaryIO, pa.Schema, str], Writer]
     suffix: str
     images: tuple[str, ...]
     usage: str
@@ -51,8 +51,8 @@ class Target:
     trainer: bool = False
 
 
-def _json_lines(record: Callable[[Row], Row]) -> Callable[[Path, pa.Schema, str], Writer]:
-    return lambda path, schema, name: writers.JsonLinesWriter(path, record)
+def _json_lines(record: Callable[[Row], Row]) -> Callable[[BinaryIO, pa.Schema, str], Writer]:
+    return lambda file, schema, name: writers.JsonLinesWriter(file, record)
 
 
 def _llama_factory(name: str, folder: Path, files: Sequence[DataFile]) -> Mapping[str, str]:

@@ -6,8 +6,8 @@ import base64
 import io
 import tarfile
 from collections.abc import Callable, Mapping
-from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO, Protocol
 
 import msgspec
 import pyarrow as pa
@@ -23,22 +23,22 @@ PICTURE_ROWS = 100
 
 
 class Writer(Protocol):
-    """A file being written; tables come in order."""
+    """What goes into a file that is open for it; tables come in order."""
 
     def write(self, table: pa.Table) -> None:
         """Add the rows of `table`."""
         ...
 
     def close(self) -> None:
-        """Finish the file."""
+        """Write what belongs at the end of the file; it stays open."""
         ...
 
 
 class ParquetWriter:
     """Parquet whose schema carries the features, which `datasets` and others give their types back from."""
 
-    def __init__(self, path: Path, schema: pa.Schema, name: str) -> None:
-        self._writer = pq.ParquetWriter(path, schema, compression="zstd", write_page_index=True)
+    def __init__(self, file: BinaryIO, schema: pa.Schema, name: str) -> None:
+        self._writer = pq.ParquetWriter(file, schema, compression="zstd", write_page_index=True)
 
     def write(self, table: pa.Table) -> None:
         self._writer.write_table(table, row_group_size=TEXT_ROWS)
@@ -50,8 +50,8 @@ class ParquetWriter:
 class JsonLinesWriter:
     """JSON Lines; `record` turns a row into the object of its line."""
 
-    def __init__(self, path: Path, record: Callable[[Row], Row]) -> None:
-        self._file = open(path, "wb", buffering=1 << 20)  # noqa: SIM115 (closed by close)
+    def __init__(self, file: BinaryIO, record: Callable[[Row], Row]) -> None:
+        self._file = file
         self._record = record
         self._encode = msgspec.json.Encoder().encode_lines
 
@@ -60,14 +60,14 @@ class JsonLinesWriter:
         self._file.write(self._encode([record(row) for row in table.to_pylist()]))
 
     def close(self) -> None:
-        self._file.close()
+        pass
 
 
 class WebDatasetWriter:
     """A tar of samples: ``KEY.json`` with the row, its pictures as ``KEY.jpg``, or ``KEY.0.jpg``, ``KEY.1.jpg`` …"""
 
-    def __init__(self, path: Path, schema: pa.Schema, name: str) -> None:
-        self._tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 (closed by close)
+    def __init__(self, file: BinaryIO, schema: pa.Schema, name: str) -> None:
+        self._tar = tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 (closed by close)
         self._name, self._rows = name, 0
 
     def write(self, table: pa.Table) -> None:
