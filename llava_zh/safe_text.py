@@ -7,15 +7,20 @@ then on neither it nor a piece of it leaves, wherever in a text it stands.
 
 from __future__ import annotations
 
+import base64
+import html
 import json
 import logging
 import os
 import re
 import threading
+import unicodedata
 from collections.abc import Mapping
+from functools import lru_cache
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
 
 HIDDEN = "[secret]"
+LEFT_OUT = "[text that held a secret]"
 # Secrets that clients read by themselves.
 _VARIABLES = (
     "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "MODELSCOPE_API_TOKEN", "MODELSCOPE_SDK_TOKEN", "OPENAI_API_KEY",
@@ -26,6 +31,11 @@ _SHORTEST = 4
 # A piece of this length gives a long secret away, as where a text was cut in its middle.
 _PIECE = 8
 _PIECES_FROM = 16
+
+# Escapes of JSON and Python, with any number of backslashes, and how often a text may have been escaped.
+_ESCAPE = re.compile(r"\\++(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{2}))")
+_ROUNDS = 4
+_SEPARATORS = re.compile(r"[^A-Za-z0-9]+")
 
 _secrets: dict[str, None] = {}
 _telling: list[str] = []
@@ -78,14 +88,63 @@ def keep_environment_secrets() -> None:
 
 
 def redacted(text: str) -> str:
-    """`text` with every secret, and every longer piece of a long one, written as ``[secret]``."""
+    """`text` with every secret, and every longer piece of a long one, written as ``[secret]``.
+
+    A text that holds a telling secret in another spelling (base64, hex, escaped for HTML, JSON or a URL, in other
+    cases, with signs between its letters) is left out as a whole, since where it ends cannot be told.
+    """
     with _lock:
         known = list(_secrets)
     known += [value for name in _VARIABLES if len(value := os.environ.get(name, "")) >= _SHORTEST]
     known.sort(key=len, reverse=True)
     for secret in known:
         text = text.replace(secret, HIDDEN)
+    if any(_spelled_in(text, secret) for secret in known if _tells(secret)):
+        return LEFT_OUT
     return _without_pieces(text, [secret for secret in known if len(secret) >= _PIECES_FROM])
+
+
+@lru_cache(maxsize=256)
+def _spellings(secret: str) -> tuple[str, ...]:
+    """What of `secret` is looked for in the letters and digits of a text: itself, in hex, and in base64.
+
+    In base64 the characters depend on where among three bytes the secret begins; those at the edges, which depend on
+    its neighbours too, are left out.
+    """
+    data = secret.encode("utf-8", "surrogatepass")
+    forms = [secret, data.hex()]
+    for before in range(3):
+        coded = base64.b64encode(bytes(before) + data).decode().rstrip("=")
+        forms.append(coded[(0, 2, 3)[before] : len(coded) - (1 if (before + len(data)) % 3 else 0)])
+    return tuple(folded for form in forms if len(folded := _folded(form)) >= _PIECE)
+
+
+def _spelled_in(text: str, secret: str) -> bool:
+    return any(form in folded for folded in _readings(text) for form in _spellings(secret))
+
+
+@lru_cache(maxsize=8)
+def _readings(text: str) -> tuple[str, ...]:
+    """The letters and digits of `text` as it stands, and after each of a few rounds of unescaping."""
+    found = {_folded(text): None}
+    for _ in range(_ROUNDS):
+        # A backslash before a letter may be half of an escape that was escaped itself.
+        plain = unquote(html.unescape(_ESCAPE.sub(_unescaped, text)), errors="replace")
+        if plain == text:
+            break
+        text = plain
+        found[_folded(text)] = None
+    return tuple(found)
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    code = int(match[1] or match[2] or match[3], 16)
+    return chr(code) if code <= 0x10FFFF else ""
+
+
+def _folded(text: str) -> str:
+    """The letters and digits of `text` in one case, full-width forms as what they stand for."""
+    return _SEPARATORS.sub("", text if text.isascii() else unicodedata.normalize("NFKC", text)).lower()
 
 
 def _without_pieces(text: str, secrets: list[str]) -> str:

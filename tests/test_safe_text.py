@@ -38,6 +38,40 @@ def test_a_secret_is_hidden_in_every_form_that_texts_have_it_in(form: str) -> No
     assert "canary" not in safe_text.redacted(f"got {form} back")
 
 
+SPELLINGS = {
+    "upper": KEY.upper(),
+    "lower": KEY.lower(),
+    **{f"base64 {n}": base64.b64encode(b"x" * n + KEY.encode() + b"yz").decode() for n in range(3)},
+    "base64 of a header": base64.b64encode(f"Bearer {KEY}".encode()).decode(),
+    "base64 for URLs": base64.urlsafe_b64encode(f"??{KEY}".encode()).decode(),
+    "percent": quote(KEY, safe="").lower(),
+    "all percent": "".join(f"%{byte:02x}" for byte in KEY.encode()),
+    "hex": KEY.encode().hex().upper(),
+    "html": "".join(f"&#{ord(c)};" for c in KEY),
+    "html in hex": KEY.replace("/", "&#x2F;").replace("+", "&#43;"),
+    "json twice": json.dumps(json.dumps("".join(f"\\u{ord(c):04x}" for c in KEY))),
+    "python": "".join(f"\\x{ord(c):02x}" for c in KEY),
+    "pieces": " | ".join(KEY[at : at + 7] for at in range(0, len(KEY), 7)),
+    "zero width": "\u200b".join(KEY),
+    "full width": "".join(chr(ord(c) + 0xFEE0) for c in KEY),
+}
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_a_text_that_holds_a_secret_in_another_spelling_does_not_leave(name: str) -> None:
+    left = safe_text.redacted(f"The server said: {SPELLINGS[name]} (end)")
+    assert left == safe_text.LEFT_OUT or (safe_text.HIDDEN in left and "canary" not in left.lower())
+
+
+def test_a_text_without_a_secret_leaves_as_it_is() -> None:
+    for text in (
+        "100 %2f &amp; \\u4e00 \\U0fffffff 一只猫",
+        "sk-Zq8 and a canary",
+        base64.b64encode(bytes(90)).decode(),
+    ):
+        assert safe_text.redacted(text) == text
+
+
 def test_passwords_and_signatures_in_a_url_are_secrets() -> None:
     safe_text.keep_url_secrets("s3://key:pa%24%24word1@host/x::https://h/y?Signature=abcdefghijklmnop1234&n=1")
     left = safe_text.redacted("pa$$word1 pa%24%24word1 abcdefghijklmnop1234 n=1")
