@@ -33,7 +33,7 @@ _PIECE = 8
 _PIECES_FROM = 16
 
 # Escapes of JSON and Python, with any number of backslashes, and how often a text may have been escaped.
-_ESCAPE = re.compile(r"\\++(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{2}))")
+_ESCAPE = re.compile(r"(?<!\\)\\++(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|x([0-9a-fA-F]{2}))")
 _ROUNDS = 4
 _SEPARATORS = re.compile(r"[^A-Za-z0-9]+")
 
