@@ -239,9 +239,9 @@ class Sa1bFileSystem(AbstractFileSystem):  # type: ignore[misc]
         hit = self.locate(path)
         if _size(hit) <= _WHOLE:
             return io.BytesIO(self._read(hit, 0, _size(hit)))
-        if isinstance(hit, FileHit):
+        if isinstance(hit, FileHit) and not hit.remote:
             return hit.root.fs.open(hit.path, "rb")
-        return io.BufferedReader(_MemberFile(hit), 1 << 20)
+        return io.BufferedReader(_LargeFile(hit), (8 if hit.remote else 1) << 20)
 
     # -- listing ---------------------------------------------------------------------------------------------
 
@@ -401,10 +401,10 @@ def _size(hit: FileHit | MemberHit) -> int:
     return hit.size if isinstance(hit, FileHit) else hit.member.size
 
 
-class _MemberFile(io.RawIOBase):
-    """A large member as a raw file, read in ranges."""
+class _LargeFile(io.RawIOBase):
+    """A large member or remote file as a raw file, read in ranges."""
 
-    def __init__(self, hit: MemberHit) -> None:
+    def __init__(self, hit: FileHit | MemberHit) -> None:
         self._hit, self._position = hit, 0
 
     def readable(self) -> bool:
@@ -414,14 +414,20 @@ class _MemberFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        position = offset + (0, self._position, self._hit.member.size)[whence]
+        position = offset + (0, self._position, _size(self._hit))[whence]
         if position < 0:
             raise ValueError(f"negative seek position {position}")
         self._position = position
         return position
 
     def readinto(self, buffer: Any) -> int:
-        data = self._hit.archive.read(self._hit.member, self._position, self._position + len(buffer))
+        hit, stop = self._hit, min(self._position + len(buffer), _size(self._hit))
+        if stop <= self._position:
+            return 0
+        if isinstance(hit, FileHit):
+            data = hit.read(self._position, stop)
+        else:
+            data = hit.archive.read(hit.member, self._position, stop)
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)

@@ -32,7 +32,7 @@ from llava_zh.sa1b import store
 from llava_zh.sa1b.archive import Archive
 from llava_zh.sa1b.discovery import Found, discover
 from llava_zh.sa1b.index import Member
-from llava_zh.sa1b.remote import NO_LISTING, RefusedImage, status_of, verdict
+from llava_zh.sa1b.remote import NO_LISTING, RefusedImage, explained, fetch, status_of, trouble, verdict
 from llava_zh.sa1b.source import LocalSource, RemoteSource, Source, open_limit
 from llava_zh.sa1b.urls import SHARD_NAME, archive_stem, member_key, public_name
 from llava_zh.safe_text import one_line
@@ -74,7 +74,7 @@ class FileHit(NamedTuple):
     def read(self, start: int, stop: int) -> bytes:
         """Bytes `start` to `stop` of the file."""
         if not self.root.local:
-            return self.root.fetch(self.path, start, stop)
+            return fetch(self.root.fs, self.path, start, stop, self.size, self.root.show_full(self.path))
         with open(self.path, "rb", buffering=0) as file:
             file.seek(start)
             return file.read(stop - start)
@@ -226,8 +226,10 @@ class Root:
             if self.local and not folder:
                 raise RootNotFound(f"The SA-1B root {self.name} may not be read by this user.") from None
         except Exception as error:
-            if self.local or status_of(error) not in NO_LISTING:
+            if self.local:
                 raise
+            if status_of(error) not in NO_LISTING:
+                raise trouble(error, self.show(folder)) from None
         return Listing(np.array(sorted(keys), "u4"), frozenset(files), frozenset(folders))
 
     def _entries(self, folder: str) -> Iterator[tuple[str, bool]]:
@@ -245,6 +247,11 @@ class Root:
                     name = unquote(name.partition("?")[0].partition("#")[0], errors="surrogateescape")
                 if name and name not in (".", "..") and "/" not in name and "\0" not in name:
                     yield name, info["type"] == "directory"
+
+    def entries(self, folder: str) -> list[dict[str, Any]]:
+        """What the filesystem says of each entry of `folder`. Raises: FileNotFoundError, BadImage."""
+        with contextlib.nullcontext() if self.local else explained(self.show(folder)):
+            return list(self.fs.ls(self.join(folder), detail=True))
 
     def some_id(self, folder: str) -> int | None:
         """The id of one of the images in the shard `folder`, whichever is met first; None if there is none."""
@@ -298,17 +305,9 @@ class Root:
             raise found from None
         if info["type"] != "file":
             return None
-        return FileHit(self, full, int(info["size"]) if info.get("size") is not None else len(self.fs.cat_file(full)))
-
-    def fetch(self, full: str, start: int, stop: int) -> bytes:
-        """Bytes `start` to `stop` of the remote file `full`. Raises: ImageNotFound, BadImage."""
-        try:
-            data: bytes = self.fs.cat_file(full, start=start, end=stop)
-        except Exception as error:
-            where = self.show_full(full)
-            raise verdict(error, where) or ImageNotFound(f"{where} is not there any more.") from None
-        # A server without byte ranges gives the whole file.
-        return data if len(data) <= stop - start else data[start:stop]
+        size = info.get("size")
+        with explained(self.show_full(full)):
+            return FileHit(self, full, int(size) if size is not None else len(self.fs.cat_file(full)))
 
     def show_full(self, full: str) -> str:
         """How messages call the path `full` of the root's filesystem."""
@@ -384,7 +383,7 @@ class Root:
 
     def show(self, path: str) -> str:
         """How messages call `path` under the root: without credentials."""
-        return f"{self.name}/{path}"
+        return f"{self.name}/{path}" if path else self.name
 
     def load_index(self, path: str) -> Archive | None:
         """The archive at `path` under the root if it has a good index; None is no error, it may just not have one."""
@@ -399,8 +398,9 @@ class Root:
 
     def _remote_sidecar(self, path: str) -> bytes | None:
         try:
-            data: bytes = self.fs.cat_file(self.join(path) + store.SUFFIX)
-        except FileNotFoundError:
+            with explained(self.show(path) + store.SUFFIX):
+                data: bytes = self.fs.cat_file(self.join(path) + store.SUFFIX)
+        except ImageNotFound:
             return None
         return data
 

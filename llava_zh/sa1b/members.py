@@ -96,7 +96,7 @@ def _numbered(root: Root, path: str) -> str | None:
         for archive_path in archive_paths:
             try:
                 members = root.archive(archive_path).index.find_base(base)
-            except (BadArchive, BadIndex):
+            except (BadArchive, BadIndex, BadImage):
                 continue
             if members:
                 return f"{stem}/{members[0].name}"

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from llava_zh.errors import BadImage
-from llava_zh.safe_text import safe
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from llava_zh.errors import BadImage, ImageNotFound, LlavaZhError
+from llava_zh.safe_text import one_line
 
 #: Answers to a listing that say only that this server gives none.
 NO_LISTING = (400, 401, 403, 404, 405, 410, 501)
@@ -16,7 +20,13 @@ class RefusedImage(BadImage):
 def status_of(error: BaseException | None) -> int | None:
     """The HTTP status that `error`, or what caused it, is about."""
     while error is not None:
-        status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
+        response = getattr(error, "response", None)
+        if isinstance(response, Mapping):  # as botocore has it
+            metadata = response.get("ResponseMetadata")
+            response = metadata if isinstance(metadata, Mapping) else {}
+            status = response.get("HTTPStatusCode")
+        else:
+            status = getattr(error, "status", None) or getattr(response, "status_code", None)
         if isinstance(status, int):
             return status
         error = error.__cause__
@@ -39,4 +49,58 @@ def verdict(error: Exception, where: str) -> BadImage | None:
     why = error.__cause__ or error
     if isinstance(why, FileNotFoundError | NotADirectoryError) and status is None:
         return None
-    return BadImage(f"{where} could not be read this time ({status or safe(str(why)) or type(why).__name__}).")
+    return trouble(error, where)
+
+
+def trouble(error: Exception, where: str) -> BadImage:
+    """The error for a place `where` whose server is in trouble, with the reason in a few words on one line."""
+    return BadImage(f"{where} could not be read this time ({_reason(error)}).")
+
+
+def _reason(error: Exception) -> str:
+    """Why a client failed. Its own text may be long, of several lines, and show the URL that it was given."""
+    status = status_of(error)
+    if status:
+        return str(status)
+    why = error.__cause__ or error
+    kinds = {cls.__name__ for fault in (error, why, why.__cause__) for cls in type(fault).__mro__}
+    if "ContentLengthError" in kinds or "content length" in str(why).lower():
+        return "its answer ended before all of its bytes had come"
+    if "TooManyRedirects" in kinds:
+        return "its redirects do not end"
+    if "TimeoutError" in kinds:
+        return "no answer in time"
+    text = one_line(str(getattr(why, "strerror", None) or why).strip())
+    return text if 0 < len(text) <= 160 else type(why).__name__
+
+
+@contextlib.contextmanager
+def explained(where: str) -> Iterator[None]:
+    """Whatever a remote filesystem raises within, as what it says of `where`.
+
+    Raises: ImageNotFound for what is not there; BadImage for anything else.
+    """
+    try:
+        yield
+    except LlavaZhError:
+        raise
+    except Exception as error:  # every filesystem behind fsspec has errors of its own
+        raise verdict(error, where) or ImageNotFound(f"{where} is not there any more.") from None
+
+
+def fetch(fs: Any, path: str, start: int, stop: int, size: int, where: str) -> bytes:
+    """Bytes `start` to `stop` of the file at `path`, which was announced with `size` bytes.
+
+    A whole file is asked for without a range, so that more bytes than were announced do not go unseen.
+
+    Raises: ImageNotFound; BadImage, also for other bytes than these, as an announcement may be wrong.
+    """
+    whole = start == 0 and stop >= size
+    with explained(where):
+        data: bytes = fs.cat_file(path) if whole else fs.cat_file(path, start=start, end=stop)
+    if len(data) == (size if whole else stop - start):
+        return data
+    if len(data) == size:  # of a server without byte ranges
+        return data[start:stop]
+    asked = f"{size:,}" if whole else f"{stop - start:,} of its {size:,}"
+    raise BadImage(f"{where} ended after {len(data):,} bytes where the server had announced {asked}.")

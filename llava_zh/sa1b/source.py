@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from llava_zh.errors import BadArchive
+from llava_zh.sa1b.remote import explained
 from llava_zh.sa1b.urls import public_name
 
 _ENDS = 64 << 10  # bytes at each end of a remote archive that tell it from another of the same size
@@ -182,7 +183,8 @@ class RemoteSource(Source):
     def __init__(self, fs: Any, path: str) -> None:
         self._given, self._path = fs, path
         self.path = public_name(fs.unstrip_protocol(path))
-        info = self._fs.info(path)
+        with explained(self.path):
+            info = self._fs.info(path)
         self.size = int(info["size"])
         self.stamp = f"remote:{remote_stamp(info)}"
 
@@ -195,7 +197,8 @@ class RemoteSource(Source):
         size = min(size, self.size - offset)
         if size <= 0:
             return b""
-        data: bytes = self._fs.cat_file(self._path, start=offset, end=offset + size)
+        with explained(self.path):
+            data: bytes = self._fs.cat_file(self._path, start=offset, end=offset + size)
         if len(data) != size:
             raise BadArchive(
                 f"Asked {self.path} for {size:,} bytes at {offset:,} and got {len(data):,}: "
@@ -206,7 +209,8 @@ class RemoteSource(Source):
         return data
 
     def open_file(self) -> BinaryIO:
-        file: BinaryIO = self._fs.open(self._path, "rb", block_size=8 << 20, cache_type="readahead")
+        with explained(self.path):
+            file: BinaryIO = self._fs.open(self._path, "rb", block_size=8 << 20, cache_type="readahead")
         return file
 
 

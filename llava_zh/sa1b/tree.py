@@ -117,13 +117,13 @@ def _last(path: str) -> str:
 
 def _extracted(root: Root, path: str, place: str, top: bool) -> Iterator[dict[str, Any]]:
     try:
-        entries = root.fs.ls(root.join(place), detail=True)
+        entries = root.entries(place)
     except (FileNotFoundError, NotADirectoryError):
         return
     for entry in entries:
         name = _last(entry["name"].rstrip("/"))
         if top and name == "images" and entry["type"] == "directory" and len(root.listing(f"{place}/images").keys):
-            for image in root.fs.ls(root.join(place, "images"), detail=True):
+            for image in root.entries(f"{place}/images"):
                 base = _last(image["name"])
                 if member_key(base) is not None:
                     yield {"name": f"{path}/{base}", "size": image["size"], "type": "file"}

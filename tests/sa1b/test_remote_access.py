@@ -43,6 +43,9 @@ class Server(ThreadingHTTPServer):
     listing = 403
     missing = 404
     password: str | None = None
+    announced: int | None = None  # what HEAD says of a file's length
+    cut: int | None = None  # where the body of a file ends
+    loops: str | None = None  # paths that start so are redirected to themselves
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -73,11 +76,17 @@ class Handler(BaseHTTPRequestHandler):
             data, status = self.server.files[name[3:]], 200
         elif not name.startswith("/x/"):
             data, status = b"private", 200
+        if self.server.loops and name.startswith(self.server.loops):
+            status = 302
         self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
+        if status == 302:
+            self.send_header("Location", self.path)
+        lied = self.command == "HEAD" and self.server.announced is not None and data
+        self.send_header("Content-Length", str(self.server.announced if lied else len(data)))
         self.end_headers()
         if self.command == "GET":
-            self.wfile.write(data)
+            self.wfile.write(data[: self.server.cut])
+            self.close_connection = self.server.cut is not None
 
 
 @pytest.fixture
@@ -147,6 +156,53 @@ def test_a_file_that_is_refused_is_an_error_and_no_missing_image(server: Server,
     server.missing = 500
     with pytest.raises(BadImage, match="could not be read this time"):
         make_fs(server.url).cat_file("sa_1.jpg")
+
+
+@pytest.mark.parametrize("listing", [500, 503, 429])
+def test_a_listing_that_fails_is_an_error_of_ours_with_the_public_url(
+    server: Server, make_fs: MakeFs, listing: int
+) -> None:
+    server.listing, server.files = listing, {"sa_1.jpg": jpeg()}
+    fs = make_fs(server.url.replace("://", f"://user:{PASSWORD}@"))
+    for ask in (lambda: fs.cat_file("sa_1.jpg"), lambda: fs.ls(""), lambda: fs.info("sa_1.jpg")):
+        with pytest.raises(BadImage, match=rf"^http://127[^@]*/x could not be read this time \({listing}\)\.$"):
+            ask()
+
+
+@pytest.mark.parametrize("loops", ["/x", "/x/sa"])
+def test_a_redirect_without_end_is_an_error_of_ours(server: Server, make_fs: MakeFs, loops: str) -> None:
+    server.loops, server.files = loops, {"sa_1.jpg": jpeg()}
+    with pytest.raises(BadImage, match=r"could not be read this time \(its redirects do not end\)\.$"):
+        make_fs(server.url).cat_file("sa_1.jpg")
+
+
+@pytest.mark.parametrize("announced", [0, 100, 100_000])
+def test_a_file_with_other_bytes_than_were_announced_is_no_image(
+    server: Server, make_fs: MakeFs, announced: int
+) -> None:
+    server.announced, server.files = announced, {"sa_1.jpg": jpeg()}
+    with pytest.raises(BadImage, match=rf"ended after {len(jpeg())} bytes where .* announced {announced:,}\.$"):
+        make_fs(server.url).cat_file("sa_1.jpg")
+    with pytest.raises(BadImage, match="ended after"), make_fs(server.url).open("sa_1.jpg") as file:
+        file.read()
+
+
+def test_a_file_that_breaks_off_says_so_on_one_line(server: Server, make_fs: MakeFs) -> None:
+    server.cut, server.files = 300, {"sa_1.jpg": jpeg()}
+    with pytest.raises(BadImage, match=r"read this time \(its answer ended before all of its bytes had come\)\.$"):
+        make_fs(server.url).cat_file("sa_1.jpg")
+
+
+def test_a_server_that_nobody_is_at_is_an_error_of_ours(server: Server, make_fs: MakeFs) -> None:
+    url = server.url.replace(f":{server.server_address[1]}", ":1")
+    with pytest.raises(BadImage, match=r"http://127\.0\.0\.1:1/x could not be read this time \(") as caught:
+        make_fs(url).cat_file("sa_1.jpg")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_part_of_a_file_is_the_same_with_and_without_byte_ranges(server: Server, make_fs: MakeFs) -> None:
+    server.files = {"sa_1.jpg": jpeg()}
+    assert make_fs(server.url).cat_file("sa_1.jpg", 10, 50) == jpeg()[10:50]
 
 
 # -- fork ------------------------------------------------------------------------------------------------------
