@@ -175,16 +175,9 @@ class Sa1bFileSystem(AbstractFileSystem):  # type: ignore[misc]
         held = [(root, p) for root in roots for p in root.archive_paths(stem)] if slash else []
         for root, archive_path in held:
             index = root.archive(archive_path).index
-            cut = next((p for p in index.problems if p.kind in ("truncated", "damaged")), None)
-            if cut is not None:
-                return (
-                    f"No member {name} in {root.show(archive_path)}, which is {cut.kind}: only its first "
-                    f"{index.end:,} bytes (before compression) are whole."
-                )
-            refused = next((p for p in index.problems if p.member == name), None)
-            if refused is not None:
-                where = f"{root.show(archive_path)} (at {refused.offset:,})"
-                return f"{name} in {where} cannot be opened: {refused.detail}."
+            reason = finding.why_absent(index, name, root.show(archive_path))
+            if reason is not None:
+                return reason
         message = f"No image {path} under {where}."
         if held:
             return f"{message} {held[0][1]} has no such member."

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from llava_zh.errors import BadArchive, BadIndex
 from llava_zh.sa1b import store
 from llava_zh.sa1b.archive import Archive
+from llava_zh.sa1b.index import ArchiveIndex
 from llava_zh.sa1b.layout import FileHit, MemberHit, Root
 from llava_zh.sa1b.remote import RefusedImage
 from llava_zh.sa1b.urls import member_key, shard_of
@@ -203,3 +204,24 @@ def candidates(root: Root, image: int) -> Iterator[Archive]:
     place = bisect_right(samples, (image, "\uffff"))
     for _, path in samples[max(0, place - 1) : place + 1]:
         yield root.archive(path)
+
+
+def why_absent(index: ArchiveIndex, name: str, archive: str) -> str | None:
+    """What is known of why the archive of `index`, shown as `archive`, has no member `name`; None if it is whole."""
+    own = next((p for p in index.problems if p.member and name in (p.member, p.member.rpartition("/")[2])), None)
+    if own is not None:
+        what = "was left out" if own.kind in ("damaged", "lost", "truncated") else "cannot be opened"
+        return f"{name} in {archive} (at {own.offset:,}) {what}: {own.detail}."
+    fault = next((p for p in index.problems if p.kind in ("damaged", "lost") and not p.member), None)
+    if fault is not None:
+        return (
+            f"No member {name} in {archive}, which is damaged at {fault.offset:,} (before compression): "
+            f"{fault.detail}. "
+            "If it had that member, it was lost there."
+        )
+    if any(p.kind == "truncated" for p in index.problems):
+        whole = f"only its first {index.end:,} bytes (before compression) are whole"
+        return f"No member {name} in {archive}, which is truncated: {whole}."
+    if any(p.kind in ("damaged", "lost") for p in index.problems):
+        return f"No member {name} in {archive}, which is damaged: `llava-zh sa1b verify` tells where."
+    return None

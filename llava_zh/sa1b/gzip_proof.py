@@ -34,10 +34,14 @@ _AROUND = 256 << 10  # bytes of the stream behind a range, whose blocks are look
 
 
 class Wrong(NamedTuple):
-    """What is wrong with a file, which is so before its byte `at`."""
+    """What is wrong with a file, which is so before its byte `at`.
+
+    `habit` says that whole files of some writers are like that too.
+    """
 
     what: str
     at: int
+    habit: bool = False
 
 
 class Doubt(NamedTuple):
@@ -49,15 +53,22 @@ class Doubt(NamedTuple):
     bit: int | None
 
 
+class Found(NamedTuple):
+    """A doubt, and of which kind of file it is where whole files may give it as well; else ""."""
+
+    doubt: Doubt
+    habit: str = ""
+
+
 def doubts(
     source: Source, reader: PointReader, members: list[Member], start: int, bit: int, packed: int
-) -> Iterator[Doubt]:
+) -> Iterator[Found]:
     """What is wrong in the gzip stream that starts at offset `start`, its data at `bit`, and takes `packed` bytes."""
     if packed > MOST:
         return
     odd = odd_blocks(source, (start, bit), start, None)
     for block in odd:
-        yield Doubt(block.out_start, block.out_stop, block.out_stop, block.stop)
+        yield Found(Doubt(block.out_start, block.out_stop, block.out_stop, block.stop))
     jumps: list[tuple[float, Doubt]] = []
     sound = not odd
     for member in members:
@@ -67,12 +78,18 @@ def doubts(
         found = problem(member.name, data)
         if found is not None:
             sound = False
-            yield Doubt(member.offset, stop, min(stop, member.offset + found.at), None)
+            doubt = Doubt(member.offset, stop, min(stop, member.offset + found.at), None)
+            yield Found(doubt, kind_of(member.name) if found.habit else "")
         elif sound and data is not None:
             jumps.append((_jump(data), Doubt(member.offset, stop, stop, None)))
     if sound:
         jumps.sort(key=lambda jump: -jump[0])
-        yield from (doubt for jump, doubt in jumps[:_MOST_SEAMS] if jump > _SEAM)
+        yield from (Found(doubt) for jump, doubt in jumps[:_MOST_SEAMS] if jump > _SEAM)
+
+
+def kind_of(name: str) -> str:
+    """What sort of file a member is by its name: what one of them has by habit, most of them have."""
+    return name.rpartition(".")[2].lower()
 
 
 def _jump(data: bytes) -> float:
@@ -121,8 +138,8 @@ def problem(name: str, data: bytes | None) -> Wrong | None:
         try:
             why = _mask_problem(msgspec.json.decode(data))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            why = f"is no JSON: {error}"
-        return None if why is None else Wrong(why, len(data))
+            return Wrong(f"is no JSON: {error}", len(data))
+        return None if why is None else Wrong(why, len(data), habit=True)
     return None
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import itertools
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ from llava_zh.sa1b.gzip_points import (
     point_arrays,
     thin,
 )
-from llava_zh.sa1b.gzip_proof import doubts, odd_blocks
+from llava_zh.sa1b.gzip_proof import Doubt, doubts, kind_of, odd_blocks
 from llava_zh.sa1b.index import Member, Problem, Scan
 from llava_zh.sa1b.tar_scan import scan_tar
 
@@ -40,6 +41,9 @@ _PIECE = 1 << 20
 BUDGET, LEAST_BUDGET = 0.001, 64 << 10
 #: A gzip stream with no more members than that, images and masks, is not looked at closely: none of them is trusted.
 _FEW = 8
+#: What whole files of some writers have as well is a habit of the archive's if more members than that have it, none of
+#: which can have got it from another, and most of its kind.
+_HABIT = 8
 
 
 def scan_gzip(source: Source, threads: int = 0, progress: Callable[[int], object] | None = None) -> Scan:
@@ -191,17 +195,52 @@ def _doubt(source: Source, scan: Scan, careful: Careful, points: Points, fault: 
     if len(members) <= _FEW:
         careful.distrusted.append((fault.start, fault.offset))
         return
-    for doubt in doubts(source, reader, members, fault.start, fault.bit, fault.packed):
+    habits: dict[str, list[Doubt]] = {}
+    placed = False
+    for doubt, habit in doubts(source, reader, members, fault.start, fault.bit, fault.packed):
+        if habit:
+            habits.setdefault(habit, []).append(doubt)
+        else:
+            placed = True
+            careful.distrust(*doubt)
+    for kind, of_kind in habits.items():
+        _doubt_habit(careful, of_kind, sum(kind_of(member.name) == kind for member in members) if placed else None)
+
+
+def _doubt_habit(careful: Careful, found: list[Doubt], members: int | None) -> None:
+    """Distrust what may be damage or a habit of the archive's writer, unless it is surely a habit.
+
+    A fault reaches other members only through the bytes that these repeat. Where many have the same, and hardly any of
+    them can have it from another, it is no damage. `members` is how many of the kind there are; None where the fault's
+    place is not known: anything may be damage then.
+    """
+    before = list(careful.unknown), list(careful.distrusted)
+    apart = 0
+    for doubt in found:
+        start, size = np.array([doubt.start], "u8"), np.array([doubt.stop - doubt.start], "u8")
+        apart += bool(careful.known(start, size)[0])
         careful.distrust(*doubt)
+        if members is not None and apart > _HABIT and 2 * len(found) > members:
+            careful.unknown, careful.distrusted = before
+            return
 
 
 def _leave_out(scan: Scan, careful: Careful) -> None:
     """Leave out the members with bytes that are not known to be right."""
-    if careful.unknown or careful.distrusted:
-        _keep(scan, careful.known, "some of its bytes are those of a fault, or repeat what a fault has destroyed")
+    if not careful.unknown and not careful.distrusted:
+        return
+    places = [start for start, _ in careful.distrusted]
+    places = sorted(places + [fault.offset for fault in careful.faults if fault.kind in ("damaged", "lost")])
+
+    def why(member: Member) -> str:
+        row = bisect_left(places, member.offset + member.size)
+        place = f" at about {places[max(0, row - 1)]:,} (before compression)" if places else ""
+        return f"it may have wrong bytes: those of a fault{place}, or that repeat what this has destroyed"
+
+    _keep(scan, careful.known, why)
 
 
-def _keep(scan: Scan, good: Callable[[Any, Any], np.ndarray[Any, Any]], why: str) -> None:
+def _keep(scan: Scan, good: Callable[[Any, Any], np.ndarray[Any, Any]], why: Callable[[Member], str]) -> None:
     """Keep the members for which `good` says so by their offsets and sizes; the others become problems."""
     lost: list[Member] = []
     batches = []
@@ -214,4 +253,4 @@ def _keep(scan: Scan, good: Callable[[Any, Any], np.ndarray[Any, Any]], why: str
         fits = good(np.array([m.offset for m in scan.listed], "u8"), np.array([m.size for m in scan.listed], "u8"))
         lost += [member for member, fit in zip(scan.listed, fits.tolist(), strict=True) if not fit]
         scan.listed = [member for member, fit in zip(scan.listed, fits.tolist(), strict=True) if fit]
-    scan.problems += [Problem("damaged", member.name, member.offset - 512, why) for member in lost]
+    scan.problems += [Problem("damaged", member.name, member.offset - 512, why(member)) for member in lost]

@@ -445,9 +445,7 @@ class Root:
         at, took = self._indexed.get(path, (0.0, 0.0))
         if not self.local or (took > 1 and time.monotonic() - at < 10 * took):
             return False
-        with contextlib.suppress(OSError):
-            return os.stat(self.join(path)).st_size != archive.source.size
-        return False
+        return archive.source.replaced()
 
     def forget(self, archive: Archive | None = None) -> None:
         """Drop `archive`, or everything that was listed and opened, so that the next access looks anew."""

@@ -222,7 +222,7 @@ def _state(root: Root) -> Any:
             status = os.stat(root.join(path))
         except OSError:
             continue
-        state.append((path, status.st_size, status.st_mtime_ns))
+        state.append((path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
     return tuple(state)
 
 

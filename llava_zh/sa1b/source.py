@@ -60,12 +60,21 @@ class Source(abc.ABC):
     def fresh(self, state: dict[str, Any], sidecar: bool) -> bool:
         """Whether an index made for `state` is one of these bytes.
 
-        Size and stamp (mtime, or a remote etag) have to be the same. A sidecar that travelled with its archive to
-        remote storage cannot know the stamp there; it is taken when size and both ends of the archive agree.
+        Size and stamp (a remote etag; of a local file when it was modified and changed) have to be the same. A sidecar
+        that travelled with its archive cannot know the stamp there; it is taken when size and both ends of the archive
+        agree, and for a local one, which a copy keeps that, when it was modified.
         """
         if state.get("size") != self.size:
             return False
-        return state.get("stamp") == self.stamp or (sidecar and self.remote and state.get("ends") == self.ends())
+        return state.get("stamp") == self.stamp or (sidecar and self._copied(state) and state["ends"] == self.ends())
+
+    def _copied(self, state: dict[str, Any]) -> bool:
+        """Whether the stamp may differ from the one in `state` only because the archive was copied."""
+        return True
+
+    def replaced(self) -> bool:
+        """Whether another file has taken the place of this one, or it was written to, since it was opened."""
+        return False
 
     def grown_from(self, state: dict[str, Any]) -> bool:
         """Whether these bytes start with those that an index was made for, as far as their both ends tell."""
@@ -107,10 +116,13 @@ class LocalSource(Source):
         status = os.fstat(self._fd)
         if not stat.S_ISREG(status.st_mode):
             raise BadArchive(f"{path} is no regular file.", archive=path)
-        self.size, self._mtime = status.st_size, status.st_mtime_ns
-        self.stamp = f"mtime:{self._mtime}"
+        self.size, self._mtime, self._ctime = status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        # Whoever writes a file may set its mtime back (rsync -t, cp -p), but not its ctime. On Windows that is when
+        # it was made.
+        self.stamp = f"mtime:{self._mtime} ctime:{status.st_ctime_ns}"
+        self._then = _version(status)
         self._lock = threading.Lock()  # used only where there is no pread
-        self._grown_to = (self.size, self._mtime)
+        self._grown_to = (self.size, self._mtime, self._ctime)
 
     def __del__(self) -> None:
         fd = getattr(self, "_fd", None)
@@ -125,16 +137,19 @@ class LocalSource(Source):
                 break
             data += more
         status = os.fstat(self._fd)
-        if status.st_mtime_ns != self._mtime or status.st_size != self.size:
+        if status.st_ctime_ns != self._ctime or status.st_mtime_ns != self._mtime or status.st_size != self.size:
             self._only_grown(status, offset)
         return data
 
     def _only_grown(self, status: os.stat_result, offset: int) -> None:
-        """Raise BadArchive unless all that happened to the file is that bytes were added at its end."""
-        now = status.st_size, status.st_mtime_ns
+        """Raise BadArchive unless all that happened to the file is that bytes were added at its end, or a chmod."""
+        now = status.st_size, status.st_mtime_ns, status.st_ctime_ns
         if now == self._grown_to:
             return
-        if status.st_size <= self.size or self._ends_then != self.ends():
+        written = status.st_size != self.size or status.st_mtime_ns != self._mtime
+        if not written and not self._ends_then:
+            return  # there is no index yet: it is held against the file when it is used
+        if (written and status.st_size <= self.size) or self._ends_then != self.ends():
             raise BadArchive(
                 f"{self.path} was written to while it was open (it had {self.size:,} bytes, now {status.st_size:,}); "
                 "its index is made anew at the next access.",
@@ -145,6 +160,15 @@ class LocalSource(Source):
 
     def grown(self) -> bool:
         return os.fstat(self._fd).st_size > self.size
+
+    def replaced(self) -> bool:
+        try:
+            return _version(os.stat(self.path)) != self._then
+        except OSError:
+            return False
+
+    def _copied(self, state: dict[str, Any]) -> bool:
+        return str(state.get("stamp")).partition(" ")[0] == f"mtime:{self._mtime}"
 
     def read_at(self, offset: int, size: int) -> bytes:
         size = min(size, self.size - offset)
@@ -163,6 +187,10 @@ class LocalSource(Source):
 
     def open_file(self) -> BinaryIO:
         return Path(self.path).open("rb")
+
+
+def _version(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def in_this_process(fs: Any) -> Any:

@@ -439,3 +439,29 @@ def test_a_sidecar_that_travelled_with_its_archive_serves_a_remote_root(
     make_fs("memory://sa1b").invalidate_cache()
     with pytest.raises(BadIndex, match="no index"):
         make_fs("memory://sa1b").cat("sa_000000/sa_1.jpg")
+
+
+def test_an_archive_renamed_over_with_the_same_size_and_time_is_read_anew(tmp_path: Path, make_fs: MakeFs) -> None:
+    path, new = tmp_path / "sa_000000.tar", tmp_path / "new"
+    for place, first in ((path, b"a"), (new, b"b")):
+        place.write_bytes(tar_bytes({"sa_1.jpg": first * 600}))
+        os.utime(place, (10**9, 10**9))
+    fs = make_fs(tmp_path)
+    assert fs.cat("sa_000000/sa_1.jpg") == b"a" * 600
+    new.replace(path)
+    fs.find_members(["sa_000000/sa_1.jpg"])  # as a loader does before it reads rows
+    assert fs.cat("sa_000000/sa_1.jpg") == b"b" * 600
+
+
+def test_an_archive_written_over_in_place_with_its_old_time_is_noticed(tmp_path: Path, make_fs: MakeFs) -> None:
+    path = tmp_path / "sa_000000.tar"
+    fs = make_fs(tmp_path)
+    for round, byte in enumerate((b"a", b"b")):
+        path.write_bytes(tar_bytes({"sa_1.jpg": byte * 600}))
+        os.utime(path, (10**9, 10**9))
+        if round:
+            with pytest.raises(BadArchive, match="was written to while it was open"):
+                fs.cat("sa_000000/sa_1.jpg")
+        assert fs.cat("sa_000000/sa_1.jpg") == byte * 600
+    path.chmod(0o600)
+    assert fs.cat("sa_000000/sa_1.jpg") == b"b" * 600

@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import json
 import random
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from llava_zh.errors import BadArchive
+from llava_zh.errors import BadArchive, ImageNotFound
 from llava_zh.sa1b.archive import Archive
+from llava_zh.sa1b.filesystem import Sa1bFileSystem
 from llava_zh.sa1b.gzip_points import PointReader
 from llava_zh.sa1b.gzip_scan import scan_gzip
 from llava_zh.sa1b.index import ArchiveIndex, Scan, assemble
@@ -208,3 +210,26 @@ def test_a_read_behind_the_end_ends(tmp_path: Path, packed: bytes) -> None:
     last = max(archive.index.members(), key=lambda member: member.offset)
     with pytest.raises(BadArchive):
         archive.read(last._replace(offset=1 << 40, crc=None))
+
+
+def odd_masks(image: int) -> bytes:
+    """Masks of another size than they say, as no fault makes of all of them."""
+    value = json.loads(masks(image))
+    sized = [{"segmentation": {"size": [360, 480], **annotation}} for annotation in value["annotations"]]
+    return json.dumps(value | {"annotations": sized}).encode()
+
+
+def test_what_every_file_of_an_archive_has_is_no_sign_of_a_fault_in_it(
+    tmp_path: Path, make_fs: Callable[..., Sa1bFileSystem]
+) -> None:
+    files: Files = {}
+    for image in range(1, 14):
+        files |= {f"sa_{image}.jpg": jpeg(image, (480, 360)), f"sa_{image}.json": odd_masks(image)}
+    data = gzip.compress(tar_bytes(files), 6)
+    served, scan = read_all(tmp_path / "sa_000000.tar", flipped(data, 143_646))
+    assert_nothing_wrong(served, files, 3)
+    assert len(served) >= len(files) - 4
+    assert {problem.kind for problem in scan.problems} == {"damaged", "checksum"}
+    lost = next(name for name in files if name not in served)
+    with pytest.raises(ImageNotFound, match=rf"{lost} .* was left out: it may have wrong bytes: those of a fault at"):
+        make_fs(tmp_path).cat(f"sa_000000/{lost}")

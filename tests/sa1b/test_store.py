@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -223,3 +224,35 @@ def test_more_archives_are_read_than_files_may_be_open(tmp_path: Path) -> None:
         write_archive(tmp_path / f"sa_{number:06d}.{suffix}", {f"sa_{number + 1}.jpg": picture}, kind)
     total = str(sum(map(len, pictures)))
     assert start(tmp_path, MANY).communicate(timeout=120)[0].split() == [total, total]
+
+
+def swapped(path: Path) -> tuple[bytes, bytes]:
+    """An archive of two members, and one of the same size with these the other way round."""
+    both = [("sa_1.jpg", b"1" * 90_000), ("sa_2.jpg", b"2" * 90_000)]
+    return tar_bytes(dict(both)), tar_bytes({both[1][0]: both[0][1], both[0][0]: both[1][1]})
+
+
+def write_with_time(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    os.utime(path, (10**9, 10**9))
+
+
+def test_an_archive_written_over_with_its_old_time_is_indexed_anew(tmp_path: Path) -> None:
+    path = tmp_path / "sa_000000.tar"
+    before, after = swapped(path)
+    write_with_time(path, before)
+    build(path)
+    assert load(path) is not None
+    write_with_time(path, after)
+    assert load(path) is None
+
+
+def test_a_sidecar_that_is_copied_with_its_archive_is_taken_and_one_of_other_bytes_is_not(tmp_path: Path) -> None:
+    path, copy = tmp_path / "sa_000000.tar", tmp_path / "copy" / "sa_000000.tar"
+    before, after = swapped(path)
+    write_with_time(path, before)
+    build(path, sidecar=True)
+    shutil.copytree(tmp_path, copy.parent, ignore=shutil.ignore_patterns("copy"))
+    assert load(copy) is not None
+    write_with_time(copy, after)
+    assert load(copy) is None
