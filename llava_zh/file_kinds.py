@@ -95,6 +95,8 @@ def what_it_may_be(line: bytes) -> str:
     text = line.removeprefix(BOM).strip()
     if known := recognised(line):
         return known
+    if b"}\r{" in line:
+        return "The lines end in CR, as old Macs wrote them, where LF is due: tr '\\r' '\\n' < OLD > NEW"
     if text.endswith(b"},") or text in (b"[", b"]", b"],"):
         return "The lines are of a JSON array; give the file a name that ends in .json."
     if text in (b"{", b"}", b"},") or (text.startswith(b'"') and text.endswith((b",", b"{", b"["))):

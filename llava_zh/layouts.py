@@ -80,7 +80,9 @@ def _exported(files: Sequence[DataFile], facts: DatasetFacts, config: str) -> tu
     return tuple(file for file, match in found if match[1] == config)
 
 
-def detect(files: Sequence[DataFile], where: str, image_root: str | None, token: Any) -> Layout:
+def detect(
+    files: Sequence[DataFile], where: str, image_root: str | None, token: Any, *, skip_bad: bool = False
+) -> Layout:
     """Find rows and images among `files` of a dataset whose layout is not known beforehand.
 
     Accepted: Parquet with paths or embedded images, JSON or JSON Lines in LLaVA form or as ``messages`` + ``images``,
@@ -89,8 +91,10 @@ def detect(files: Sequence[DataFile], where: str, image_root: str | None, token:
     Args:
         where: The folder or repository, for messages; a local folder is where relative image paths start.
         image_root: Folder or URL that image paths start from instead.
+        skip_bad: Bad rows are left out, so the first good one may come late.
 
     Raises:
+        BadRow, BadFile: No file has a good row; this is what is wrong with the first.
         UnknownLayout: No file has rows with an image and a conversation; lists files, columns and what was looked for.
     """
     problem: LlavaZhError | None = None
@@ -99,7 +103,7 @@ def detect(files: Sequence[DataFile], where: str, image_root: str | None, token:
         if not rows:
             continue
         try:
-            first, rows = _first_row(rows, token)
+            first, rows = _first_row(rows, token, skip_bad)
         except (BadRow, BadFile) as error:
             # Notes beside the data may be no data; what is preferred comes first, and is what the error is about.
             problem = problem or error
@@ -119,15 +123,23 @@ def detect(files: Sequence[DataFile], where: str, image_root: str | None, token:
     return Layout(tuple(rows), images, found)
 
 
-def _first_row(files: Sequence[DataFile], token: Any) -> tuple[Mapping[str, Any], list[DataFile]]:
+def _first_row(files: Sequence[DataFile], token: Any, skip_bad: bool) -> tuple[Mapping[str, Any], list[DataFile]]:
     """A row of the first file that has any, and the files that are not empty."""
     full = [file for file in files if file.size] or files[:1]
     check_is_data(full[0], token)
     first: Mapping[str, Any] = {}
+    bad: BadRow | None = None
     for file in full:
-        first = readers.sample(file, token) or first
+        try:
+            first = readers.sample(file, token, patient=skip_bad) or first
+        except BadRow as error:
+            if not skip_bad:
+                raise
+            bad = bad or error
         if any(value is not None for value in first.values()):
             break
+    if bad is not None and not first:
+        raise bad
     return first, list(full)
 
 
@@ -209,9 +221,9 @@ def _first_image(first: Mapping[str, Any]) -> tuple[str, str | None]:
     return "", path if isinstance(path, str) else None
 
 
-def with_rows(rows: Sequence[DataFile], where: str, token: Any) -> Images | None:
+def with_rows(rows: Sequence[DataFile], where: str, token: Any, *, skip_bad: bool = False) -> Images | None:
     """Where rows of a dataset on SA-1B that were exported have their pictures with them; None where they do not."""
-    embedded, path = _first_image(readers.sample(rows[0], token))
+    embedded, path = _first_image(readers.sample(rows[0], token, patient=skip_bad))
     if embedded:
         return EmbeddedImages()
     rows_folder, base = Path(rows[0].path or "").absolute().parent, Path(where).absolute()

@@ -190,7 +190,7 @@ def load_dataset_builder(
         if value not in known:
             raise UnknownName.of(kind, value, known)
     source = source_of(path, source)
-    layout = _layout(facts, name, source, revision, token, data_dir, data_files, image_root)
+    layout = _layout(facts, name, source, revision, token, data_dir, data_files, image_root, on_bad_row == "skip")
     if on_missing_image != "raise" and isinstance(layout.images, UnresolvedImages):
         raise BadArgument(
             f"on_missing_image={on_missing_image!r}: no image could be found at all; {layout.found}. Pass image_root=."
@@ -262,6 +262,7 @@ def _layout(
     data_dir: Any,
     data_files: Any,
     image_root: Any,
+    skip_bad: bool,
 ) -> Any:
     """The files with the rows of a configuration, and where its images are."""
     from . import hub, layouts
@@ -282,12 +283,12 @@ def _layout(
         found = ", ".join(file.label for file in files)
         # The published file names its images; an export may hold them, or have them beside it.
         others = local and files and not posixpath.basename(files[0].name).startswith(published)
-        images = layouts.with_rows(files, str(folder or "."), token) if others else None
+        images = layouts.with_rows(files, str(folder or "."), token, skip_bad=skip_bad) if others else None
         return layouts.Layout(tuple(files), images or Sa1bImages(_roots(image_root)), found)
     where = str(folder or ".") if local else f"{source}:{facts.repos[source]}"
     files = local_files(folder, data_files) if local else hub.hub_files(facts, source, revision, token, None)
     root = None if image_root is None else os.fspath(image_root)
-    return layouts.detect(files, where, root, token)
+    return layouts.detect(files, where, root, token, skip_bad=skip_bad)
 
 
 def _roots(image_root: Any) -> tuple[str, ...] | None:

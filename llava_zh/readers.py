@@ -35,8 +35,10 @@ from .jsonl import Range
 from .records import Expect, Place
 from .shards import Reading, Record, Shard, Work, row_tables
 
-# Records looked at from a file's start for its keys, until one is good.
+# Records looked at from a file's start for its keys, until one is good; and where bad rows are left out, of a file with
+# many of them, the records and the bytes.
 SAMPLED = 100
+SAMPLED_PATIENTLY, SAMPLED_BYTES = 100_000, 256 << 20
 _EVERYTHING = Range(0, 1 << 62)
 
 
@@ -132,8 +134,11 @@ def tables(shard: Shard, reading: Reading) -> Iterator[pa.Table]:
         reading.on_damage(error)
 
 
-def sample(file: DataFile, token: Any = None) -> Mapping[str, Any]:
+def sample(file: DataFile, token: Any = None, *, patient: bool = False) -> Mapping[str, Any]:
     """The first good record of a file as it is (keys and values unchanged), empty when it has no rows.
+
+    Args:
+        patient: Bad rows are left out, so the first good one may come late.
 
     Raises:
         BadRow: None of the rows near the file's start is good; this is what is wrong with the first.
@@ -148,16 +153,25 @@ def sample(file: DataFile, token: Any = None) -> Mapping[str, Any]:
     elif kind == "json":
         rows = itertools.chain(json_arrays.first_element(file, token), json_arrays.rows(file, token))
     else:
-        start = Range(0, min(file.size, jsonl.FIRST_BLOCK))
+        start = Range(0, min(file.size, SAMPLED_BYTES if patient else jsonl.FIRST_BLOCK))
         rows = (record for _, record, _ in _records_on_lines(file, token, start))
-    bad = None
-    for row in itertools.islice(rows, SAMPLED):
+    bad, unlike = None, None
+    for row in itertools.islice(rows, SAMPLED_PATIENTLY if patient else SAMPLED):
         if isinstance(row, Mapping):
-            return row
+            # All rows of a table have its columns; a line of JSON that has other keys is one more bad row.
+            if not patient or kind in ("parquet", "tar") or _looks_like_a_row(row):
+                return row
+            unlike = unlike or row
         bad = bad or row
+    if unlike is not None:
+        return unlike
     if isinstance(bad, BadRow):
         raise bad
     return {}
+
+
+def _looks_like_a_row(row: Mapping[str, Any]) -> bool:
+    return all(any(name in row for name in records.ALIASES[field]) for field in ("image", "conversations"))
 
 
 def raw_records(file: DataFile, token: Any = None) -> Iterator[Record]:

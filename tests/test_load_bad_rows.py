@@ -13,6 +13,7 @@ from llava_zh import load_dataset
 from llava_zh.errors import (
     BadFile,
     BadRow,
+    UnknownLayout,
 )
 
 # -- bad rows ----------------------------------------------------------------------------------------------
@@ -112,3 +113,38 @@ def test_a_file_that_shrinks_while_it_is_read_is_told_of(tmp_path: Path) -> None
     file.write_bytes(file.read_bytes()[:5000])
     with pytest.raises(BadFile, match="ends at byte 5000"):
         list(dataset)
+
+
+INSTRUCT = "llava-instruct-zh-600k"
+
+
+def instruct(folder: Path, **arguments: object) -> list[str]:
+    rows = load_dataset(INSTRUCT, split="train", streaming=True, data_dir=folder, **arguments)  # type: ignore[arg-type]
+    return [r["id"] for r in rows.decode(False)]
+
+
+@pytest.mark.parametrize("line", [b"oops" * 30, b'{"note": "no row"}'])
+@pytest.mark.parametrize("bad", [1, 100, 5000])
+def test_a_file_that_starts_with_bad_rows_is_read_from_its_first_good_one(
+    tmp_path: Path, bad: int, line: bytes
+) -> None:
+    good = [json.dumps(row(i)).encode() for i in range(3)]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join([line] * bad + good))
+    assert instruct(tmp_path, on_bad_row="skip") == ["0", "1", "2"]
+    with pytest.raises(BadRow if line.startswith(b"oops") else UnknownLayout):
+        instruct(tmp_path)
+
+
+def test_a_file_of_bad_rows_does_not_hide_the_good_ones_of_the_next(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"oops\n" * 200)
+    with pytest.raises(BadRow, match="a.jsonl.*line: expected one JSON object"):
+        instruct(tmp_path, on_bad_row="skip")
+    (tmp_path / "b.jsonl").write_text(json.dumps(row(7)) + "\n")
+    assert instruct(tmp_path, on_bad_row="skip") == ["7"]
+
+
+@pytest.mark.parametrize("on_bad_row", ["raise", "skip"])
+def test_lines_that_end_in_carriage_returns_alone_are_told_of(tmp_path: Path, on_bad_row: str) -> None:
+    (tmp_path / "a.jsonl").write_text("\r".join(json.dumps(row(i)) for i in range(4)) + "\r", newline="")
+    with pytest.raises(BadRow, match="The lines end in CR.*tr "):
+        instruct(tmp_path, on_bad_row=on_bad_row)
