@@ -31,6 +31,7 @@ from llava_zh.sa1b.tar_header import (
     safe_name,
     with_records,
 )
+from llava_zh.sa1b.tar_proof import leave_out_suspects
 
 _BATCH = 4096
 #: Bytes that the search for a header reads at once; a reader that only goes forward keeps as many.
@@ -90,12 +91,11 @@ def scan_tar(
     """
     scan = scan or Scan(end=start)
     walk = _Walk(read_at, scan, crc_of, aligned, missed)
-    if searching:
-        found = walk.search(start)
-        if found is None:
-            return scan
-        start = found
-    walk.run(start)
+    first = walk.search(start) if searching else start
+    if first is not None:
+        walk.run(first)
+    if walk.faults and crc_of is None:  # of a gzip stream, `gzip_scan` knows more
+        leave_out_suspects(scan, walk.faults, read_at)
     return scan
 
 
@@ -109,6 +109,7 @@ class _Walk:
         missed: list[tuple[int, int, int]] | None,
     ) -> None:
         self.missed = [] if missed is None else missed
+        self.faults: list[int] = []  # where headers are missed
         self.read_at = read_at
         self.scan = scan
         self.crc_of = crc_of
@@ -250,9 +251,12 @@ class _Walk:
         """Go on behind zeros: to the header that follows them, or to the end."""
         self.scan.end = position
         at = position
+        faults = len(self.faults)
+        self.faults.append(position)
         while not (rest := (piece := self.read_at(at, PIECE)).lstrip(b"\0")):
             at += len(piece)
             if len(piece) < PIECE:
+                del self.faults[faults:]
                 self.ends_in_zeros(position, at - position)
                 return None
         at += (len(piece) - len(rest)) // BLOCK * BLOCK
@@ -266,6 +270,7 @@ class _Walk:
         if not self.met and not self.blocks and size > _EMPTY_TAR:
             self.problem("lost", "", position, f"{size:,} bytes of zeros, and nothing else")
         elif size > _PADDING:
+            self.faults.append(position)
             self.problem("lost", "", position, f"{size:,} bytes of zeros at the end: what was there did not arrive")
 
     def lost(self, position: int, why: str, resume: int | None = None, member: str = "") -> int | None:
@@ -276,6 +281,7 @@ class _Walk:
         kind = "damaged" if resume is None else "lost"
         self.careful = True
         self.pax = Pax()
+        self.faults.append(position)
         if resume is None:
             resume = position + BLOCK
             member = member or self.name_of_bad(position)

@@ -9,6 +9,7 @@ import pytest
 from hunting import hunt
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from llava_zh.sa1b.index import Scan
 from llava_zh.sa1b.tar_header import safe_name
@@ -17,6 +18,25 @@ from llava_zh.sa1b.tar_scan import PIECE, scan_tar
 from .conftest import tar_bytes
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
+
+
+def _dot() -> bytes:
+    out = io.BytesIO()
+    Image.new("L", (1, 1)).save(out, "JPEG", optimize=True)
+    return out.getvalue()
+
+
+_DOT = _dot()
+
+
+def whole(size: int = 0) -> bytes:
+    """A real JPEG of `size` bytes, or of as few as one has."""
+    data, more = _DOT, size - len(_DOT)
+    while more >= 4:
+        length = more if more <= 60_000 else 50_000
+        data = data[:2] + b"\xff\xfe" + (length - 2).to_bytes(2, "big") + bytes(length - 4) + data[2:]
+        more -= length
+    return data
 
 
 def scan_bytes(data: bytes) -> Scan:
@@ -107,7 +127,7 @@ def test_any_cut_keeps_exactly_the_members_that_are_whole(cut: int) -> None:
 
 
 def test_a_damaged_header_costs_its_own_member_alone() -> None:
-    raw = bytearray(tar_bytes({f"sa_{i}.jpg": bytes(1000) for i in (1, 2, 3)}))
+    raw = bytearray(tar_bytes({f"sa_{i}.jpg": whole(1000) for i in (1, 2, 3)}))
     raw[1536 + 20] ^= 0xFF
     scan = scan_bytes(bytes(raw))
     assert [m.name for m in scan.members()] == ["sa_1.jpg", "sa_3.jpg"]
@@ -118,7 +138,7 @@ def test_a_damaged_header_costs_its_own_member_alone() -> None:
 
 def test_a_damaged_header_that_is_noticed_late_costs_its_own_member_alone() -> None:
     """Checksums are looked at for thousands of headers at once; the walk goes back to the one that does not fit."""
-    raw = bytearray(tar_bytes({f"sa_{i}.jpg": b"x" for i in range(9000)}))
+    raw = bytearray(tar_bytes({f"sa_{i}.jpg": whole() for i in range(9000)}))
     for row in (5, 4094, 4095, 4096, 4097, 7000):
         raw[1024 * row + 3] ^= 1
     scan = scan_bytes(bytes(raw))
@@ -127,7 +147,7 @@ def test_a_damaged_header_that_is_noticed_late_costs_its_own_member_alone() -> N
 
 
 def test_two_tars_put_together_are_read_to_the_end_of_the_second() -> None:
-    first, second = tar_bytes({"sa_1.jpg": b"1"}), tar_bytes({"sa_5.jpg": b"5"})
+    first, second = tar_bytes({"sa_1.jpg": whole()}), tar_bytes({"sa_5.jpg": b"5"})
     scan = scan_bytes(first + second)
     assert [m.name for m in scan.members()] == ["sa_1.jpg", "sa_5.jpg"]
     assert [(p.kind, p.offset) for p in scan.problems] == [("lost", 1024)]
@@ -135,7 +155,7 @@ def test_two_tars_put_together_are_read_to_the_end_of_the_second() -> None:
 
 @pytest.mark.parametrize("size", [512, 1536, 3 << 20])
 def test_a_hole_of_zeros_costs_the_members_in_it(size: int) -> None:
-    raw = bytearray(tar_bytes({f"sa_{i}.jpg": bytes([i]) * (size - 512) for i in (1, 2, 3, 4)}))
+    raw = bytearray(tar_bytes({f"sa_{i}.jpg": whole(size - 512) if size > 512 else b"" for i in (1, 2, 3, 4)}))
     raw[size : 2 * size] = bytes(size)
     scan = scan_bytes(bytes(raw))
     assert [m.name for m in scan.members()] == ["sa_1.jpg", "sa_3.jpg", "sa_4.jpg"]
@@ -144,7 +164,7 @@ def test_a_hole_of_zeros_costs_the_members_in_it(size: int) -> None:
 
 
 def test_a_hole_that_ends_inside_a_member_is_passed_over_up_to_the_next_one() -> None:
-    raw = bytearray(tar_bytes({f"sa_{i}.jpg": b"y" * 5000 for i in (1, 2, 3)}))
+    raw = bytearray(tar_bytes({f"sa_{i}.jpg": whole(5000) for i in (1, 2, 3)}))
     raw[5632 : 5632 + 2000] = bytes(2000)
     scan = scan_bytes(bytes(raw))
     assert [m.name for m in scan.members()] == ["sa_1.jpg", "sa_3.jpg"]
@@ -157,14 +177,14 @@ def test_an_archive_of_nothing_but_zeros_is_a_problem_and_an_empty_tar_is_none()
 
 
 def test_bytes_behind_the_end_marker_that_are_no_tar_are_a_problem() -> None:
-    scan = scan_bytes(tar_bytes({"sa_1.jpg": b"1"}) + b"<html>" * 300)
+    scan = scan_bytes(tar_bytes({"sa_1.jpg": whole()}) + b"<html>" * 300)
     assert [m.name for m in scan.members()] == ["sa_1.jpg"]
     assert [(p.kind, p.offset) for p in scan.problems] == [("lost", 1024)]
 
 
 def test_more_zeros_at_the_end_than_padding_has_are_a_problem() -> None:
     """A download that set aside the space first and did not finish."""
-    assert [p.kind for p in scan_bytes(tar_bytes({"sa_1.jpg": b"1"}) + bytes(17 << 20)).problems] == ["lost"]
+    assert [p.kind for p in scan_bytes(tar_bytes({"sa_1.jpg": whole()}) + bytes(17 << 20)).problems] == ["lost"]
 
 
 @pytest.mark.parametrize("zeros", [0, 1, 511, 512, 100_000])
@@ -295,8 +315,9 @@ def test_problems_of_one_kind_are_counted_beyond_ten_thousand() -> None:
 
 
 def test_a_stream_that_only_goes_forward_gives_the_same_and_each_members_crc() -> None:
-    raw = bytearray(tar_bytes({f"sa_{i}.jpg": bytes([i % 256]) * (37 * i % 3000) for i in range(600)}))
-    raw[200_000:200_900] = bytes(900)
+    raw = bytearray(tar_bytes({f"sa_{i}.jpg": whole(37 * i % 3000) for i in range(600)}))
+    hole = raw.find(b"./sa_200.jpg")
+    raw[hole : hole + 900] = bytes(900)
     data = bytes(raw)
     position = 0
 
@@ -309,8 +330,8 @@ def test_a_stream_that_only_goes_forward_gives_the_same_and_each_members_crc() -
     def crc_of(offset: int, size: int) -> int | None:
         return zlib.crc32(read_at(offset, size)) if offset + size <= len(data) else None
 
-    forward, whole = scan_tar(read_at, crc_of=crc_of), scan_bytes(data)
-    assert found(forward) == found(whole) and forward.problems == whole.problems and whole.problems
+    forward, free = scan_tar(read_at, crc_of=crc_of), scan_bytes(data)
+    assert found(forward) == found(free) and forward.problems == free.problems and free.problems
     for member in forward.members():
         assert (member.crc or 0) == zlib.crc32(data[member.offset : member.offset + member.size])
 
@@ -333,6 +354,8 @@ def parts(draw: st.DrawFn) -> Part:
         return Part(b"\xaa" * 512 * draw(st.integers(1, 30)), [])
     if kind == "end":
         return Part(bytes(1024), [])
+    data = whole(size)
+    size = len(data)
     name = f"sa_{draw(st.integers(0, 10**9 - 1))}.jpg"
     member = tarfile.TarInfo(draw(st.sampled_from(["", "./", "n" * 120 + "/"])) + name)
     member.size = size
@@ -342,7 +365,7 @@ def parts(draw: st.DrawFn) -> Part:
     if kind == "bad header":
         header[len(header) - 512 + draw(st.integers(0, 511))] ^= draw(st.integers(1, 255))
         found = []
-    return Part(bytes(header) + b"\xff\xd8" * (size // 2) + b"\xd9" * (size % 2) + bytes(-size % 512), found)
+    return Part(bytes(header) + data + bytes(-size % 512), found)
 
 
 @hunt(60)
@@ -401,3 +424,18 @@ def test_a_sparse_member_is_refused_and_what_follows_it_is_found() -> None:
     scan = scan_bytes(raw)
     assert [(m.name, m.offset) for m in scan.members()] == [("sa_2.jpg", 1536 + 512)]
     assert [(p.kind, p.member) for p in scan.problems] == [("sparse", "sa_1.jpg")]
+
+
+@pytest.mark.parametrize("name", ["sa_1.jpg", "sa_1.json", "photo.jpg"])
+@pytest.mark.parametrize("fault", ["overwritten", "moved"])
+def test_what_stands_right_before_a_fault_is_kept_only_if_it_is_whole(name: str, fault: str) -> None:
+    data = whole(5000) if name.endswith("jpg") else b"[" + b"1," * 2400 + b"1]"
+    raw = tar_bytes({"sa_0.jpg": whole(700), name: data, "sa_2.jpg": whole(900)})
+    at = raw.find(b"./sa_2.jpg")
+    broken = raw[: at - 700] + b"\xaa" * 800 + raw[at + 100 :] if fault == "overwritten" else raw[:3000] + raw[3512:]
+    scan = scan_bytes(broken)
+    assert name not in [m.name for m in scan.members()] and "sa_0.jpg" in [m.name for m in scan.members()]
+    assert ("lost", name) in [(p.kind, p.member) for p in scan.problems]
+    header_alone = bytearray(raw)
+    header_alone[at + 3] ^= 1
+    assert {m.name for m in scan_bytes(bytes(header_alone)).members()} == {"sa_0.jpg", name}
