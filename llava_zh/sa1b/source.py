@@ -57,16 +57,20 @@ class Source(abc.ABC):
         """What an index remembers of its archive, to be compared with `fresh`."""
         return {"size": self.size, "stamp": self.stamp, "ends": self.ends()}
 
-    def fresh(self, state: dict[str, Any], sidecar: bool) -> bool:
+    def fresh(self, state: dict[str, Any], sidecar: bool, summed: bool = False) -> bool:
         """Whether an index made for `state` is one of these bytes.
 
         Size and stamp (a remote etag; of a local file when it was modified and changed) have to be the same. A sidecar
         that travelled with its archive cannot know the stamp there; it is taken when size and both ends of the archive
-        agree, and for a local one, which a copy keeps that, when it was modified.
+        agree, and for a local one when it was modified, too. So is any index of a local archive that is `summed`: one
+        of gzip and zip has the checksums of its data at its end.
         """
         if state.get("size") != self.size:
             return False
-        return state.get("stamp") == self.stamp or (sidecar and self._copied(state) and state["ends"] == self.ends())
+        if state.get("stamp") == self.stamp:
+            return True
+        by_ends = sidecar or (summed and not self.remote)
+        return by_ends and self._copied(state) and state.get("ends") == self.ends()
 
     def _copied(self, state: dict[str, Any]) -> bool:
         """Whether the stamp may differ from the one in `state` only because the archive was copied."""

@@ -108,7 +108,7 @@ def load(source: Source, archive: str, sidecar: Sidecar | None = None, *, proven
     With `proven`, one whose windows are damaged is, too; else that shows when they are used.
     """
     for index, beside in _kept(source, archive, sidecar, proven):
-        if source.fresh(index.archive, beside):
+        if source.fresh(index.archive, beside, index.kind != "tar"):
             index.renew = lambda: _renewed(source, archive, sidecar)
             return index
     return None
