@@ -62,15 +62,16 @@ class Source(abc.ABC):
 
         Size and stamp (a remote etag; of a local file when it was modified and changed) have to be the same. A sidecar
         that travelled with its archive cannot know the stamp there; it is taken when size and both ends of the archive
-        agree, and for a local one when it was modified, too. So is any index of a local archive that is `summed`: one
-        of gzip and zip has the checksums of its data at its end.
+        agree, and for a local one when it was modified, too. For a local archive that is `summed` (gzip and zip) that is
+        enough: the index has each member's checksum, which other bytes do not fit.
         """
         if state.get("size") != self.size:
             return False
         if state.get("stamp") == self.stamp:
             return True
-        by_ends = sidecar or (summed and not self.remote)
-        return by_ends and self._copied(state) and state.get("ends") == self.ends()
+        if summed and not self.remote and self._copied(state):
+            return True
+        return sidecar and self._copied(state) and state.get("ends") == self.ends()
 
     def _copied(self, state: dict[str, Any]) -> bool:
         """Whether the stamp may differ from the one in `state` only because the archive was copied."""
