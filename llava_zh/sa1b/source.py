@@ -62,8 +62,8 @@ class Source(abc.ABC):
 
         Size and stamp (a remote etag; of a local file when it was modified and changed) have to be the same. A sidecar
         that travelled with its archive cannot know the stamp there; it is taken when size and both ends of the archive
-        agree, and for a local one when it was modified, too. For a local archive that is `summed` (gzip and zip) that is
-        enough: the index has each member's checksum, which other bytes do not fit.
+        agree, and for a local one when it was modified, too. For a local archive that is `summed` (gzip and zip) that
+        is enough: the index has each member's checksum, which other bytes do not fit.
         """
         if state.get("size") != self.size:
             return False
