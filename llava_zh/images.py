@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from . import links
 from .errors import BadArgument
 from .folders import Listings, forget, names_below
 from .sa1b.access import Access, public
@@ -149,7 +150,7 @@ class ArchivedImages(_InNoArchive):
 
     @property
     def identity(self) -> str:
-        return f"archives:{self.folder}"
+        return f"archives:{self.folder}|{links.followed()}"
 
     def urls(self, paths: pa.Array) -> pa.Array:
         # A path that no archive holds keeps its published name, so that opening it says which image is missing.
@@ -202,7 +203,8 @@ class FolderImages(_InNoArchive):
 
     @property
     def identity(self) -> str:
-        return f"folder:{self.base}"
+        # What a link of a data folder leads to is decided when rows are made; a folder that the user named is another.
+        return f"folder:{self.base}" + ("" if self.within is None else f"|{self.within}|{links.followed()}")
 
     def urls(self, paths: pa.Array) -> pa.Array:
         cleaned = checked(self._below(paths))

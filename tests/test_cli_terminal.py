@@ -137,7 +137,7 @@ def test_names_in_archives_are_shown_and_not_obeyed(
     assert "Traceback" not in shown.err
     assert not STEERING & set(shown.out)
     assert not STEERING - {"\r"} & set(shown.err)  # progress bars
-    if command in ("ls", "verify --num-proc 1 --output-dir OUT"):
+    if command.startswith("verify"):  # an archive of such a name is not addressed, so `ls` leaves it out
         assert "a\\x1b[2J" in shown.out + shown.err
 
 

@@ -27,7 +27,7 @@ from PIL import Image
 import llava_zh
 from llava_zh import export, load_dataset, written_paths
 from llava_zh.demo import DemoPaths
-from llava_zh.errors import BadRow, LlavaZhError
+from llava_zh.errors import BadRow, ImageNotFound, LlavaZhError
 from llava_zh.exporters import TARGET_NAMES
 from llava_zh.exporters.targets import TARGETS
 
@@ -139,7 +139,6 @@ REFUSED = (
     "{root}/",
     "{root}",
     "{root}/./private.png/..",
-    "sa1b://x::{root}",
     "sa1b://a::/etc",
     "sa1b:///etc/passwd",
     "file://{root}/private.png",
@@ -161,6 +160,20 @@ def test_a_path_that_is_not_plainly_below_the_root_is_refused(tmp_path: Path, pa
         for where in ({}, {"image_root": tmp_path / "root"}):
             with pytest.raises(LlavaZhError):
                 rows_of(LLAVA, "default", data_dir=folder, **where)
+
+
+def test_a_url_of_the_root_that_the_caller_named_is_a_path_below_it(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "1.png").write_bytes(picture("red"))
+    row = {"id": "0", "image": f"sa1b://x::{tmp_path / 'root'}", "conversations": TURNS}
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "t.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(LlavaZhError):
+        rows_of(LLAVA, "default", data_dir=tmp_path / "rows")
+    with pytest.raises(ImageNotFound, match="No image x under"):
+        rows_of(LLAVA, "default", data_dir=tmp_path / "rows", image_root=tmp_path / "root")
+    (tmp_path / "root" / "x").write_bytes(picture("red"))
+    assert len(rows_of(LLAVA, "default", data_dir=tmp_path / "rows", image_root=tmp_path / "root")) == 1
 
 
 def test_paths_below_the_folder_of_the_rows_are_believed(tmp_path: Path) -> None:

@@ -96,6 +96,18 @@ class ArchiveReport(msgspec.Struct):
     problem: str | None = None  #: why nothing in it can be read
 
     @property
+    def lost(self) -> list[BadMember]:
+        """The members that problems name, which nobody can open."""
+        served = {bad.path for bad in self.bad}
+        named = [one for one in self.problems if one["member"] and one["kind"] not in HARMLESS_PROBLEMS]
+        paths = (f"{self.name}/{one['member']}".lstrip("/") for one in named)
+        lost = (
+            BadMember(path, one["offset"], f"{one['kind']}: {one['detail']}")
+            for path, one in zip(paths, named, strict=True)
+        )
+        return [bad for bad in lost if bad.path not in served]
+
+    @property
     def ok(self) -> bool:
         """Whether all of it can be used and is what was published, as far as was checked.
 
@@ -120,8 +132,8 @@ class VerifyReport(msgspec.Struct):
 
     @property
     def bad_images(self) -> list[BadMember]:
-        """The images that cannot be read or decoded."""
-        return [bad for archive in self.archives for bad in archive.bad if bad.is_image]
+        """The images that cannot be read or decoded, and those that are known by name to be lost to damage."""
+        return [bad for archive in self.archives for bad in (*archive.bad, *archive.lost) if bad.is_image]
 
 
 def verify(
