@@ -354,7 +354,7 @@ def test_what_cannot_be_cut_stays_one_shard(tmp_path: Path) -> None:
     [
         ("a.jsonl", b"\n\n" + json_lines(["no record", *rows(2)])),
         ("a.jsonl", b"\xef\xbb\xbf" + json_lines(rows(2))),
-        ("a.jsonl.gz", gzip.compress(json_lines(rows(2)))),
+        ("a.jsonl.gz", gzip.compress(json_lines(rows(2)), mtime=0)),
         ("a.json", b"[3, " + json_lines(rows(1)) + b"]"),
         ("a.parquet", parquet(table(2))),
         ("a.tar", tar_of(samples(2))),
