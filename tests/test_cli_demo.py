@@ -71,6 +71,7 @@ def first_published_row(folder: Path, dataset: str, config: str) -> dict:
     return next(row for row in rows if config == "default" or row["type"] == tasks[config])
 
 
+@pytest.mark.slow
 def test_another_seed_in_the_same_folder_shows_the_new_rows(tmp_path: Path) -> None:
     captions_by_seed = []
     for seed in (0, 3):
@@ -94,6 +95,7 @@ def test_the_report_ends_with_lines_that_can_be_pasted(
     assert shlex.split(show)[:4] == ["llava-zh", "show", demo.INTERNVL, "single_zh"]
 
 
+@pytest.mark.slow
 def test_the_command_writes_nothing_outside_its_folder(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()

@@ -291,6 +291,7 @@ def test_a_folder_that_another_curation_writes_to_is_refused(tmp_path: Path) -> 
     assert curate(rows(), output_dir=tmp_path).kept == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="the resource module is Unix's")
 def test_memory_does_not_grow_with_the_text_of_the_rows(tmp_path: Path) -> None:
     code = f"""

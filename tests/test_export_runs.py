@@ -47,6 +47,7 @@ def test_one_process_and_two_write_the_same_files(demo: DemoPaths, tmp_path: Pat
     assert (again.written, again.found) == (0, 4) and tree(out) == once
 
 
+@pytest.mark.slow
 def test_an_export_killed_at_any_moment_is_finished_by_asking_again(demo: DemoPaths, tmp_path: Path) -> None:
     out, whole = tmp_path / "out", tmp_path / "whole"
     arguments = ["internvl-sa-1b-caption", "single_en", "--to", "webdataset", "--num-shards", "8", "--num-proc", "2"]

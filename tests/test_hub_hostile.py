@@ -28,7 +28,7 @@ LINES = (json.dumps(ROW) + "\n").encode() * 3
 EVIL = ("{home}/.bashrc", "../../../../.bashrc", "a/../../../../.bashrc", "data\\..\\x.jsonl", "C:x.jsonl", "a\n.jsonl")
 
 
-@pytest.mark.parametrize("kind", ["huggingface", "modelscope"])
+@pytest.mark.parametrize("kind", [pytest.param("huggingface", marks=pytest.mark.slow), "modelscope"])
 def test_a_listed_name_never_leads_out_of_the_cache(kind: str, tmp_path: Path) -> None:
     home = tmp_path / "victim"
     home.mkdir()

@@ -87,6 +87,7 @@ def run_with_kills(count: int, kills: int, url: str, tmp_path: Path, make_rows: 
     assert report["rows"] + sum(report["failed"].values()) == count
 
 
+@pytest.mark.slow
 def test_three_kills_lose_and_repeat_nothing_that_was_finished(
     slow_server: str, tmp_path: Path, make_rows: Callable[[int], Any]
 ) -> None:
