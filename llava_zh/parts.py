@@ -77,7 +77,7 @@ class Plan:
 
     def at_epoch(self, draw: int) -> Plan:
         """The plan of another epoch, for which `draw` was drawn."""
-        return replace(self, order=int(np.random.SeedSequence([self.seed, draw]).generate_state(1, np.uint64)[0] >> 1))
+        return replace(self, order=int(np.random.SeedSequence([self.seed, draw]).generate_state(1, np.uint64)[0]) >> 1)
 
     def shards_of(self, window: int, order: int, turn: int) -> list[int]:
         """The shards of a window in the `turn`-th time through."""
