@@ -359,11 +359,11 @@ NASTY = st.lists(
 @example(["%2e%2e/%2e%2e/admin?x=1"])
 def test_a_url_has_the_path_of_the_row_or_none_and_the_root_that_was_given(paths: list[str]) -> None:
     paths = [path.encode("utf-8", "replace").decode() for path in paths]
-    for url, path in zip(image_urls(pa.array(paths), "::/root").to_pylist(), paths, strict=True):
+    for url, path in zip(image_urls(pa.array(paths), "::/pictures").to_pylist(), paths, strict=True):
         body = url.removeprefix("sa1b://")
-        assert body.endswith("::/root") and body.count("::") == 1
+        assert body.endswith("::/pictures") and body.count("::") == 1
         chain = fsspec.core._un_chain(url, {})
-        assert [hop[1] for hop in chain] == ["sa1b", "file"] and chain[1][0] == "/root"
+        assert [hop[1] for hop in chain] == ["sa1b", "file"] and chain[1][0] == "/pictures"
         assert ".." not in chain[0][0].split("/") and "*" not in chain[0][0]
         inner = name_of(url)
         assert (
@@ -371,9 +371,9 @@ def test_a_url_has_the_path_of_the_row_or_none_and_the_root_that_was_given(paths
         )
     marked = checked(pa.array(paths)).to_pylist()
     assert [url is None for url in marked] == [False] * len(paths)
-    base = FolderImages("/root").urls(pa.array(paths)).to_pylist()
+    base = FolderImages("/pictures").urls(pa.array(paths)).to_pylist()
     for url in base:
-        assert url.startswith("sa1b://!refused/") or os.path.normpath(url + "_").startswith("/root/")
+        assert url.startswith("sa1b://!refused/") or os.path.normpath(url + "_").startswith("/pictures/")
 
 
 AUDITED = """
