@@ -23,7 +23,7 @@ from images import picture
 from PIL import Image
 
 from llava_zh import decode_image
-from llava_zh.decode import fitting
+from llava_zh.images.decode import fitting
 
 Array = np.ndarray[Any, np.dtype[np.uint8]]
 AIM = 1.8

@@ -100,7 +100,7 @@ def webdataset_scaled(root: Path, workers: int) -> Iterator[tuple[str, Any]]:
 
 
 def _scaled_row(sample: dict[str, Any]) -> tuple[str, Any]:
-    from llava_zh.decode import decode_image
+    from llava_zh.images.decode import decode_image
 
     text = json.loads(sample["json"])["conversations"][-1]["value"]
     return text, decode_image(sample["jpg"], max_side=SIDE, as_array=True)

@@ -23,7 +23,7 @@ import datasets
 from jsonl import generate
 
 from llava_zh import load_dataset
-from llava_zh.shuffle import mix, shuffled
+from llava_zh.streams.shuffle import mix, shuffled
 
 
 def main() -> None:

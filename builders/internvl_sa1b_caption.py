@@ -1,7 +1,7 @@
 """InternVL-SA-1B-Caption: 12 million English and Chinese captions of SA-1B's images, by InternVL2-Llama3-76B."""
 
-from llava_zh.builder import PublishedBuilder
-from llava_zh.facts import ConfigFacts, DatasetFacts
+from llava_zh.catalog.facts import ConfigFacts, DatasetFacts
+from llava_zh.streams.builder import PublishedBuilder
 
 FACTS = DatasetFacts(
     name="internvl-sa-1b-caption",

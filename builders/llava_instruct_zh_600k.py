@@ -1,7 +1,7 @@
 """llava-instruct-zh-600k: Chinese conversations on images of the Chinese web, by Qwen2.5-VL-32B-Instruct."""
 
-from llava_zh.builder import PublishedBuilder
-from llava_zh.facts import ConfigFacts, DatasetFacts
+from llava_zh.catalog.facts import ConfigFacts, DatasetFacts
+from llava_zh.streams.builder import PublishedBuilder
 
 TASKS = {
     "conversation": (

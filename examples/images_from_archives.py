@@ -14,8 +14,8 @@ from PIL import Image
 from llava_zh import load_dataset
 from llava_zh.demo import write_demo
 from llava_zh.sa1b import image_url
-from llava_zh.sa1b.status import locate, status
-from llava_zh.sa1b.verify import verify
+from llava_zh.sa1b.tools.status import locate, status
+from llava_zh.sa1b.tools.verify import verify
 
 NAME, CONFIG = "internvl-sa-1b-caption", "single_zh"
 

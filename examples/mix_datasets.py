@@ -18,7 +18,7 @@ from datasets.distributed import split_dataset_by_node
 
 from llava_zh import load_dataset
 from llava_zh.demo import write_demo
-from llava_zh.shuffle import mix, shuffled
+from llava_zh.streams.shuffle import mix, shuffled
 
 
 def mixture(args: argparse.Namespace) -> Any:

@@ -18,7 +18,7 @@ from tiny_vlm import tiny_model, tiny_processor
 from trl import SFTConfig, SFTTrainer
 
 from llava_zh import load_dataset
-from llava_zh.shuffle import shuffled
+from llava_zh.streams.shuffle import shuffled
 
 
 def main() -> None:

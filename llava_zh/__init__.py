@@ -6,10 +6,10 @@ from .load import get_dataset_config_names, list_datasets, load_dataset, load_da
 
 if TYPE_CHECKING:
     from .curation import curate
-    from .decode import decode_image
     from .exporters import export
-    from .scaled import decode_images
-    from .shuffle import mix, shuffled
+    from .images.decode import decode_image
+    from .images.scaled import decode_images
+    from .streams.shuffle import mix, shuffled
 
 __version__ = "0.1.0"
 __all__ = [
@@ -28,11 +28,11 @@ __all__ = [
 # Imported when first used: what needs more than the standard library at import.
 _LAZY = {
     "curate": "curation",
-    "decode_image": "decode",
-    "decode_images": "scaled",
+    "decode_image": "images.decode",
+    "decode_images": "images.scaled",
     "export": "exporters",
-    "mix": "shuffle",
-    "shuffled": "shuffle",
+    "mix": "streams.shuffle",
+    "shuffled": "streams.shuffle",
 }
 
 

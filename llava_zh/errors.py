@@ -2,7 +2,7 @@
 
 A class inherits :class:`LlavaZhError` and the builtin a caller would have caught anyway, so both
 ``except LlavaZhError`` and ``except FileNotFoundError`` work. A message says what went wrong, where,
-what was expected and found, and what to do next. Messages and details pass through :func:`llava_zh.safe_text.safe`:
+what was expected and found, and what to do next. Messages and details pass through `gates.safe_text.safe`:
 they hold no token or key, and nothing that steers a terminal.
 
 Each class takes the finished message as its only positional argument and its details as keywords, kept as
@@ -16,7 +16,7 @@ import errno
 from collections.abc import Iterable
 from typing import ClassVar
 
-from .safe_text import safe
+from .gates.safe_text import safe
 
 
 class LlavaZhError(Exception):

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from .errors import BadArgument, UnknownName
 
 if TYPE_CHECKING:
-    from .builder import PublishedBuilder
-    from .facts import DatasetFacts
-    from .rows import RowOptions
+    from .catalog.facts import DatasetFacts
+    from .rows.formats import RowOptions
+    from .streams.builder import PublishedBuilder
 
 Dataset = Any  # Dataset | DatasetDict | IterableDataset | IterableDatasetDict
 
@@ -51,7 +51,7 @@ def source_of(path: str, source: str | None = None) -> str:
     Raises:
         UnknownName: There is no such dataset or source.
     """
-    from .hub import source_name
+    from .files.hub import source_name
 
     return source_name(source or _builder_class(path)[1])
 
@@ -100,7 +100,7 @@ def load_dataset(
         image_root: Where SA-1B is (a folder, an fsspec URL, or several); ``SA1B_ROOT`` sets it too. With neither,
             images come undecoded as ``{"path": "sa1b://…", "bytes": None}``. For llava-instruct: where image paths
             start.
-        row_format: ``"llava"`` (as published), ``"sharegpt"``, ``"messages"`` or ``"parts"``, see :mod:`llava_zh.rows`.
+        row_format: ``"llava"`` (as published), ``"sharegpt"``, ``"messages"`` or ``"parts"``, see `rows.formats`.
         options: A system prompt, the place of image marks, widths and heights: a dict, or a
             :class:`llava_zh.rows.RowOptions`.
         archives: Only rows whose images are in these SA-1B archives, by numbers or names; or ``"available"``, only rows
@@ -176,8 +176,8 @@ def load_dataset_builder(
     num_shards: int | None = None,
 ) -> PublishedBuilder:
     """The builder behind :func:`load_dataset`: its `info` and `config` say what the same arguments would load."""
-    from .images import UnresolvedImages, with_token
-    from .rows import ROW_FORMATS, RowOptions
+    from .images.locations import UnresolvedImages, with_token
+    from .rows.formats import ROW_FORMATS, RowOptions
 
     builder = _builder_class(path)[0]
     facts = builder.FACTS
@@ -265,9 +265,10 @@ def _layout(
     skip_bad: bool,
 ) -> Any:
     """The files with the rows of a configuration, and where its images are."""
-    from . import hub, layouts
-    from .data_files import DataFile, local_files
-    from .images import Sa1bImages
+    from .catalog import layouts
+    from .files import hub
+    from .files.data_files import DataFile, local_files
+    from .images.locations import Sa1bImages
 
     local = data_dir is not None or data_files is not None
     folder = None if data_dir is None else os.path.expanduser(os.fspath(data_dir))  # noqa: PTH111 (may be a Windows path)

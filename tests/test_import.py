@@ -52,7 +52,9 @@ def test_importing_llava_zh_brings_nothing_heavy_and_leaves_no_trace(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("module", ["llava_zh.load", "llava_zh.hub", "llava_zh.sa1b", "llava_zh.cli", "llava_zh.demo"])
+@pytest.mark.parametrize(
+    "module", ["llava_zh.load", "llava_zh.files.hub", "llava_zh.sa1b", "llava_zh.cli", "llava_zh.demo"]
+)
 def test_no_module_is_heavy_to_import(tmp_path: Path, module: str) -> None:
     modules, events = imported(f"import {module}", tmp_path)
     assert [event for event in events if "socket" in event] == []

@@ -10,11 +10,7 @@ import pytest
 from published_rows import CAPTIONS, FILES, prepare, row, stream, turns, write
 
 from llava_zh import load_dataset
-from llava_zh.errors import (
-    BadFile,
-    BadRow,
-    UnknownLayout,
-)
+from llava_zh.errors import BadFile, BadRow, UnknownLayout
 
 # -- bad rows ----------------------------------------------------------------------------------------------
 

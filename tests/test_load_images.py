@@ -23,7 +23,7 @@ from llava_zh import load_dataset
 from llava_zh.errors import BadArchive, ImageNotFound, RootNotFound
 from llava_zh.sa1b import filesystem
 from llava_zh.sa1b.filesystem import Sa1bFileSystem
-from llava_zh.sa1b.verify import verify
+from llava_zh.sa1b.tools.verify import verify
 
 SINGLE = "internvl_sa1b_caption_11m_single_image_en.jsonl"
 MULTI = "internvl_sa1b_caption_77k_multi_image_en.jsonl"

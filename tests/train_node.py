@@ -22,7 +22,7 @@ def write_rows(folder: Path, count: int) -> None:
 def stream(folder: Path, num_shards: int = 32, **arguments: Any) -> Any:
     """The rows in `folder`, shuffled."""
     from llava_zh import load_dataset
-    from llava_zh.shuffle import shuffled
+    from llava_zh.streams.shuffle import shuffled
 
     rows = load_dataset(
         "internvl-sa-1b-caption", "single_en", data_dir=folder, split="train", streaming=True, num_shards=num_shards

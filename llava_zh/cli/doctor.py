@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from ..catalog.facts import SOURCES, DatasetFacts
 from ..errors import LlavaZhError
-from ..facts import SOURCES, DatasetFacts
 from . import text
 
 _EXAMPLE = """\
@@ -164,7 +164,7 @@ def _installed(requirement: Any, advice: str) -> Finding:
 
 
 def _environment() -> Findings:
-    from .. import hub
+    from ..files import hub
 
     for source, advice in (
         ("huggingface", "set HF_TOKEN or run `hf auth login`"),
@@ -193,7 +193,8 @@ def _without_password(value: str) -> str:
 def _hub(source: str) -> Findings:
     import requests
 
-    from .. import hub, list_datasets
+    from .. import list_datasets
+    from ..files import hub
     from ..load import dataset_facts
 
     endpoint = _without_password(hub.HUBS[source].endpoint())
@@ -222,7 +223,7 @@ def _published(facts: DatasetFacts, source: str) -> Finding:
     """Whether a dataset's files are listed, and byte ranges of the largest can be read."""
     import requests
 
-    from .. import hub
+    from ..files import hub
 
     repo = facts.repos[source]
     files = hub.hub_files(facts, source, None, None, None)
@@ -255,7 +256,7 @@ def _published(facts: DatasetFacts, source: str) -> Finding:
 def _files(data_dir: str) -> Findings:
     """The rows found in a folder: published files by their names, else whatever has rows."""
     from .. import list_datasets
-    from ..data_files import local_files
+    from ..files.data_files import local_files
     from ..load import dataset_facts
 
     try:
@@ -316,7 +317,7 @@ def _images(image_root: str | None) -> Findings:
 
 
 def _one_image(filesystem: Any, info: Any) -> Finding:
-    from .. import pictures
+    from ..gates import pictures
 
     try:
         if info.kind == "flat":
@@ -334,7 +335,7 @@ def _one_image(filesystem: Any, info: Any) -> Finding:
 def _caches() -> Findings:
     import datasets
 
-    from .. import hub
+    from ..files import hub
     from ..sa1b.store import cache_dir
 
     for what, folder, variable in (

@@ -12,8 +12,8 @@ from . import text
 from .options import add_dataset, add_source
 
 if TYPE_CHECKING:
-    from ..data_files import DataFile
-    from ..facts import DatasetFacts
+    from ..catalog.facts import DatasetFacts
+    from ..files.data_files import DataFile
 
 _EXAMPLE = """\
 Example:
@@ -46,7 +46,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
-    from .. import fetch, hub
+    from ..files import fetch, hub
     from ..load import dataset_facts, get_dataset_config_names, source_of
 
     facts, source = dataset_facts(args.path), source_of(args.path, args.source)
@@ -98,7 +98,7 @@ def _wanted(facts: DatasetFacts, config: str | None, files: Sequence[DataFile]) 
 
 
 def _where(files: Sequence[DataFile], folder: Path | None, source: str) -> str:
-    from .. import hub
+    from ..files import hub
 
     total = text.size(sum(file.size for file in files))
     place = folder.absolute() if folder is not None else f"the cache of {source}: {hub.HUBS[source].cache_folder()}"

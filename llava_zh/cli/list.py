@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from . import text
 
 if TYPE_CHECKING:
-    from ..facts import DatasetFacts
+    from ..catalog.facts import DatasetFacts
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

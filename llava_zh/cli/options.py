@@ -6,7 +6,7 @@ import argparse
 import re
 from typing import Any
 
-from ..facts import SOURCES
+from ..catalog.facts import SOURCES
 from ..sa1b.urls import SHARD_NAME
 
 _KEYWORDS = (

@@ -108,8 +108,8 @@ def _image(image: Mapping[str, Any], opens: bool) -> str:
 
 
 def image_size(image: Mapping[str, Any]) -> str:
-    from .. import pictures
-    from ..decode import read_bytes
+    from ..gates import pictures
+    from ..images.decode import read_bytes
 
     data = image["bytes"] if image["bytes"] is not None else read_bytes(image["path"])
     found = pictures.header(data, "")

@@ -13,8 +13,8 @@ import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-from ..safe_text import json_text, printable, safe
-from ..safe_text import one_line as one_line
+from ..gates.safe_text import json_text, printable, safe
+from ..gates.safe_text import one_line as one_line
 
 # Closing punctuation is not put at the start of a line, as Chinese typesetting has it: it hangs at the end of the last.
 _NOT_FIRST = frozenset("，。、；：？！）》」』】〉”’…,.;:?!)]}%")

@@ -9,7 +9,7 @@ from itertools import product
 from typing import Any
 
 from llava_zh.curation.text import detect_language, find_repetition, windows
-from llava_zh.model_text import controls, says_nothing, special_tokens, without_reasoning
+from llava_zh.gates.model_text import controls, says_nothing, special_tokens, without_reasoning
 from llava_zh.regenerate.prompts import PROMPTS, Prompt
 
 _PICTURE = ("图片", "图像", "照片", "这张图")

@@ -12,12 +12,13 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llava_zh import jsonl, records
 from llava_zh.curation.spool import Pictures, Spool, Spooled
-from llava_zh.durable import explained, sync_folder
-from llava_zh.lines import write_lines
-from llava_zh.records import Place
-from llava_zh.rows import STORED_IMAGE
+from llava_zh.files import jsonl
+from llava_zh.rows import records
+from llava_zh.rows.formats import STORED_IMAGE
+from llava_zh.rows.records import Place
+from llava_zh.storage.durable import explained, sync_folder
+from llava_zh.storage.lines import write_lines
 
 Rows = Callable[[], Iterator[Spooled]]
 

@@ -15,7 +15,6 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from llava_zh import jsonl
 from llava_zh.curation import duplicates
 from llava_zh.curation.checks import Checks, Finding
 from llava_zh.curation.duplicates import SLOTS, Array, Columns
@@ -24,10 +23,11 @@ from llava_zh.curation.report import CurationReport
 from llava_zh.curation.source import Row, said
 from llava_zh.curation.spool import Spool
 from llava_zh.curation.text import figures
-from llava_zh.durable import explained
-from llava_zh.lines import write_lines
-from llava_zh.records import Place
+from llava_zh.files import jsonl
 from llava_zh.regenerate.prompts import TASK_ROWS
+from llava_zh.rows.records import Place
+from llava_zh.storage.durable import explained
+from llava_zh.storage.lines import write_lines
 
 #: Lowest and highest length; ``None`` is open.
 Bounds = tuple[int | None, int | None]

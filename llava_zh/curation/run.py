@@ -16,9 +16,9 @@ from llava_zh.curation.checks import LEAKS, Checks
 from llava_zh.curation.passes import Bounds, Facts, Verdict, split_rows
 from llava_zh.curation.report import CurationReport
 from llava_zh.curation.source import Source, open_rows
-from llava_zh.durable import check_kind, explained
 from llava_zh.errors import BadArgument, RunConflict
-from llava_zh.lines import write_lines
+from llava_zh.storage.durable import check_kind, explained
+from llava_zh.storage.lines import write_lines
 
 
 def curate(

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from llava_zh import jsonl, records
 from llava_zh.errors import BadArgument, BadRow, DataFileNotFound
-from llava_zh.records import Expect, Place
+from llava_zh.files import jsonl
 from llava_zh.regenerate.images import image_label
+from llava_zh.rows import records
+from llava_zh.rows.records import Expect, Place
 
 if TYPE_CHECKING:
-    from llava_zh.builder import PublishedBuilder
-    from llava_zh.data_files import DataFile
+    from llava_zh.files.data_files import DataFile
+    from llava_zh.streams.builder import PublishedBuilder
 
 Source = str | os.PathLike[str] | Iterable[Mapping[str, Any]]
 
@@ -127,8 +128,8 @@ def _turns(place: Place, fields: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _on_disk(path: Path) -> list[DataFile] | None:
     """The files of rows that `path` means: it, or those in its folder ``data``, or in it; None if it is not on disk."""
-    from llava_zh import layouts
-    from llava_zh.data_files import local_files
+    from llava_zh.catalog import layouts
+    from llava_zh.files.data_files import local_files
 
     if path.is_file():
         return local_files(None, [str(path.absolute())])
@@ -144,8 +145,8 @@ def _on_disk(path: Path) -> list[DataFile] | None:
 
 
 def _rows_of_files(files: Iterable[DataFile], name: str, on_bad_row: str) -> Iterator[Row]:
-    from llava_zh import readers
-    from llava_zh.left_out import Tally
+    from llava_zh.files import readers
+    from llava_zh.streams.left_out import Tally
 
     tally = Tally(name, on_bad_row)
     for file in files:

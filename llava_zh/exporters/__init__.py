@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import BadArgument, UnknownName
-from ..safe_text import get_logger
+from ..gates.safe_text import get_logger
 
 if TYPE_CHECKING:
-    from ..builder import PublishedBuilder
-    from ..rows import RowOptions
+    from ..rows.formats import RowOptions
+    from ..streams.builder import PublishedBuilder
     from .run import ExportSummary
 
 logger = get_logger(__name__)
@@ -95,7 +95,7 @@ def export(
             lost with a part of its archive, or outside the folder of the images; the message names the row.
         BadRow, HubError and the others of :func:`llava_zh.load_dataset`.
     """
-    from .. import rows
+    from ..rows import formats as rows
     from . import run, shards
     from .selection import Selection
     from .targets import TARGETS
@@ -188,7 +188,7 @@ def _configs(path: str, name: str | None, language: str | None) -> list[str | No
 
 
 def _image_mode(to: str, possible: Sequence[str], images: str | None, builder: PublishedBuilder) -> str:
-    from ..images import EmbeddedImages
+    from ..images.locations import EmbeddedImages
 
     if images is None:
         embedded = isinstance(builder.config.images, EmbeddedImages) and possible[0] == "url"

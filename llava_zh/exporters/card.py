@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..facts import DatasetFacts
-from ..safe_text import one_line, printable
+from ..catalog.facts import DatasetFacts
+from ..gates.safe_text import one_line, printable
 from .targets import TARGETS, DataFile
 
 _PIXELS = {

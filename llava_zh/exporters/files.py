@@ -14,8 +14,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from ..durable import explained, open_regular
 from ..errors import OutputError, RunConflict
+from ..storage.durable import explained, open_regular
 
 
 @contextlib.contextmanager

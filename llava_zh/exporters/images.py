@@ -10,14 +10,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .. import pictures, places
-from ..decode import read_bytes, smaller
-from ..durable import explained, holds
 from ..errors import BadArchive, BadArgument, BadImage, ImageNotFound, OutputError, UnsafeName
-from ..images import ArchivedImages, EmbeddedImages, FolderImages, Images, Sa1bImages, UnresolvedImages
-from ..left_out import SHOWN
+from ..gates import pictures, places
+from ..gates.safe_text import get_logger, safe
+from ..images.decode import read_bytes, smaller
+from ..images.locations import ArchivedImages, EmbeddedImages, FolderImages, Images, Sa1bImages, UnresolvedImages
 from ..sa1b.published import SCHEME
-from ..safe_text import get_logger, safe
+from ..storage.durable import explained, holds
+from ..streams.left_out import SHOWN
 from . import files, names
 
 logger = get_logger(__name__)

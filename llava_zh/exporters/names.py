@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import re
 
-from .. import pictures
-from ..places import is_device
-from ..safe_text import printable
+from ..gates import pictures
+from ..gates.places import is_device
+from ..gates.safe_text import printable
 
 # Steps of a path that are kept, the last ones, and bytes of each, so that every file system takes the name.
 _STEPS, _STEP_BYTES = 8, 120

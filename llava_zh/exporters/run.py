@@ -19,11 +19,11 @@ import msgspec
 import numpy as np
 from filelock import FileLock, Timeout
 
-from .. import places
-from ..durable import explained, sync_folder
 from ..errors import OutputError, RunConflict
-from ..left_out import Account
-from ..safe_text import get_logger
+from ..gates import places
+from ..gates.safe_text import get_logger
+from ..storage.durable import explained, sync_folder
+from ..streams.left_out import Account
 from . import shards
 from .card import card
 from .files import read_kept, write_bytes

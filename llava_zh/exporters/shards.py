@@ -13,11 +13,12 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from .. import hub, jsonl, places, readers
-from ..builder import PublishedBuilder
 from ..errors import BadArgument
-from ..rows import RowShape, to_rows
-from ..shards import Shard
+from ..files import hub, jsonl, readers
+from ..files.shards import Shard
+from ..gates import places
+from ..rows.formats import RowShape, to_rows
+from ..streams.builder import PublishedBuilder
 from . import files
 from .files import appearing, write_bytes
 from .images import ImageExport, missing

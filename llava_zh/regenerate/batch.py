@@ -13,10 +13,9 @@ from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 
-from llava_zh import limits
-from llava_zh.durable import check_kind
 from llava_zh.errors import BadAnswer, BadFile, LlavaZhError, RootNotFound
-from llava_zh.lines import write_lines
+from llava_zh.gates import limits
+from llava_zh.gates.safe_text import keep_environment_secrets
 from llava_zh.regenerate.dialogue import Messages, PromptChoice, converse
 from llava_zh.regenerate.faults import Refused, Transient
 from llava_zh.regenerate.images import Picture, image_name, keep_image, load_picture
@@ -27,7 +26,8 @@ from llava_zh.regenerate.report import Report, Session
 from llava_zh.regenerate.run import Settings
 from llava_zh.regenerate.selection import open_ledger
 from llava_zh.regenerate.source import Over, Passed, Row, Source, open_source, read_units
-from llava_zh.safe_text import keep_environment_secrets
+from llava_zh.storage.durable import check_kind
+from llava_zh.storage.lines import write_lines
 
 T = TypeVar("T")
 

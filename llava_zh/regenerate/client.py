@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from llava_zh import limits
 from llava_zh.errors import BadArgument, LlavaZhError, ServerError
+from llava_zh.gates import limits
 from llava_zh.regenerate.faults import Refused, Transient
 from llava_zh.regenerate.protocol import Answer, Body, excerpt, fault_of_status, read_answer
 from llava_zh.regenerate.wire import Address, Reply, address_of, checked_key, read_reply, what_went_wrong

@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 import msgspec
 
 from llava_zh.errors import BadAnswer, BadArgument, BadRow
+from llava_zh.gates.safe_text import cut
 from llava_zh.regenerate.images import ImageSource, Picture
 from llava_zh.regenerate.parsing import parse_answer
 from llava_zh.regenerate.prompts import PROMPTS, Prompt, draw_task, load_prompt
 from llava_zh.regenerate.protocol import KEPT_ANSWER, Answer, user_message
-from llava_zh.safe_text import cut
 
 Turns: TypeAlias = list[dict[str, str]]
 Messages: TypeAlias = list[dict[str, Any]]

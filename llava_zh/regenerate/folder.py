@@ -13,9 +13,9 @@ from pathlib import Path
 import msgspec
 from filelock import FileLock, Timeout
 
-from llava_zh.durable import check_kind, explained, open_regular
 from llava_zh.errors import RunConflict
-from llava_zh.safe_text import get_logger, one_line
+from llava_zh.gates.safe_text import get_logger, one_line
+from llava_zh.storage.durable import check_kind, explained, open_regular
 
 logger = get_logger(__name__)
 

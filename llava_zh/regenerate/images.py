@@ -2,7 +2,7 @@
 
 The bytes are sent as they are. An image is checked for what a server would get wrong in silence (lmdeploy captions a
 truncated JPEG as if it were whole): it must be a picture, and there to its end. To send fewer pixels it is decoded by
-:mod:`llava_zh.decode`.
+:mod:`llava_zh.images.decode`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from llava_zh import pictures
-from llava_zh.decode import as_jpeg, read_bytes, smaller
-from llava_zh.durable import explained, holds
 from llava_zh.errors import BadArgument, BadImage, ImageNotFound, LlavaZhError
-from llava_zh.lines import write_lines
+from llava_zh.gates import pictures
+from llava_zh.images.decode import as_jpeg, read_bytes, smaller
 from llava_zh.regenerate.faults import Transient
 from llava_zh.sa1b.published import name_of
+from llava_zh.storage.durable import explained, holds
+from llava_zh.storage.lines import write_lines
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -26,15 +26,15 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from llava_zh.durable import explained
 from llava_zh.errors import OutputError, RunConflict
-from llava_zh.lines import AppendFile, write_lines
 from llava_zh.regenerate.folder import RunFolder
 from llava_zh.regenerate.manifest import check_manifest
 from llava_zh.regenerate.plan import Again, Begun, Closed, Looked, Plan, Positions, Selection, Unit
 from llava_zh.regenerate.source import Over, Standing
 from llava_zh.regenerate.tally import Line, Tally
 from llava_zh.regenerate.units import Content, Done, KeyHashes, UnitFiles, encode, failure_line, hashes_of
+from llava_zh.storage.durable import explained
+from llava_zh.storage.lines import AppendFile, write_lines
 
 
 class Place(msgspec.Struct, frozen=True):

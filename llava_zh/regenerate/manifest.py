@@ -11,10 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llava_zh.durable import open_regular
 from llava_zh.errors import BadFile, RunConflict
-from llava_zh.lines import write_lines
-from llava_zh.safe_text import redacted
+from llava_zh.gates.safe_text import redacted
+from llava_zh.storage.durable import open_regular
+from llava_zh.storage.lines import write_lines
 
 if TYPE_CHECKING:
     from llava_zh.regenerate.dialogue import PromptChoice

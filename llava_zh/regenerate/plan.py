@@ -26,9 +26,9 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 import numpy as np
 
-from llava_zh.durable import sync_folder
 from llava_zh.errors import OutputError
-from llava_zh.lines import AppendFile, read_lines
+from llava_zh.storage.durable import sync_folder
+from llava_zh.storage.lines import AppendFile, read_lines
 
 Mask: TypeAlias = "np.ndarray[Any, np.dtype[np.bool_]]"
 Positions: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"

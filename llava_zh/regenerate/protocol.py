@@ -14,12 +14,12 @@ from typing import Any
 
 import msgspec
 
-from llava_zh import limits
 from llava_zh.errors import ServerError
-from llava_zh.model_text import says_nothing
+from llava_zh.gates import limits
+from llava_zh.gates.model_text import says_nothing
+from llava_zh.gates.safe_text import cut, holds_secret
 from llava_zh.regenerate.faults import Refused, Transient, Unserved
 from llava_zh.regenerate.images import Picture
-from llava_zh.safe_text import cut, holds_secret
 
 #: Of an answer that is none, so many characters are kept to be looked at.
 KEPT_ANSWER = 20_000
@@ -132,7 +132,7 @@ _decode_usage = msgspec.json.Decoder(_Usage).decode
 
 
 def read_answer(body: bytes, limit: int | None = None) -> Answer:
-    """The answer in the body of a 200 response, of at most `limit` bytes (by default :data:`llava_zh.limits.ANSWER`).
+    """The answer in the body of a 200 response, of at most `limit` bytes (by default `gates.limits.ANSWER`).
 
     Raises:
         Transient, Refused: The body is no completion, or holds an error in place of one.

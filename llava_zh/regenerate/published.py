@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llava_zh.builder import PublishedBuilder
 from llava_zh.errors import NothingLeft, RunConflict
-from llava_zh.images import FolderImages
-from llava_zh.left_out import Tally
-from llava_zh.python_rows import python_rows
+from llava_zh.files.shards import Shard
+from llava_zh.images.locations import FolderImages
 from llava_zh.regenerate.plan import Looked, Mask, Plan, Selection, Start
-from llava_zh.shards import Shard
+from llava_zh.streams.builder import PublishedBuilder
+from llava_zh.streams.left_out import Tally
+from llava_zh.streams.python_rows import python_rows
 
 _SELECTED = "selected"
 _NUMBER = "number"

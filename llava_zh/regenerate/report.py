@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llava_zh.lines import write_lines
 from llava_zh.regenerate.ledger import Ledger
 from llava_zh.regenerate.tally import quantiles
+from llava_zh.storage.lines import write_lines
 
 
 @dataclass

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 
 from llava_zh.errors import RunConflict
+from llava_zh.gates.safe_text import get_logger, one_line
 from llava_zh.regenerate.ledger import Ledger
 from llava_zh.regenerate.plan import Selection
 from llava_zh.regenerate.source import Source
-from llava_zh.safe_text import get_logger, one_line
 
 logger = get_logger(__name__)
 

@@ -21,10 +21,10 @@ from types import TracebackType
 from typing import Any
 
 from llava_zh.errors import MissingExtra, OutputError, ServerError, UnknownName
+from llava_zh.gates.safe_text import cut, get_logger, keep_secret
 from llava_zh.regenerate.keeper import GRACE
 from llava_zh.regenerate.report import Session
 from llava_zh.regenerate.tasks import first_error
-from llava_zh.safe_text import cut, get_logger, keep_secret
 
 #: Seconds that a server may take to load its model.
 READY_WITHIN = 1800.0

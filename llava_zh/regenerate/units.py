@@ -28,11 +28,11 @@ from typing import Any, TypeAlias
 import msgspec
 import numpy as np
 
-from llava_zh.durable import open_regular, sync_folder
 from llava_zh.errors import OutputError
-from llava_zh.lines import is_whole, read_lines, write_lines
 from llava_zh.regenerate.plan import Count, Positions
 from llava_zh.regenerate.tally import Line, Tally
+from llava_zh.storage.durable import open_regular, sync_folder
+from llava_zh.storage.lines import is_whole, read_lines, write_lines
 
 KeyHashes: TypeAlias = "np.ndarray[Any, np.dtype[np.uint64]]"
 

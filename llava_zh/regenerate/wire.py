@@ -14,9 +14,9 @@ from urllib.request import getproxies, proxy_bypass
 import msgspec
 
 from llava_zh.errors import BadArgument
+from llava_zh.gates.safe_text import keep_environment_secrets, keep_secret, keep_url_secrets
 from llava_zh.regenerate.faults import Transient
 from llava_zh.regenerate.protocol import excerpt
-from llava_zh.safe_text import keep_environment_secrets, keep_secret, keep_url_secrets
 
 if TYPE_CHECKING:
     import aiohttp

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from llava_zh.safe_text import keep_secret, keep_url_secrets
+from llava_zh.gates.safe_text import keep_secret, keep_url_secrets
 
 # In these the user is part of the place, and no secret unless a password is with it.
 _USER_IS_A_PLACE = ("ssh", "sftp", "ftp", "hdfs", "webhdfs", "smb")

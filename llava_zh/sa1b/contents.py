@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from llava_zh.errors import BadArchive, BadArgument, BadImage, ImageNotFound, LlavaZhError, UnknownName
-from llava_zh.pictures import JPEG_SUFFIXES
+from llava_zh.gates.pictures import JPEG_SUFFIXES
 from llava_zh.sa1b.gzip_pass import PassReader
 from llava_zh.sa1b.index import Member, Problem
 from llava_zh.sa1b.tree import ArchiveInfo

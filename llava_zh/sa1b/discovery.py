@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from llava_zh import pictures
-from llava_zh.links import lead_out
+from llava_zh.gates import pictures
+from llava_zh.gates.links import lead_out
+from llava_zh.gates.safe_text import get_logger
 from llava_zh.sa1b.published import problem
 from llava_zh.sa1b.urls import SHARD_NAME, archive_stem
-from llava_zh.safe_text import get_logger
 
 if TYPE_CHECKING:
     from llava_zh.sa1b.layout import Listing, Root

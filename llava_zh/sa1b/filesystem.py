@@ -16,8 +16,8 @@ import numpy as np
 from fsspec.core import has_magic, split_protocol
 from fsspec.spec import AbstractFileSystem
 
-from llava_zh import links
 from llava_zh.errors import BadArchive, BadImage, BadIndex, ImageNotFound, ReadOnlyFileSystemError, nearest
+from llava_zh.gates import links
 from llava_zh.sa1b import bulk, finding, members, published, tree
 from llava_zh.sa1b.access import resolve
 from llava_zh.sa1b.archive import Archive

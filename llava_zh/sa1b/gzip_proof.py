@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from llava_zh.errors import BadArchive
-from llava_zh.pictures import JPEG_SUFFIXES
+from llava_zh.gates.pictures import JPEG_SUFFIXES
 from llava_zh.sa1b.deflate_trees import Block, blocks
 from llava_zh.sa1b.jpeg_check import BadJpeg, check_jpeg, seam
 

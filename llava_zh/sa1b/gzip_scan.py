@@ -20,15 +20,7 @@ import numpy as np
 
 from llava_zh.sa1b.forward import BACK, Forward
 from llava_zh.sa1b.gzip_careful import Careful, Fault
-from llava_zh.sa1b.gzip_points import (
-    SPACING,
-    PointReader,
-    Points,
-    compressed,
-    cores,
-    point_arrays,
-    thin,
-)
+from llava_zh.sa1b.gzip_points import SPACING, PointReader, Points, compressed, cores, point_arrays, thin
 from llava_zh.sa1b.gzip_proof import Doubt, doubts, kind_of, odd_blocks
 from llava_zh.sa1b.index import Member, Problem, Scan
 from llava_zh.sa1b.tar_scan import scan_tar

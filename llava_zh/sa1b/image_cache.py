@@ -12,7 +12,7 @@ from isal import isal_zlib
 
 from llava_zh.errors import BadArgument
 from llava_zh.sa1b import store
-from llava_zh.sa1b.atomic import remove_if_left, write_atomically
+from llava_zh.storage.atomic import remove_if_left, write_atomically
 
 VARIABLE = "LLAVA_ZH_IMAGE_CACHE"
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)B?\s*", re.IGNORECASE)

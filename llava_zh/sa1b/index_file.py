@@ -30,8 +30,8 @@ import msgspec
 import numpy as np
 from isal import isal_zlib
 
-from llava_zh import limits
 from llava_zh.errors import BadIndex
+from llava_zh.gates import limits
 
 MAGIC = b"SA1BIDX2"
 DEFLATED = 1 << 63  # in an offset of a zip: the member is deflated

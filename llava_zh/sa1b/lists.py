@@ -7,8 +7,8 @@ import os
 import re
 from collections.abc import Iterator
 
-from llava_zh import limits
 from llava_zh.errors import BadFile, DataFileNotFound, LlavaZhError
+from llava_zh.gates import limits
 from llava_zh.sa1b.urls import SHARD_NAME, archive_stem
 
 Path = str | os.PathLike[str]

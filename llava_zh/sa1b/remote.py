@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llava_zh.errors import BadImage, ImageNotFound, LlavaZhError
-from llava_zh.safe_text import one_line
+from llava_zh.gates.safe_text import one_line
 
 #: Answers to a listing that say only that this server gives none.
 NO_LISTING = (400, 401, 403, 404, 405, 410, 501)

@@ -9,14 +9,14 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from llava_zh import limits
 from llava_zh.errors import BadArchive, BadIndex, LlavaZhError
-from llava_zh.sa1b.atomic import write_atomically
+from llava_zh.gates import limits
+from llava_zh.gates.safe_text import get_logger
 from llava_zh.sa1b.index import ArchiveIndex, Scan, assemble
 from llava_zh.sa1b.source import Source
 from llava_zh.sa1b.tar_scan import scan_tar
 from llava_zh.sa1b.urls import SA_NAME
-from llava_zh.safe_text import get_logger
+from llava_zh.storage.atomic import write_atomically
 
 SUFFIX = ".sa1bx"
 _log = get_logger(__name__)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from llava_zh.errors import BadImage
-from llava_zh.pictures import decodes
+from llava_zh.gates.pictures import decodes
 from llava_zh.sa1b.gzip_proof import problem
 from llava_zh.sa1b.index import Member, Problem, Scan
 from llava_zh.sa1b.tar_header import BLOCK

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from llava_zh import limits
+from llava_zh.gates import limits
 from llava_zh.sa1b.index import MAX_KEYED_SIZE, Member, Numbered, Problem, Scan
 from llava_zh.sa1b.tar_header import (
     BLOCK,

@@ -17,8 +17,8 @@ import re
 from collections.abc import Iterable, Sequence
 
 from llava_zh.errors import BadArgument, RootNotFound
+from llava_zh.gates.safe_text import keep_url_secrets
 from llava_zh.sa1b.access import remember
-from llava_zh.safe_text import keep_url_secrets
 
 ROOT_VARIABLE = "SA1B_ROOT"
 

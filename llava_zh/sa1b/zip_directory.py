@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from isal import isal_zlib
 
-from llava_zh import limits
 from llava_zh.errors import BadArchive
+from llava_zh.gates import limits
 from llava_zh.sa1b.source import Source
 
 _END = struct.Struct("<4s4H2LH")

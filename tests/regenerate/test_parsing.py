@@ -13,7 +13,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from llava_zh.errors import BadAnswer
-from llava_zh.model_text import controls, says_nothing
+from llava_zh.gates.model_text import controls, says_nothing
 from llava_zh.regenerate.parsing import MAX_CHARS, parse_answer
 from llava_zh.regenerate.prompts import PROMPTS
 

@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from llava_zh.errors import BadFile, LlavaZhError, OutputError, RunConflict
-from llava_zh.lines import read_lines, write_lines
 from llava_zh.regenerate import folder as run_folder
 from llava_zh.regenerate.images import keep_image
 from llava_zh.regenerate.ledger import Ledger
 from llava_zh.regenerate.manifest import FORMAT
 from llava_zh.regenerate.plan import Begun, Closed, Selection, Start
 from llava_zh.regenerate.source import Over
+from llava_zh.storage.lines import read_lines, write_lines
 
 from .conftest import positions_of
 from .test_ledger import MANIFEST, place, row_at
@@ -230,7 +230,7 @@ def test_a_whole_file_takes_the_place_of_a_link_and_not_of_its_target(tmp_path: 
 
 
 def test_a_manifest_holds_no_secret(tmp_path: Path) -> None:
-    from llava_zh.safe_text import keep_secret
+    from llava_zh.gates.safe_text import keep_secret
 
     keep_secret("canary-7f3a9c21e5")
     manifest = {"format": FORMAT, "parameters": {"user": "canary-7f3a9c21e5"}, "model": "m"}

@@ -212,7 +212,7 @@ def test_pictures_that_were_in_the_rows_are_in_what_comes_out(server: ModelServe
 def test_a_session_reads_no_shard_before_the_unit_it_goes_on_with(
     published: Input, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from llava_zh import readers
+    from llava_zh.files import readers
 
     published.arrive(*range(46))
     given: dict[str, Any] = {"unit_rows": 50, "num_shards": 8}

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from llava_zh.errors import RootNotFound
-from llava_zh.images import Sa1bImages
+from llava_zh.images.locations import Sa1bImages
 from llava_zh.sa1b import discovery
 from llava_zh.sa1b.filesystem import Sa1bFileSystem
 

@@ -21,10 +21,10 @@ from isal import isal_zlib
 from llava_zh.errors import BadArchive, BadIndex
 from llava_zh.sa1b import index_file, store
 from llava_zh.sa1b.archive import Archive
-from llava_zh.sa1b.atomic import write_atomically
 from llava_zh.sa1b.index import ArchiveIndex, Member, Scan, assemble
 from llava_zh.sa1b.source import LocalSource
 from llava_zh.sa1b.tar_header import safe_name
+from llava_zh.storage.atomic import write_atomically
 
 from .conftest import Files, jpeg, sa1b_files, write_archive
 

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from llava_zh.errors import BadImage, ImageNotFound
-from llava_zh.images import FolderImages, Sa1bImages, with_token
+from llava_zh.images.locations import FolderImages, Sa1bImages, with_token
 from llava_zh.sa1b import access, image_url
 from llava_zh.sa1b.filesystem import Sa1bFileSystem
 

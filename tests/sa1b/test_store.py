@@ -14,8 +14,8 @@ import pytest
 
 from llava_zh.errors import BadArchive
 from llava_zh.sa1b import store
-from llava_zh.sa1b.atomic import write_atomically
 from llava_zh.sa1b.source import LocalSource
+from llava_zh.storage.atomic import write_atomically
 
 from .conftest import Files, jpeg, sa1b_files, tar_bytes, write_archive
 
@@ -114,7 +114,7 @@ def test_a_full_disk_leaves_no_half_written_index_and_the_old_one_in_place(tmp_p
 def test_threads_and_processes_that_write_one_file_never_show_a_part_of_it(tmp_path: Path) -> None:
     target = tmp_path / "folder" / "x.sa1bx"
     writer = (
-        "import sys; from pathlib import Path; from llava_zh.sa1b.atomic import write_atomically\n"
+        "import sys; from pathlib import Path; from llava_zh.storage.atomic import write_atomically\n"
         "for _ in range(15): write_atomically(Path(sys.argv[1]), b'p' * 300_000)"
     )
     others = [start(target, writer) for _ in range(2)]

@@ -39,7 +39,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
-    from ...sa1b.download import download
+    from ...sa1b.tools.download import download
 
     done = download(
         args.links,

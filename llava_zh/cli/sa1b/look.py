@@ -58,7 +58,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run_locate(args: argparse.Namespace) -> int:
     """Run ``locate``; returns the exit status, 1 if an image is nowhere."""
-    from ...sa1b.status import locate
+    from ...sa1b.tools.status import locate
 
     fs = filesystem(args)
     found, missing = [], []
@@ -91,8 +91,8 @@ def run_ls(args: argparse.Namespace) -> int:
 
 def run_cat(args: argparse.Namespace) -> int:
     """Run ``cat``; returns the exit status."""
-    from ...sa1b.atomic import write_atomically
-    from ...sa1b.status import locate
+    from ...sa1b.tools.status import locate
+    from ...storage.atomic import write_atomically
 
     if args.output is None and sys.stdout.isatty():
         raise BadArgument("An image is no text for a terminal: give --output FILE, or pipe it on.")

@@ -42,7 +42,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
-    from ...sa1b.repack import Selection, repack
+    from ...sa1b.tools.repack import Selection, repack
 
     fs = filesystem(args)
     images = None

@@ -14,7 +14,7 @@ from .common import Subparsers, add_root, filesystem, new_parser
 
 if TYPE_CHECKING:
     from ...sa1b.filesystem import Sa1bFileSystem
-    from ...sa1b.status import Coverage
+    from ...sa1b.tools.status import Coverage
     from ...sa1b.tree import ArchiveInfo
 
 _EXAMPLE = """\
@@ -46,7 +46,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
-    from ...sa1b.status import status
+    from ...sa1b.tools.status import status
 
     fs = filesystem(args)
     infos = status(fs)
@@ -98,7 +98,7 @@ def _coverage(fs: Sa1bFileSystem, args: argparse.Namespace) -> dict[str, Coverag
     if args.path is None and args.data_dir is None:
         return {}
     from ... import get_dataset_config_names, load_dataset_builder
-    from ...sa1b.status import coverage
+    from ...sa1b.tools.status import coverage
 
     path = args.path or "internvl-sa-1b-caption"
     options = {"data_dir": args.data_dir, "source": args.source, "revision": args.revision}

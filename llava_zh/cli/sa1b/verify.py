@@ -10,7 +10,7 @@ from .. import text
 from .common import Subparsers, add_archives, add_num_proc, add_root, filesystem, new_parser
 
 if TYPE_CHECKING:
-    from ...sa1b.verify import VerifyReport
+    from ...sa1b.tools.verify import VerifyReport
 
 _EXAMPLE = """\
   llava-zh sa1b verify --image-root /data/sa1b --checklist checklist.chk --output-dir sa1b-verify
@@ -43,7 +43,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
-    from ...sa1b.verify import verify
+    from ...sa1b.tools.verify import verify
 
     report = verify(
         filesystem(args),

@@ -1,0 +1,159 @@
+"""One file with published rows, and the files of a local folder.
+
+A folder that came from somewhere (a clone, an unpacked archive) is walked with care: each real file is given once,
+whatever links lead to it, and a link that leads out of the folder is left out and told of.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import BadArgument, DataFileNotFound, UnknownName
+from ..gates import links, pictures
+from ..gates.safe_text import get_logger
+from ..sa1b.urls import SHARD_NAME
+
+logger = get_logger(__name__)
+
+MAX_DEPTH = 4  # deeper than any published layout
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One published file, local or remote. Holds no credentials: it travels to worker processes and into caches.
+
+    Args:
+        name: Path within its folder or repository, with ``/``.
+        size: Bytes.
+        source: ``"local"``, or the hub it is on.
+        path: Where it is on this machine, or None when it has to be read over the network.
+        digest: SHA-256 (large files) or git blob id as the hub lists it.
+    """
+
+    name: str
+    size: int
+    source: str
+    path: str | None = None
+    repo: str = ""
+    revision: str = ""
+    digest: str | None = None
+
+    @property
+    def label(self) -> str:
+        """How messages call the file."""
+        return self.path or f"{self.source}:{self.repo}@{self.revision[:12]}/{self.name}"
+
+    @property
+    def identity(self) -> str:
+        """Text that changes whenever the file's content may have."""
+        if self.source == "local":
+            assert self.path is not None
+            return f"{self.path}:{self.size}:{os.stat(self.path).st_mtime_ns}"
+        # A commit says it all, and the digest is not known of a file that was found in the cache.
+        digest = "" if is_commit(self.revision) else self.digest or ""
+        return f"{self.source}:{self.repo}@{self.revision}/{self.name}:{digest}"
+
+
+def is_commit(revision: str) -> bool:
+    """Whether `revision` is a full commit hash, whose files never change."""
+    return len(revision) == 40 and not set(revision) - set("0123456789abcdef")
+
+
+def local_files(data_dir: str | None, data_files: Any) -> list[DataFile]:
+    """The files named by `data_files` (paths or patterns, relative to `data_dir`), or all of `data_dir`; each once.
+
+    A file that `data_files` names is read wherever a link leads: the user named it. Links that are found in a folder
+    are followed as :mod:`llava_zh.gates.links` says.
+
+    Raises:
+        DataFileNotFound: The folder or a named file is not there.
+        BadArgument: A name that no file can have.
+    """
+    base = _path(data_dir or ".")
+    if data_dir is not None and not base.is_dir():
+        raise DataFileNotFound(f"data_dir {str(base)!r} is not a folder. Fetch the files with: llava-zh download")
+    if data_files is None:
+        found = [_local(path, path.relative_to(base).as_posix()) for path in _walk(base, base, 0, ())]
+    else:
+        found = [file for pattern in _flatten(data_files) for file in _matching(base / _path(pattern))]
+    return _each_once(found)
+
+
+def _path(name: str) -> Path:
+    if "\0" in name:
+        raise BadArgument(f"{name[:200]!r} holds a NUL character, which no file's name has.")
+    return Path(name).expanduser()
+
+
+def _matching(path: Path) -> list[DataFile]:
+    """The file at `path`, or those that its last part is a pattern for."""
+    if path.is_file():
+        return [_local(path, path.name)]
+    walked = _walk(path.parent, path.parent, MAX_DEPTH, ()) if path.parent.is_dir() else ()
+    matches = [_local(match, match.name) for match in walked if fnmatch.fnmatch(match.name, path.name)]
+    if not matches:
+        raise DataFileNotFound(
+            f"data_files: no file {str(path)!r}. Relative paths start at data_dir, or the current folder."
+        )
+    return matches
+
+
+def _each_once(files: list[DataFile]) -> list[DataFile]:
+    """`files` without those that are another one of them by a link.
+
+    Two names for one blob of the Hugging Face cache are two files: the repository has the same content twice.
+    """
+    kept: dict[str, DataFile] = {}
+    for file in sorted(files, key=lambda file: Path(file.path or "").is_symlink()):
+        real = os.path.realpath(file.path or "")
+        kept.setdefault(file.path or "" if Path(real).parent.name == "blobs" else real, file)
+    chosen = set(kept.values())
+    return [file for file in dict.fromkeys(files) if file in chosen]
+
+
+def _flatten(data_files: Any) -> Iterator[str]:
+    if isinstance(data_files, str | os.PathLike):
+        yield os.fspath(data_files)
+    elif isinstance(data_files, Mapping):
+        if set(data_files) - {"train"}:
+            raise UnknownName.of("split", next(iter(set(data_files) - {"train"})), ["train"])
+        yield from _flatten(data_files["train"])
+    else:
+        for item in data_files:
+            yield from _flatten(item)
+
+
+def _walk(base: Path, folder: Path, depth: int, above: tuple[str, ...]) -> Iterator[Path]:
+    """Files below `folder` in the order of their names, but for hidden ones, deep folders and images: those may be
+    millions, and are looked up by the paths that rows give. `above` are the real folders on the way, against circles.
+    """
+    above = (*above, os.path.realpath(folder))
+    names = (
+        e for e in os.scandir(folder) if not e.name.startswith(".") and not e.name.lower().endswith(pictures.SUFFIXES)
+    )
+    for entry in sorted(names, key=lambda e: e.name):
+        if entry.is_symlink() and links.lead_out(base, entry.path):
+            logger.warning(
+                "%s is a symbolic link that leads out of the data folder, and was left out. Name the file by "
+                "data_files=, or set %s=1 if the link is your own.", entry.path, links.VARIABLE,
+            )  # fmt: skip
+        elif entry.is_file():
+            yield Path(entry.path)
+        elif depth < MAX_DEPTH and _is_to_be_walked(entry, above):
+            yield from _walk(base, Path(entry.path), depth + 1, above)
+
+
+def _is_to_be_walked(entry: os.DirEntry[str], above: tuple[str, ...]) -> bool:
+    # A folder of SA-1B holds 11,000 images and as many masks, whose names end in .json.
+    if not entry.is_dir() or SHARD_NAME.fullmatch(entry.name):
+        return False
+    return not entry.is_symlink() or os.path.realpath(entry.path) not in above
+
+
+def _local(path: Path, name: str) -> DataFile:
+    return DataFile(name=name, size=path.stat().st_size, source="local", path=str(path.absolute()))

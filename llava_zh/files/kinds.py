@@ -1,0 +1,108 @@
+"""What kind of file a name says, and what kind its bytes are."""
+
+from __future__ import annotations
+
+from ..errors import BadFile
+from ..gates.json_values import BOM
+
+_ENDINGS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".jsonl.gz": "jsonl.gz",
+    ".ndjson.gz": "jsonl.gz",
+    ".json.gz": "jsonl.gz",
+    ".jsonl.zst": "jsonl.zst",
+    ".ndjson.zst": "jsonl.zst",
+    ".json.zst": "jsonl.zst",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".tar": "tar",
+    ".tar.gz": "tar",
+    ".tgz": "tar",
+    ".zip": "zip",
+}
+# So much of a file's start is looked at.
+HEAD = 512
+_TO_UTF8 = "Convert it first: iconv -f {} -t UTF-8 OLD > NEW"
+# How files start that are no JSON, what they are, and what to do with them.
+_MAGIC = (
+    (b"\x1f\x8b", "gzip data", "Give it a name that ends in .jsonl.gz, or unpack it with gunzip."),
+    (b"\x28\xb5\x2f\xfd", "zstd data", "Give it a name that ends in .jsonl.zst, or unpack it with zstd -d."),
+    (b"BZh", "bzip2 data", "Unpack it with bunzip2 first."),
+    (b"\xfd7zXZ\0", "xz data", "Unpack it with unxz first."),
+    (b"PK\x03\x04", "a zip archive", "Unpack it first."),
+    (b"PAR1", "a Parquet file", "Give it a name that ends in .parquet."),
+    (b"\x89HDF", "an HDF5 file", "Convert it to JSON Lines or Parquet."),
+    (b"ARROW1", "an Arrow file", "Convert it to Parquet."),
+    (b"\xff\xfe\0\0", "text in UTF-32", _TO_UTF8.format("UTF-32")),
+    (b"\0\0\xfe\xff", "text in UTF-32", _TO_UTF8.format("UTF-32")),
+    (b"\xff\xfe", "text in UTF-16 (as PowerShell's > writes it)", _TO_UTF8.format("UTF-16")),
+    (b"\xfe\xff", "text in UTF-16", _TO_UTF8.format("UTF-16")),
+)
+# Encodings with more than one byte a letter, without a byte order mark: where the zeros of plain letters are.
+_WIDE = (
+    ((0, 1, 1, 1), "UTF-32LE"),
+    ((1, 1, 1, 0), "UTF-32BE"),
+    ((0, 1, 0, 1), "UTF-16LE"),
+    ((1, 0, 1, 0), "UTF-16BE"),
+)
+_HTML = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<body")
+
+
+def kind_of(name: str) -> str | None:
+    """``jsonl``, ``jsonl.gz``, ``jsonl.zst``, ``json``, ``parquet``, ``tar`` or ``zip`` by the ending, or None."""
+    lowered = name.lower()
+    for ending, kind in _ENDINGS.items():
+        if lowered.endswith(ending):
+            return kind
+    return None
+
+
+def recognised(head: bytes) -> str:
+    """What bytes at the start of a file or line are that is no JSON in UTF-8, and what to do; "" when not known."""
+    for magic, what, advice in _MAGIC:
+        if head.startswith(magic):
+            return f"This is {what}. {advice}"
+    for zeros, encoding in _WIDE:
+        if len(head) >= 8 and all(bool(byte) != bool(zero) for byte, zero in zip(head[:8], zeros * 2, strict=True)):
+            return f"This is text in {encoding}. {_TO_UTF8.format(encoding)}"
+    if head.removeprefix(BOM).lstrip()[:9].lower().startswith(_HTML):
+        return "This is a web page, not data: an error or a login page of a server. Fetch the file again."
+    return ""
+
+
+def check_head(label: str, head: bytes) -> None:
+    """Raise :class:`BadFile` for a file of JSON whose first bytes are something else."""
+    if problem := recognised(head):
+        raise BadFile(f"{label}: expected JSON in UTF-8. {problem}")
+
+
+def other_encoding(line: bytes) -> str:
+    """What to do about a line that is not UTF-8: "" when it is in no encoding that Chinese text comes in."""
+    for encoding, name in (("gb18030", "GB18030"), ("big5", "BIG5")):
+        try:
+            text = line.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if any("\u4e00" <= letter <= "\u9fff" for letter in text):
+            also = " (GBK)" if name == "GB18030" else ""
+            return f"This looks like {name}{also}: {_TO_UTF8.format(name)}"
+    return ""
+
+
+def what_it_may_be(line: bytes) -> str:
+    """What may be wrong with a line of UTF-8 that is no JSON."""
+    text = line.removeprefix(BOM).strip()
+    if known := recognised(line):
+        return known
+    if b"}\r{" in line:
+        return "The lines end in CR, as old Macs wrote them, where LF is due: tr '\\r' '\\n' < OLD > NEW"
+    if text.endswith(b"},") or text in (b"[", b"]", b"],"):
+        return "The lines are of a JSON array; give the file a name that ends in .json."
+    if text in (b"{", b"}", b"},") or (text.startswith(b'"') and text.endswith((b",", b"{", b"["))):
+        return "A record runs over several lines; write each on one line (jq -c . OLD > NEW)."
+    if text.startswith(b"{'"):
+        return "It has single quotes, as Python prints a dict; write it with json.dumps."
+    if text.endswith(b"}") or not text.startswith(b"{"):
+        return ""
+    return "The line is cut short; is the file complete?"

@@ -1,0 +1,422 @@
+"""The row formats, as `datasets.Features`, and the way from the annotation table to each of them, in Arrow.
+
+==========  =====================================================================================
+format      columns
+==========  =====================================================================================
+`llava`     as published: `id`, `image` (a list of them for a many-image config), `width` and
+            `height` in pixels (lists likewise), `conversations` of ``{from, value}``
+`sharegpt`  `id`, `images` (always a list), `conversations` of ``{from, value}``: LLaMA-Factory
+`messages`  `id`, `images`, `messages` of ``{role, content}``: ms-swift
+`parts`     `id`, `images`, `messages` of ``{role, content}``, the content being a list of parts
+            ``{"type": "text", "text": …}`` and ``{"type": "image", "text": ""}``: TRL, axolotl,
+            `processor.apply_chat_template`
+==========  =====================================================================================
+
+All end with the constant columns `config`, `language` and `task` (llava-instruct's; null for the captions, and
+left out of their `llava` rows). All but `llava` have the same features for every config of both datasets.
+
+Rows of all formats but `llava` have ``<image>`` marks (or image parts) as often as images: a row published without any
+gets them at the front of its first human turn, each with the newline that LLaVA puts after it. `llava` rows are as
+published, so a row without marks stays without, unless :attr:`RowOptions.image_place` asks for them.
+
+In `parts` the newline after a mark that opens a turn is dropped, as the chat template of the model puts what it wants
+between a picture and text; all other text is kept to the letter. The text of an image part is ``""`` and not null:
+all parts share one Arrow type, and chat templates that write every part's text would write null as ``None``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..errors import BadArgument, UnknownName
+from ..images.locations import stored_paths
+from .records import MARK, TURN, Bytes, Ints, text_bytes
+
+if TYPE_CHECKING:
+    from datasets import Features
+
+Bools = np.ndarray[Any, np.dtype[np.bool_]]
+
+ROW_FORMATS = ("llava", "sharegpt", "messages", "parts")
+STORED_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+PART = pa.struct([("type", pa.string()), ("text", pa.string())])
+_ROLE_OF = {"human": "user", "gpt": "assistant", "system": "system"}
+_PUBLISHED_ROLES, _ROLES = pa.array(list(_ROLE_OF)), pa.array(list(_ROLE_OF.values()))
+_KINDS = pa.array(["text", "image"])
+_PLACES = ("front", "end")
+# Marks that stand for themselves before or after the text of a turn, with the whitespace that sets them apart.
+_LEADING_MARKS = rf"\A\s*(?:{MARK}\s*)+"
+_TRAILING_MARKS = rf"(?:\s*{MARK})+\s*\z"
+
+
+@dataclass(frozen=True)
+class RowOptions:
+    """How the rows of a format are made.
+
+    Args:
+        system: A system prompt in front of every row that has none of its own.
+        image_place: ``"front"`` or ``"end"`` of the first human turn, for marks that stand before or after its text;
+            marks woven into a text (``Image-1: <image>``) or in later turns stay. None leaves all where they are.
+        sizes: Whether rows have `width` and `height`, as published; None for yes in `llava` and no in the others.
+    """
+
+    system: str | None = None
+    image_place: str | None = None
+    sizes: bool | None = None
+
+    @classmethod
+    def of(cls, options: RowOptions | Mapping[str, Any] | None) -> RowOptions:
+        """The options as :func:`llava_zh.load_dataset` takes them: an object of this class, or a dict of its fields.
+
+        Raises:
+            UnknownName: There is no such option, or no such place.
+            BadArgument: The value of an option has the wrong type.
+        """
+        if isinstance(options, RowOptions):
+            return options
+        if options is not None and not isinstance(options, Mapping):
+            raise BadArgument(f"options: expected a dict or a RowOptions, found {type(options).__name__}.")
+        known = {field.name: field.type for field in dataclasses.fields(cls)}
+        for name in options or {}:
+            if name not in known:
+                raise UnknownName.of("row option", name, known)
+        return cls(**(options or {}))
+
+    def __post_init__(self) -> None:
+        if self.image_place not in (None, *_PLACES):
+            raise UnknownName.of("image_place", self.image_place, _PLACES)
+        if not (self.system is None or isinstance(self.system, str)):
+            raise BadArgument(f"system: expected text, found {type(self.system).__name__}.")
+        if not (self.sizes is None or isinstance(self.sizes, bool)):
+            raise BadArgument(f"sizes: expected True, False or None, found {self.sizes!r}.")
+
+    @property
+    def identity(self) -> str:
+        """Text that tells apart options that give other rows."""
+        return "" if self == RowOptions() else repr(self)
+
+
+@dataclass(frozen=True)
+class RowShape:
+    """Which columns the rows of one configuration have.
+
+    Args:
+        images: ``"one"`` or ``"many"`` images a row.
+        pixels: Whether the published rows state widths and heights.
+        tasks: Whether the rows have a llava-instruct task.
+        decode: Whether reading `image` gives a picture; otherwise the undecoded ``{"bytes", "path"}``.
+    """
+
+    row_format: str
+    images: str
+    pixels: bool
+    tasks: bool
+    decode: bool
+    options: RowOptions = RowOptions()
+
+    @property
+    def published(self) -> bool:
+        """Whether the rows are as published: one `image` where there is one, and marks only where they were."""
+        return self.row_format == "llava"
+
+    @property
+    def turns_column(self) -> str:
+        """The name of the column with the turns."""
+        return "conversations" if self.row_format in ("llava", "sharegpt") else "messages"
+
+    @property
+    def sizes(self) -> bool:
+        """Whether there are columns for widths and heights."""
+        if self.options.sizes is None:
+            return self.published and self.pixels
+        return self.options.sizes and (self.pixels or not self.published)
+
+    def features(self) -> Features:
+        """The typed columns, in order."""
+        from datasets import Features, Image, Value
+
+        text, integer, image = Value("string"), Value("int64"), Image(decode=self.decode)
+        many = self.images == "many" or not self.published
+        columns: dict[str, Any] = {"id": text}
+        columns["image" if self.published else "images"] = [image] if many else image
+        if self.sizes:
+            columns |= {name: [integer] if many else integer for name in ("width", "height")}
+        content = [{"type": text, "text": text}] if self.row_format == "parts" else text
+        named = self.turns_column == "conversations"
+        columns[self.turns_column] = [{"from": text, "value": text} if named else {"role": text, "content": content}]
+        if self.tasks or not self.published:
+            columns["task"] = text
+        return Features({**columns, "config": text, "language": text})
+
+
+def to_rows(
+    annotations: pa.Table,
+    shape: RowShape,
+    schema: pa.Schema,
+    urls: Callable[[pa.Array], pa.Array],
+    constants: dict[str, str],
+) -> pa.Table:
+    """The rows of `annotations` in the format that `shape` says, with the Arrow `schema` of its features.
+
+    Args:
+        urls: From published paths to what `datasets.Image` opens; null stays null.
+        constants: The values of `config` and `language`.
+    """
+    columns: dict[str, pa.Array] = {"id": _array(annotations["id"]), "task": _array(annotations["task"])}
+    paths, data = _array(annotations["images"]), _array(annotations["bytes"])
+    stored = _stored_images(data.flatten(), stored_paths(paths.flatten(), data.flatten(), urls))
+    columns["images"] = pa.ListArray.from_arrays(_offsets(paths), stored)
+    columns["image"] = columns["images"] if shape.images == "many" else stored
+    for name in ("width", "height"):
+        sizes = _array(annotations[name])
+        columns[name] = _first(sizes) if shape.published and shape.images == "one" else sizes
+    turns, images = Turns.of(_array(annotations["conversations"])), pc.list_value_length(paths).to_numpy()
+    if not shape.published or shape.options.image_place is not None:
+        turns = turns.marked(images, shape.options.image_place)
+    if shape.options.system is not None:
+        turns = turns.with_system(shape.options.system)
+    columns[shape.turns_column] = turns.lists(shape.row_format, images)
+    for name, value in constants.items():
+        columns[name] = pa.repeat(pa.scalar(value, pa.string()), len(annotations))
+    arrays = [columns[field.name] for field in schema]
+    return pa.Table.from_arrays(
+        [
+            array if array.type == field.type else array.cast(field.type)
+            for array, field in zip(arrays, schema, strict=True)
+        ],
+        schema=schema,
+    )
+
+
+def _stored_images(data: pa.Array, urls: pa.Array) -> pa.Array:
+    """Images as `datasets` stores them; null where there is neither a URL nor bytes."""
+    missing = pc.and_(data.is_null(), urls.is_null()) if urls.null_count else None
+    return pa.StructArray.from_arrays([data, urls], fields=list(STORED_IMAGE), mask=missing)
+
+
+# -- turns -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Turns:
+    """The turns of some rows, flat: `role` (``human``, ``gpt``, ``system``) and `text` of each; where rows start."""
+
+    role: pa.Array
+    text: pa.Array
+    offsets: Ints
+
+    @classmethod
+    def of(cls, lists: pa.Array) -> Turns:
+        """From lists of ``{from, value}``, at least one a row."""
+        flat = lists.flatten()
+        return cls(flat.field("from"), flat.field("value"), _offsets(lists).to_numpy())
+
+    @cached_property
+    def opening(self) -> Bools:
+        """Whether each turn opens with a mark."""
+        found: Bools = pc.starts_with(self.text, MARK).to_numpy(zero_copy_only=False)
+        return found
+
+    def lists(self, row_format: str, images: Ints) -> pa.Array:
+        """As the lists of structs that rows of this format, with as many `images` each, have."""
+        if row_format in ("llava", "sharegpt"):
+            turns = pa.StructArray.from_arrays([self.role, self.text], fields=list(TURN))
+        else:
+            role = _ROLES.take(pc.index_in(self.role, value_set=_PUBLISHED_ROLES))
+            content = parts(self.text, self._only_marks(images)) if row_format == "parts" else self.text
+            turns = pa.StructArray.from_arrays([role, content], ["role", "content"])
+        return pa.ListArray.from_arrays(pa.array(self.offsets, pa.int32()), turns)
+
+    def marked(self, images: Ints, place: str | None) -> Turns:
+        """With as many marks a row as there are `images`, moved to `place` where they can be."""
+        if not len(images):
+            return self
+        # Nearly always a mark opens the first turn, which is told much faster than whether there is one anywhere.
+        unmarked = ~self.opening[self.offsets[:-1]]
+        if unmarked.any():
+            unmarked = ~self._any(pc.match_substring(self.text, MARK))
+        text, rows = self.text, np.flatnonzero(unmarked)
+        if place is not None:
+            text, movable = self._without_marks()
+            rows = np.flatnonzero(unmarked | movable)
+        if not len(rows):
+            return self
+        joined = np.full(len(text), "", dtype=object)
+        joined[self._first_human()[rows]] = [_marks(int(n), place) for n in images[rows]]
+        pair = (text, pa.array(joined, pa.string())) if place == "end" else (pa.array(joined, pa.string()), text)
+        return dataclasses.replace(self, text=pc.binary_join_element_wise(*pair, ""))
+
+    def _without_marks(self) -> tuple[pa.Array, Bools]:
+        """The text without the marks before and after that of the first human turns, and the rows that have none left.
+
+        Rows that have other marks as well are left alone.
+        """
+        first = self._first_human()
+        opening = self.text.take(pa.array(first))
+        bare = pc.replace_substring_regex(opening, _LEADING_MARKS, "")
+        bare = pc.replace_substring_regex(bare, _TRAILING_MARKS, "")
+        others = np.add.reduceat(pc.count_substring(self.text, MARK).to_numpy().astype(np.int64), self.offsets[:-1])
+        others -= pc.count_substring(opening, MARK).to_numpy()
+        had = pc.not_equal(bare, opening).to_numpy(zero_copy_only=False)
+        left = others + pc.count_substring(bare, MARK).to_numpy()
+        movable: Bools = had & (left == 0)
+        source = np.arange(len(self.text))
+        source[first[movable]] = len(self.text) + np.flatnonzero(movable)
+        return pa.concat_arrays([self.text, bare]).take(pa.array(source)), movable
+
+    def _first_human(self) -> Ints:
+        """The first human turn of each row; a row without one (system only) gives its first turn."""
+        starts = self.offsets[:-1].astype(np.int64)
+        human = np.flatnonzero(pc.equal(self.role, "human").to_numpy(zero_copy_only=False))
+        if not len(human):
+            return starts
+        nearest = np.searchsorted(human, starts)
+        first = human[np.minimum(nearest, len(human) - 1)]
+        return np.where((nearest < len(human)) & (first < self.offsets[1:]), first, starts)
+
+    def with_system(self, prompt: str) -> Turns:
+        """With a system turn in front of each row that does not start with one."""
+        starts = self.offsets[:-1]
+        roles = self.role.take(pa.array(starts))
+        added = pc.not_equal(roles, "system").to_numpy(zero_copy_only=False)
+        source = np.insert(np.arange(len(self.text)), starts[added], len(self.text))
+        role, text = (
+            pa.concat_arrays([column, pa.array([value], pa.string())]).take(pa.array(source))
+            for column, value in ((self.role, "system"), (self.text, prompt))
+        )
+        return Turns(role, text, self.offsets + np.concatenate([[0], np.cumsum(added)]).astype(self.offsets.dtype))
+
+    def _only_marks(self, images: Ints) -> Bools | None:
+        """Which turns open with a mark, if there are no other marks; for rows that have a mark an image."""
+        # No row has more turns that open with a mark than images, so that the sums are equal only where all rows are.
+        return self.opening if np.count_nonzero(self.opening) == images.sum() else None
+
+    def _any(self, of_turns: pa.Array) -> Bools:
+        """Whether it is true of any turn of each row."""
+        result: Bools = np.logical_or.reduceat(of_turns.to_numpy(zero_copy_only=False), self.offsets[:-1])
+        return result
+
+
+def _marks(count: int, place: str | None) -> str:
+    return f"\n{MARK}" * count if place == "end" else f"{MARK}\n" * count
+
+
+def parts(texts: pa.Array, opening: Bools | None = None) -> pa.Array:
+    """Texts with marks as lists of :data:`PART`: what stands between marks, and a part for each mark.
+
+    There is no empty text part, except that a turn without any text or image has one. The newline that follows each
+    mark at the start of a text is dropped. Texts must not be null. Where it is known that no mark stands elsewhere than
+    at the start of a text, and no two there, `opening` says which texts have one.
+    """
+    data, offsets = text_bytes(texts)
+    if opening is not None:
+        return _parts_after_marks(data, offsets, opening)
+    turn, at = _marks_in(data, offsets)
+    after = _text_after(turn, at, data, offsets)
+    images = np.bincount(turn, minlength=len(texts))
+    earlier = np.cumsum(images) - images
+    # A turn with n marks is n + 1 pieces of text with an image between each two, so 2n + 1 parts before empty ones go.
+    first = np.arange(len(texts)) + 2 * earlier
+    image = 2 * np.arange(len(at)) + turn + 1
+    length = np.zeros(len(texts) + 2 * len(at), dtype=np.int64)
+    length[first] = -offsets[:-1]
+    length[image + 1] = -after
+    length[image - 1] += at
+    length[first + 2 * images] += offsets[1:]
+    is_image = np.zeros(len(length), dtype=np.int8)
+    is_image[image] = 1
+    kept = length > 0
+    kept[image] = True
+    kept[first[images == 0]] = True
+    count = np.concatenate([[0], np.cumsum(kept)])[np.append(first, len(kept))]
+    return _part_lists(count, is_image[kept], length[kept], _without(data, at, after))
+
+
+def _parts_after_marks(data: Bytes, offsets: Ints, opening: Bools) -> pa.Array:
+    """As :func:`parts`, where a text has no other mark than one at its start."""
+    marked = np.flatnonzero(opening)
+    at = offsets[marked]
+    after = at + len(MARK)
+    with_more = after < offsets[marked + 1]
+    after += with_more & (data[np.where(with_more, after, 0)] == ord("\n"))
+    length = np.diff(offsets)
+    length[marked] -= after - at
+    is_text = length > 0
+    is_text |= ~opening
+    count = np.concatenate([[0], np.cumsum(is_text.astype(np.int64) + opening)])
+    is_image = np.zeros(count[-1], dtype=np.int8)
+    is_image[count[marked]] = 1
+    lengths = np.zeros(count[-1], dtype=np.int32)
+    # The text part is the last one of its turn. Where there is none, the length of 0 is that of the image part.
+    lengths[count[1:] - 1] = length
+    return _part_lists(count, is_image, lengths, _without(data, at, after))
+
+
+def _part_lists(count: Ints, is_image: np.ndarray[Any, np.dtype[np.int8]], length: Ints, data: pa.Buffer) -> pa.Array:
+    """Lists of parts: where each list starts, which parts are images, and how much of `data` is the text of each."""
+    ends = np.zeros(len(length) + 1, dtype=np.int32)
+    np.cumsum(length, dtype=np.int32, out=ends[1:])
+    texts = pa.StringArray.from_buffers(len(length), pa.py_buffer(ends), data)
+    kinds = _KINDS.take(pa.array(is_image))
+    return pa.ListArray.from_arrays(
+        pa.array(count.astype(np.int32)), pa.StructArray.from_arrays([kinds, texts], fields=list(PART))
+    )
+
+
+def _marks_in(data: Bytes, offsets: Ints) -> tuple[Ints, Ints]:
+    """Of each mark in the texts of `data`, in order: the number of its text, and where it starts."""
+    at = np.flatnonzero(data[: max(len(data) - len(MARK) + 1, 0)] == ord(MARK[0]))
+    for i, byte in enumerate(MARK.encode()):
+        at = at[data[at + i] == byte]
+    text = np.searchsorted(offsets, at, side="right") - 1
+    whole = at + len(MARK) <= offsets[text + 1]  # not the end of one text with the start of the next
+    return text[whole], at[whole]
+
+
+def _text_after(text: Ints, at: Ints, data: Bytes, offsets: Ints) -> Ints:
+    """Where the text goes on after each mark: after its newline too if there are only such marks before it."""
+    after = at + len(MARK)
+    newline = after < offsets[text + 1]
+    newline[newline] = data[after[newline]] == ord("\n")
+    first = np.diff(text, prepend=-1) > 0
+    apart = at != np.where(first, offsets[text], np.roll(after + newline, 1))
+    if apart.any():
+        inner = np.cumsum(apart)
+        inner -= np.repeat((inner - apart)[first], np.diff(np.append(np.flatnonzero(first), len(at))))
+        newline &= inner == 0
+    return after + newline
+
+
+def _without(data: Bytes, starts: Ints, ends: Ints) -> pa.Buffer:
+    """`data` without what lies from `starts` to `ends`, cut out in Arrow."""
+    edges = np.zeros(2 * len(starts) + 2, dtype=np.int32)
+    edges[1:-1:2], edges[2:-1:2], edges[-1] = starts, ends, len(data)
+    pieces = pa.Array.from_buffers(pa.binary(), len(edges) - 1, [None, pa.py_buffer(edges), pa.py_buffer(data)])
+    return pieces.take(pa.array(np.arange(0, len(pieces), 2))).buffers()[2] or pa.py_buffer(b"")
+
+
+# -- arrays ------------------------------------------------------------------------------------------------
+
+
+def _first(lists: pa.Array) -> pa.Array:
+    """The first element of each list; null where the list is null or empty."""
+    if not lists.null_count and pc.all(pc.equal(pc.list_value_length(lists), 1)).as_py():
+        return lists.flatten()  # one element each, the usual case
+    full = pc.fill_null(pc.greater(pc.list_value_length(lists), 0), False)
+    return pc.list_element(pc.if_else(full, lists, pa.scalar([None], lists.type)), 0)
+
+
+def _offsets(lists: pa.Array) -> pa.Array:
+    return pc.subtract(lists.offsets, lists.offsets[0]) if lists.offset else lists.offsets
+
+
+def _array(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.array([], column.type)])

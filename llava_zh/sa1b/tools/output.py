@@ -1,0 +1,47 @@
+"""Folders that verify, repack and download write into: one process at a time, and enough room before it starts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import filelock
+
+from llava_zh.errors import OutputError, RunConflict
+from llava_zh.storage.durable import check_kind, explained
+
+
+@contextlib.contextmanager
+def output_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """`folder`, made if need be and held until the end; what the system refuses comes out as an OutputError.
+
+    Raises: RunConflict while another process works in it; OutputError.
+    """
+    path = Path(folder).expanduser().absolute()
+    with explained(path):
+        path.mkdir(parents=True, exist_ok=True)
+        check_kind(path / ".lock")
+        lock = filelock.FileLock(path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise RunConflict(f"Another process is working in {path}. Wait for it, or end it.") from None
+        try:
+            yield path
+        finally:
+            with contextlib.suppress(OSError):  # Windows does not remove what is open; it does no harm there
+                (path / ".lock").unlink()
+            lock.release()
+
+
+def check_space(folder: Path, needed: int, what: str) -> None:
+    """Raise OutputError when `needed` bytes do not fit on the disk of `folder`."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OutputError(
+            f"{folder}: {what} needs {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free. "
+            "Make room, choose another disk, or choose fewer archives."
+        )

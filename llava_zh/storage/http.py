@@ -1,0 +1,164 @@
+"""Read byte ranges of a file over HTTP, to the last byte, through cut connections and busy servers."""
+
+from __future__ import annotations
+
+import functools
+import os
+import random
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import requests
+import urllib3
+
+from ..errors import HubError, LlavaZhError, RangeNotSupported
+
+PIECE = 256 << 10
+CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
+# Failures in a row without one byte gained before giving up; a byte gained starts the count anew.
+ATTEMPTS = 6
+# A server that ignores Range sends the whole file. Up to this size that costs less than it would to complain.
+WHOLE_FILE = 16 << 20
+LONGEST_PAUSE = 60.0
+_BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
+_BROKEN = (
+    requests.exceptions.ConnectionError,
+    requests.exceptions.Timeout,
+    requests.exceptions.ChunkedEncodingError,
+    requests.exceptions.ContentDecodingError,
+    urllib3.exceptions.HTTPError,  # what breaks off inside a body
+)
+
+Headers = Callable[[], Mapping[str, str]]
+
+
+def read_range(
+    url: str, headers: Headers, start: int, length: int, *, what: str, hint: str, size: int | None = None
+) -> Iterator[bytes]:
+    """Bytes `start` to ``start + length`` of the file at `url`, in pieces.
+
+    A connection that breaks is opened again from the byte reached; a busy server (408, 429, 5xx) is asked again
+    after the pause it names in ``Retry-After``, or a random one that doubles.
+
+    Args:
+        headers: Gives the request's headers, credentials included; called for each request and never logged.
+        what: Name of the file for messages.
+        hint: What to do about a refusal, for messages.
+        size: Bytes of the whole file as it was listed; an answer that names another is an error, for what is read by
+            the listing would be less than the file, or of another one.
+
+    Raises:
+        HubError: The server refused, is unreachable, or went on failing.
+        RangeNotSupported: The server answers with the whole of a large file.
+    """
+    at, end, failures = start, start + length, 0
+    while at < end:
+        before, problem, pause = at, "", 0.0
+        try:
+            request = {**headers(), "Range": f"bytes={at}-{end - 1}", "Accept-Encoding": "identity"}
+            timeout = (CONNECT_SECONDS, READ_SECONDS)
+            with _session(os.getpid()).get(url, headers=request, stream=True, timeout=timeout) as response:
+                if response.status_code in _BUSY:
+                    problem, pause = f"status {response.status_code}", retry_after(response.headers.get("Retry-After"))
+                else:
+                    for piece in _body(response, at, end, size, what, hint):
+                        at += len(piece)
+                        yield piece
+        except _BROKEN as error:
+            problem = type(error).__name__
+        except (requests.RequestException, ValueError, OSError) as error:
+            # No URL, too many redirects, a redirect or a header that nothing can be made of: asking again will not
+            # help. The error's own text holds the request, credentials included.
+            if isinstance(error, LlavaZhError):
+                raise
+            raise HubError(f"{what}: the request cannot be made ({type(error).__name__}). {hint}") from None
+        if at >= end:
+            return
+        failures = 1 if at > before else failures + 1
+        if failures >= ATTEMPTS:
+            reason = problem or "the connection closes early"
+            raise HubError(f"{what}: gave up at byte {at} of {end} after {ATTEMPTS} attempts: {reason}. {hint}")
+        time.sleep(pause or random.uniform(0.1, 0.25) * 2**failures)
+
+
+def _body(response: requests.Response, at: int, end: int, listed: int | None, what: str, hint: str) -> Iterator[bytes]:
+    """The wanted bytes out of one answer."""
+    skip = 0
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if response.status_code in (200, 206) and encoding not in ("", "identity"):
+        raise HubError(f"{what}: asked for the bytes as they are, the server sent them as {encoding[:40]!r}. {hint}")
+    if response.status_code == 200:
+        size = _whole_number(response.headers.get("Content-Length")) or 0
+        _check_size(size or None, listed, what)
+        if at > 0 and not 0 < size <= WHOLE_FILE:
+            raise RangeNotSupported(
+                f"{what}: the server ignores Range and sends all {size or 'unknown'} bytes, so a shard cannot be read "
+                "on its own. Fetch the file once with `llava-zh download` and load it with data_dir=."
+            )
+        skip = at
+    elif response.status_code == 206:
+        begin = re.match(r"bytes ([0-9]{1,18})-", response.headers.get("Content-Range", ""))
+        if begin is None or int(begin[1]) != at:
+            found = response.headers.get("Content-Range", "")[:80]
+            raise HubError(f"{what}: asked for bytes from {at} on, the server sent Content-Range {found!r}. {hint}")
+        _check_size(_whole_number(response.headers["Content-Range"].rpartition("/")[2]), listed, what)
+    else:
+        raise refused(response.status_code, what, hint)
+    left = end - at
+    for piece in _arriving(response):
+        if skip >= len(piece):
+            skip -= len(piece)
+            continue
+        wanted = piece[skip : skip + left]
+        skip, left = 0, left - len(wanted)
+        yield wanted
+        if not left:
+            return
+
+
+def _check_size(found: int | None, listed: int | None, what: str) -> None:
+    if found is not None and listed is not None and found != listed:
+        raise HubError(
+            f"{what}: the server has {found:,} bytes of it, {listed:,} were listed. It has changed since, or the "
+            "listing is wrong. Run the command again, or pass the revision= that you mean."
+        )
+
+
+def _arriving(response: requests.Response) -> Iterator[bytes]:
+    """The body as it arrives: `iter_content` waits for whole pieces, and drops what it holds on a broken connection."""
+    read = getattr(response.raw, "read1", response.raw.read)  # urllib3 1 has no read1, and needs none
+    while piece := read(PIECE, decode_content=False):
+        yield piece
+
+
+def refused(status: int, what: str, hint: str) -> HubError:
+    """The error for a refusal with this HTTP status."""
+    meaning = {
+        401: "401 Unauthorized: a token is missing or not accepted",
+        403: "403 Forbidden: the token has no access, or the dataset's terms have not been agreed to on its page",
+        404: "404 Not Found: no such repository, revision or file",
+        416: "416 Range Not Satisfiable: the file is shorter than its listing says; it may have changed on the hub",
+        429: "429 Too Many Requests",
+    }.get(status, f"status {status}")
+    return HubError(f"{what}: {meaning}. {hint}", status=status)
+
+
+def retry_after(value: object) -> float:
+    """Seconds to wait as a ``Retry-After`` header asks, at most :data:`LONGEST_PAUSE`; 0 where it names no number."""
+    text = str(value or "").strip()
+    if re.fullmatch(r"[0-9]{1,18}(\.[0-9]{0,9})?", text) is None:
+        return 0.0
+    return min(float(text), LONGEST_PAUSE)
+
+
+def _whole_number(value: str | None) -> int | None:
+    """A header's number; None for anything that is none, or has more digits than any size."""
+    return int(value) if value is not None and re.fullmatch(r"[0-9]{1,18}", value.strip()) else None
+
+
+@functools.lru_cache(maxsize=2)
+def _session(pid: int) -> Any:
+    # One a process: connections shared over a fork would mix up two processes' answers.
+    return requests.Session()

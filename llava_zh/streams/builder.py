@@ -1,0 +1,362 @@
+"""The builder that every script in ``builders/`` shares: published files in, typed Arrow tables out."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets.exceptions import DatasetGenerationError
+
+from ..catalog.facts import ConfigFacts, DatasetFacts
+from ..errors import BadArgument, LlavaZhError, NothingLeft
+from ..files import hub, readers
+from ..files.data_files import DataFile
+from ..files.shards import PARSE_AHEAD, Reading, Shard
+from ..gates.safe_text import get_logger
+from ..images import written_paths
+from ..images.locations import Images, UnresolvedImages
+from ..rows.formats import RowOptions, RowShape, to_rows
+from ..rows.records import Expect
+from .left_out import Account, Tally
+from .typed import TypedArrowExamples
+
+logger = get_logger(__name__)
+
+# Names of archives that a message lists; of more it says how many.
+SHOWN_NAMES = 12
+
+
+@dataclass
+class PublishedConfig(datasets.BuilderConfig):  # type: ignore[misc]
+    """One configuration with everything that :func:`llava_zh.load_dataset` has resolved for it.
+
+    Args:
+        files: The files with its rows; `found` says in words what they are.
+        images: Where its images are.
+        archives: Only rows whose images are all in SA-1B archives of these names (``sa_000000``), ``"available"`` for
+            those whose images are there, or None for all.
+        bad_images: Published paths whose rows are left out; one without a folder is that image in any archive.
+        chunk_size, num_shards: Bytes a shard, or exactly how many shards.
+    """
+
+    files: tuple[DataFile, ...] = ()
+    found: str = ""
+    images: Images = UnresolvedImages()
+    row_format: str = "llava"
+    options: RowOptions = RowOptions()
+    archives: frozenset[str] | Literal["available"] | None = None
+    bad_images: frozenset[str] = frozenset()
+    on_bad_row: str = "raise"
+    on_missing_image: str = "raise"
+    chunk_size: int = 32_000_000
+    num_shards: int | None = None
+
+    def selection(self) -> str:
+        """What was asked for, in the words of the arguments; an empty text for all rows."""
+        archives = self.archives if isinstance(self.archives, str | None) else sorted(self.archives)
+        asked = []
+        if archives is not None:
+            asked.append(f"archives={archives!r}" if len(archives) <= SHOWN_NAMES else f"{len(archives)} archives")
+        if self.bad_images:
+            asked.append(f"bad_images= of {len(self.bad_images)} entries")
+        if self.on_missing_image != "raise":
+            asked.append(f"on_missing_image={self.on_missing_image!r}")
+        if self.on_bad_row != "raise":
+            asked.append(f"on_bad_row={self.on_bad_row!r}")
+        return ", ".join(asked)
+
+    def create_config_id(self, config_kwargs: Any, custom_features: Any = None) -> str:
+        """The name of the cache folder: the config and a digest of all that decides which rows come out."""
+        parts = [file.identity for file in self.files]
+        parts += [self.images.identity, self.row_format, self.options.identity, self.on_bad_row, self.on_missing_image]
+        parts += [str(self.archives)] if isinstance(self.archives, str | None) else sorted(self.archives)
+        if self.archives == "available" or self.on_missing_image != "raise":
+            parts.append(self.images.contents())
+        parts += sorted(self.bad_images)
+        return f"{self.name}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}"
+
+
+class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
+    """Base of the builders: a subclass says what is published, in :attr:`FACTS`, and which tasks its rows name.
+
+    `datasets` caches what a builder prepares by its VERSION and knows nothing of its code, so any change of the
+    rows that come out must raise :attr:`VERSION`.
+    """
+
+    FACTS: ClassVar[DatasetFacts]
+    VERSION = datasets.Version("1.0.0")
+    # Rows a record batch at most; tables come bounded by their bytes, and every batch costs some hundred small writes.
+    DEFAULT_WRITER_BATCH_SIZE = 10_000
+    BUILDER_CONFIG_CLASS = PublishedConfig
+    config: PublishedConfig
+    _parse_ahead: int = PARSE_AHEAD
+    #: Whether rows name their images as the files do, for whoever writes them as published, and not by what opens them.
+    images_as_published: bool = False
+    _account: str | None = None  # where the processes that prepare leave their counts
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for module in (__name__, cls.__module__):
+            # Else `datasets` replaces open, os.path.join and more there, and imports scipy to do so. We open by hub.py.
+            vars(sys.modules[module])["_patched_for_streaming"] = True
+        cls.BUILDER_CONFIGS = [
+            PublishedConfig(name=config.name, version=cls.VERSION, description=config.description)
+            for config in cls.FACTS.configs
+        ]
+        cls.DEFAULT_CONFIG_NAME = cls.FACTS.default_config
+
+    @staticmethod
+    def task_of(published: str) -> str | None:
+        """The task's name in rows, from the name it was published under."""
+        return published
+
+    @property
+    def config_facts(self) -> ConfigFacts:
+        """What is known of this configuration."""
+        return self.FACTS.config(self.config.name)
+
+    def _info(self) -> datasets.DatasetInfo:
+        facts = self.FACTS
+        return datasets.DatasetInfo(
+            description=f"{facts.description}\n\n{self.config.description}",
+            citation=facts.citation,
+            homepage=facts.homepage,
+            license=f"{facts.licence}; images: {facts.image_licence}",
+            features=self.shape.features(),
+        )
+
+    @property
+    def shape(self) -> RowShape:
+        """Which columns the rows have."""
+        published = self.FACTS.images_in_sa1b
+        return RowShape(
+            row_format=self.config.row_format,
+            images=self.config_facts.images,
+            pixels=published,
+            tasks=not published,
+            decode=self.config.images.decode,
+            options=self.config.options,
+        )
+
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
+        files = self.config.files
+        if not files:
+            raise BadArgument(
+                f"No files. Load it with: llava_zh.load_dataset({self.FACTS.name!r}, {self.config.name!r})"
+            )
+        if not dl_manager.is_streaming:
+            force = bool(dl_manager.download_config.force_download)
+            files = tuple(self._on_disk(file, force) for file in files)
+        return [datasets.SplitGenerator(name=datasets.Split.TRAIN, gen_kwargs={"shards": self._shards(files)})]
+
+    def _shards(self, files: Iterable[DataFile]) -> list[Shard]:
+        # The first parts of what many programs write are empty; where all are, that is an error.
+        files = tuple(files)
+        files = tuple(file for file in files if file.size) or files[:1]
+        for file in files:
+            hub.check_is_data(file, self.token)
+        config = self.config
+        return readers.plan(files, chunk_size=config.chunk_size, num_shards=config.num_shards, token=self.token)
+
+    def _on_disk(self, file: DataFile, force: bool) -> DataFile:
+        if file.source == "local" or (file.path is not None and not force):
+            return file
+        return hub.HUBS[file.source].download(file, self.token, force=force)
+
+    # -- rows ------------------------------------------------------------------------------------------------
+
+    def _generate_tables(self, shards: list[Shard]) -> Iterator[tuple[tuple[int, int], pa.Table]]:
+        tally = self.tally(self._account)
+        yield from self._tables(shards, tally)
+        tally.report()
+
+    def tally(self, account: str | None = None) -> Tally:
+        """A count of what this process leaves out while it reads; see :class:`~llava_zh.streams.left_out.Tally`."""
+        config = self.config
+        return Tally(f"{self.FACTS.name}/{config.name}", config.on_bad_row, config.bad_images, account)
+
+    def _tables(self, shards: list[Shard], tally: Tally) -> Iterator[tuple[tuple[int, int], pa.Table]]:
+        return self._annotations(shards, tally, self._row_maker(tally))
+
+    def _row_maker(self, tally: Tally) -> Callable[[pa.Table], pa.Table]:
+        """The function that makes rows of annotations."""
+        schema, shape, urls = self.info.features.arrow_schema, self.shape, self._urls(tally)
+        constants = {"config": self.config.name, "language": self.config_facts.language}
+        return lambda kept: to_rows(kept, shape, schema, urls, constants)
+
+    def _annotations(
+        self, shards: list[Shard], tally: Tally, then: Callable[[pa.Table], pa.Table] = lambda kept: kept
+    ) -> Iterator[tuple[tuple[int, int], pa.Table]]:
+        """What `then` makes of what the files say of the rows that are kept, a block of them at a time."""
+        expect = Expect(
+            images=self.config_facts.images, task_of=self.task_of, around=written_paths.around(self.config.images)
+        )
+        reading = Reading(
+            expect,
+            tally.bad_row,
+            tally.columns,
+            self.token,
+            then=lambda table: then(self._kept(table, tally)),
+            ahead=self._parse_ahead,
+            on_damage=tally.damage,
+        )
+        for i, shard in enumerate(shards):
+            for j, table in enumerate(readers.tables(shard, reading)):
+                if len(table):
+                    yield (i, j), table
+
+    def image_paths(self) -> Iterator[pa.ListArray]:
+        """The published paths of the images of each row, a list a row, some thousands of rows at a time."""
+        tally = self.tally()
+        for _, table in self._annotations(self._shards(self.config.files), tally):
+            yield _combined(table["images"])
+        tally.report()
+
+    def nothing_left(self, also: str = "") -> NothingLeft:
+        """The error for a reader of these rows that got none: goes through the files once more, to say why.
+
+        Args:
+            also: What the reader itself asked for, in words.
+        """
+        name = f"{self.FACTS.name}/{self.config.name}"
+        with tempfile.TemporaryDirectory(prefix="llava-zh-") as folder:
+            tally = self.tally(folder)
+            for _ in self._annotations(self._shards(self.config.files), tally):
+                pass
+            tally.report()
+            account = Account.of(folder, name, self.config.bad_images)
+        return account.nothing_left(", ".join(filter(None, (self.config.selection(), also))))
+
+    def _kept(self, table: pa.Table, tally: Tally) -> pa.Table:
+        """The rows of this task, these archives, and images that are neither bad nor (on request) missing."""
+        config = self.config
+        tally.rows(len(table))
+
+        def keep(what: str, good: Callable[[pa.Array], pa.Array]) -> None:
+            nonlocal table
+            before = len(table)
+            table = _rows_where(table, good)
+            tally.count(what, before - len(table))
+
+        if (task := self.config_facts.task) is not None:
+            before = len(table)
+            table = table.filter(pc.fill_null(pc.equal(table["task"], task), False))
+            tally.count(f"rows of other tasks than {task} left out", before - len(table))
+        if config.archives == "available":
+            keep("rows whose images are not available left out", self._there(table))
+        elif config.archives is not None:
+            keep("rows with images in other archives left out", self._in_archives)
+        if config.bad_images:
+            keep("rows with a bad image left out", lambda paths: pc.invert(self._bad(paths, tally)))
+        if config.on_missing_image == "skip":
+            keep("rows with a missing image left out", self._there(table))
+        return table
+
+    def _bad(self, paths: pa.Array, tally: Tally) -> pa.Array:
+        """Which of `paths` are among the bad images: as they are, by their last part, or as the URL that rows show."""
+        entries = pa.array(sorted(self.config.bad_images), pa.string())
+        forms = [paths, pc.replace_substring_regex(paths, ".*/", "")]
+        if any("/" in entry and ("://" in entry or entry.startswith("/")) for entry in self.config.bad_images):
+            forms.append(self.config.images.urls(paths))
+        found = [pc.is_in(form, value_set=entries) for form in forms]
+        for form, hits in zip(forms, found, strict=True):
+            tally.matched(form.filter(hits).to_pylist())
+        return functools.reduce(pc.or_, found)
+
+    def _present(self, paths: pa.Array) -> pa.Array:
+        return pa.array(self.config.images.present(paths))
+
+    def _there(self, table: pa.Table) -> Callable[[pa.Array], pa.Array]:
+        """Tells which images of `table`, given by their paths, are there: in the row itself, or where its path says."""
+        embedded = pc.is_valid(_combined(table["bytes"]).flatten())
+        if pc.all(embedded).as_py():
+            return lambda paths: embedded
+        return lambda paths: pc.or_(embedded, self._present(paths))
+
+    def _in_archives(self, paths: pa.Array) -> pa.Array:
+        """Which images are in the archives asked for, by what their paths say or, where these name none, by ids."""
+        names = sorted(self.config.archives or ())
+        return pc.is_in(self.config.images.archive_of(paths, names), value_set=pa.array(names, pa.string()))
+
+    def _urls(self, tally: Tally) -> Callable[[pa.Array], pa.Array]:
+        """From published paths to what stands in rows: URLs, with missing ones null where that was asked for."""
+        images = self.config.images
+        if self.images_as_published:
+            return lambda paths: paths
+
+        def null_if_missing(paths: pa.Array) -> pa.Array:
+            present = self._present(paths)
+            missing = pc.and_(pc.is_valid(paths), pc.invert(present))  # an image in the row itself comes as null
+            tally.count("missing images given as null", pc.sum(missing).as_py() or 0)
+            return images.urls(pc.if_else(present, paths, pa.scalar(None, pa.string())))
+
+        return null_if_missing if self.config.on_missing_image == "null" else images.urls
+
+    # -- the ways `datasets` has of running this ------------------------------------------------------------
+
+    def _generate_more_gen_kwargs(self, shards: list[Shard]) -> Iterator[dict[str, Any]]:
+        for shard in shards:
+            for piece in readers.split(shard):
+                yield {"shards": [piece]}
+
+    def _get_examples_iterable_for_split(self, split_generator: datasets.SplitGenerator) -> TypedArrowExamples:
+        tally = self.tally()
+        return TypedArrowExamples(
+            functools.partial(self._tables, tally=tally),  # no closure: DataLoader workers may be sent this by pickle
+            split_generator.gen_kwargs,
+            self._generate_more_gen_kwargs,
+            self.info.features,
+            tally.report,
+        )
+
+    def _prepare_split(self, split_generator: Any, *args: Any, num_proc: int | None = None, **kwargs: Any) -> None:
+        if num_proc and num_proc > 1:
+            # The processes keep the cores busy; more threads would only take turns.
+            self._parse_ahead = 1
+        with tempfile.TemporaryDirectory(prefix="llava-zh-") as folder:
+            self._account = folder
+            try:
+                super()._prepare_split(split_generator, *args, num_proc=num_proc, **kwargs)
+            finally:
+                self._account = None
+            account = Account.of(folder, f"{self.FACTS.name}/{self.config.name}", self.config.bad_images)
+        account.tell()
+        if not split_generator.split_info.num_examples:
+            # `datasets` keeps nothing of what it was preparing, so that the next call looks anew.
+            raise account.nothing_left(self.config.selection())
+
+    def _prepare_split_single(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        try:
+            yield from super()._prepare_split_single(*args, **kwargs)
+        except DatasetGenerationError as error:
+            # The wrapper says only that something failed; a cause does not survive the way out of a worker process.
+            if isinstance(error.__cause__, LlavaZhError):
+                raise error.__cause__ from None
+            raise
+
+
+def _rows_where(table: pa.Table, keep: Callable[[pa.Array], pa.Array]) -> pa.Table:
+    """The rows all of whose images `keep` is true for."""
+    images = _combined(table["images"])
+    if not len(images):
+        return table
+    good = pc.fill_null(keep(images.flatten()), False).to_numpy(zero_copy_only=False)
+    starts = images.offsets.to_numpy()[:-1] - images.offsets[0].as_py()
+    return table.filter(pa.array(np.logical_and.reduceat(good, starts)))
+
+
+def _combined(column: pa.ChunkedArray) -> pa.Array:
+    array = column.combine_chunks()
+    # pyarrow before 19 gives a chunked array back from a column that is empty or has several chunks.
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks or [pa.array([], array.type)])
+    return array
