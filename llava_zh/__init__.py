@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from .load import get_dataset_config_names, list_datasets, load_dataset, load_dataset_builder
+from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .curation import curate
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from .images.scaled import decode_images
     from .streams.shuffle import mix, shuffled
 
-__version__ = "0.1.0"
+
 __all__ = [
     "curate",
     "decode_image",

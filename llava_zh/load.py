@@ -276,7 +276,7 @@ def _layout(
     if facts.images_in_sa1b:
         assert published is not None  # such datasets have a known file a config
         if not local:
-            files: Sequence[DataFile] = hub.hub_files(facts, source, revision, token, [published])
+            files: Sequence[DataFile] = hub.hub_files(source, *facts.repository(source, revision), token, [published])
         elif data_files is not None:
             files = local_files(folder, data_files)
         else:
@@ -287,7 +287,9 @@ def _layout(
         images = layouts.with_rows(files, str(folder or "."), token, skip_bad=skip_bad) if others else None
         return layouts.Layout(tuple(files), images or Sa1bImages(_roots(image_root)), found)
     where = str(folder or ".") if local else f"{source}:{facts.repos[source]}"
-    files = local_files(folder, data_files) if local else hub.hub_files(facts, source, revision, token, None)
+    files = (
+        local_files(folder, data_files) if local else hub.hub_files(source, *facts.repository(source, revision), token)
+    )
     root = None if image_root is None else os.fspath(image_root)
     return layouts.detect(files, where, root, token, skip_bad=skip_bad)
 

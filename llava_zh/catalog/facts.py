@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-SOURCES = ("huggingface", "modelscope")
+from ..errors import UnknownName
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ConfigFacts:
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """A published dataset. `repos` and `revisions` are keyed by the names in :data:`SOURCES`.
+    """A published dataset. `repos` and `revisions` are keyed by the hubs' names, ``huggingface`` and ``modelscope``.
 
     Args:
         revisions: The revision that is read when none is asked for, by source.
@@ -63,3 +63,13 @@ class DatasetFacts:
     def config(self, name: str) -> ConfigFacts:
         """The facts of the configuration called `name`, which must be one of :attr:`configs`."""
         return next(config for config in self.configs if config.name == name)
+
+    def repository(self, source: str, revision: str | None = None) -> tuple[str, str]:
+        """The repository on the hub `source`, and the revision to read: `revision`, or the one that is known.
+
+        Raises:
+            UnknownName: The dataset is not on that hub.
+        """
+        if source not in self.repos:
+            raise UnknownName.of(f"source of {self.name}", source, list(self.repos))
+        return self.repos[source], revision or self.revisions[source]

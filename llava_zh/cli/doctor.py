@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from ..catalog.facts import SOURCES, DatasetFacts
+from ..catalog.facts import DatasetFacts
 from ..errors import LlavaZhError
+from ..files.hub import SOURCES
 from . import text
 
 _EXAMPLE = """\
@@ -225,8 +226,8 @@ def _published(facts: DatasetFacts, source: str) -> Finding:
 
     from ..files import hub
 
-    repo = facts.repos[source]
-    files = hub.hub_files(facts, source, None, None, None)
+    repo, revision = facts.repository(source)
+    files = hub.hub_files(source, repo, revision, None)
     lacking = {config.file for config in facts.configs if config.file} - {file.name for file in files}
     if lacking or not files:
         advice = "the repository has changed, or only a part is cached; `llava-zh download` fetches it"

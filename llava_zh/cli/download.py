@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         raise HubError(
             "HF_HUB_OFFLINE is set, so nothing can be fetched or checked. Unset it, and run the command again."
         )
-    files = _wanted(facts, args.name, hub.hub_files(facts, source, args.revision, None, None))
+    files = _wanted(facts, args.name, hub.hub_files(source, *facts.repository(source, args.revision), None))
     folder = None if args.dest is None else args.dest.expanduser()
     fetch.check_space(files, folder)
 

@@ -6,7 +6,7 @@ import argparse
 import re
 from typing import Any
 
-from ..catalog.facts import SOURCES
+from ..files.hub import SOURCES
 from ..sa1b.urls import SHARD_NAME
 
 _KEYWORDS = (

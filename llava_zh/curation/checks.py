@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from llava_zh.catalog.prompts import PROMPTS, Prompt
 from llava_zh.curation.text import detect_language, find_repetition, windows
 from llava_zh.gates.model_text import controls, says_nothing, special_tokens, without_reasoning
-from llava_zh.regenerate.prompts import PROMPTS, Prompt
 
 _PICTURE = ("图片", "图像", "照片", "这张图")
 _CANNOT_SEE = ("无法看到", "无法查看", "无法直接查看", "没有看到您提供的", "没有看到你提供的")

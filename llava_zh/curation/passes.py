@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from llava_zh.catalog.prompts import TASK_ROWS
 from llava_zh.curation import duplicates
 from llava_zh.curation.checks import Checks, Finding
 from llava_zh.curation.duplicates import SLOTS, Array, Columns
@@ -24,7 +25,6 @@ from llava_zh.curation.source import Row, said
 from llava_zh.curation.spool import Spool
 from llava_zh.curation.text import figures
 from llava_zh.files import jsonl
-from llava_zh.regenerate.prompts import TASK_ROWS
 from llava_zh.rows.records import Place
 from llava_zh.storage.durable import explained
 from llava_zh.storage.lines import write_lines

@@ -11,7 +11,7 @@ import msgspec
 
 from llava_zh.errors import BadArgument, BadRow, DataFileNotFound
 from llava_zh.files import jsonl
-from llava_zh.regenerate.images import image_label
+from llava_zh.images.names import image_label
 from llava_zh.rows import records
 from llava_zh.rows.records import Expect, Place
 

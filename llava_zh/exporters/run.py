@@ -331,7 +331,7 @@ def label(job: Job) -> str:
 
 def _beside(job: Job, request: dict[str, Any], files: Sequence[DataFile], usage: str) -> None:
     """The registration file and the card. Written last: where they are, the export is whole."""
-    from .. import __version__
+    from ..version import __version__
 
     typed = job.to == "parquet" or (job.to == "jsonl" and job.images == "url")
     features = job.shape(0).features() if typed else None

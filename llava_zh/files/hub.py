@@ -15,7 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..catalog.facts import SOURCES, DatasetFacts
 from ..errors import BadFile, HubError, LlavaZhError, UnknownName
 from ..gates.limits import LISTED_FILES
 from ..gates.places import checked_name, inside
@@ -24,6 +23,9 @@ from ..storage.http import read_range, refused
 from .data_files import DataFile, is_commit, local_files
 
 logger = get_logger(__name__)
+
+#: The hubs, the default first.
+SOURCES = ("huggingface", "modelscope")
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 PIECE = 4 << 20
@@ -389,17 +391,13 @@ def _explained(error: Exception, what: str, hint: str, endpoint: str) -> HubErro
 HUBS: Mapping[str, HuggingFace | ModelScope] = {"huggingface": HuggingFace(), "modelscope": ModelScope()}
 
 
-def hub_files(
-    facts: DatasetFacts, source: str, revision: str | None, token: Any, names: Sequence[str] | None
-) -> list[DataFile]:
-    """The files of a dataset on a hub: those in `names`, or all of the repository.
+def hub_files(source: str, repo: str, revision: str, token: Any, names: Sequence[str] | None = None) -> list[DataFile]:
+    """The files of a dataset's repository on a hub: those in `names`, or all of them.
 
     Raises:
         HubError: The hub cannot be asked, or has none of `names`.
     """
-    hub, repo = HUBS[source], facts.repos[source]
-    revision = revision or facts.revisions[source]
-    files = hub.list_files(repo, revision, token, names)
+    files = HUBS[source].list_files(repo, revision, token, names)
     missing = [name for name in names or () if name not in {file.name for file in files}]
     if missing:
         raise HubError(

@@ -16,9 +16,10 @@ import msgspec
 from llava_zh.errors import BadAnswer, BadFile, LlavaZhError, RootNotFound
 from llava_zh.gates import limits
 from llava_zh.gates.safe_text import keep_environment_secrets
+from llava_zh.images.names import image_name
 from llava_zh.regenerate.dialogue import Messages, PromptChoice, converse
 from llava_zh.regenerate.faults import Refused, Transient
-from llava_zh.regenerate.images import Picture, image_name, keep_image, load_picture
+from llava_zh.regenerate.images import Picture, keep_image, load_picture
 from llava_zh.regenerate.jobs import Job, failure, finished_row, make_job, passed_key
 from llava_zh.regenerate.manifest import manifest_of
 from llava_zh.regenerate.protocol import Answer, Body, excerpt, fault_of_status, read_answer

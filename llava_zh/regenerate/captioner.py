@@ -8,12 +8,13 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
+from llava_zh.catalog.prompts import load_prompt
 from llava_zh.errors import BadAnswer, BadArgument
+from llava_zh.images.names import ImageSource
 from llava_zh.regenerate.client import Client
 from llava_zh.regenerate.dialogue import Messages, Turns, converse
 from llava_zh.regenerate.faults import Transient
-from llava_zh.regenerate.images import ImageSource, load_picture
-from llava_zh.regenerate.prompts import load_prompt
+from llava_zh.regenerate.images import load_picture
 from llava_zh.regenerate.protocol import Answer, Body, backoff
 from llava_zh.regenerate.tasks import run_blocking
 

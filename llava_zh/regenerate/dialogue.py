@@ -8,11 +8,12 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from llava_zh.catalog.prompts import PROMPTS, Prompt, draw_task, load_prompt
 from llava_zh.errors import BadAnswer, BadArgument, BadRow
 from llava_zh.gates.safe_text import cut
-from llava_zh.regenerate.images import ImageSource, Picture
+from llava_zh.images.names import ImageSource
+from llava_zh.regenerate.images import Picture
 from llava_zh.regenerate.parsing import parse_answer
-from llava_zh.regenerate.prompts import PROMPTS, Prompt, draw_task, load_prompt
 from llava_zh.regenerate.protocol import KEPT_ANSWER, Answer, user_message
 
 Turns: TypeAlias = list[dict[str, str]]

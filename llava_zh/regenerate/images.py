@@ -12,22 +12,14 @@ import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llava_zh.errors import BadArgument, BadImage, ImageNotFound, LlavaZhError
 from llava_zh.gates import pictures
 from llava_zh.images.decode import as_jpeg, read_bytes, smaller
+from llava_zh.images.names import ImageSource, image_label, path_of
 from llava_zh.regenerate.faults import Transient
-from llava_zh.sa1b.published import name_of
 from llava_zh.storage.durable import explained, holds
 from llava_zh.storage.lines import write_lines
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-#: A path, a URL (``sa1b://``, ``https://``, whatever fsspec opens), encoded bytes, a PIL image, or a ``datasets`` image
-#: that was not decoded, ``{"path": str | None, "bytes": bytes | None}``.
-ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | Mapping[str, Any]"
 
 #: Quality of the JPEG that a PIL image, or a downscaled one, is sent as.
 JPEG_QUALITY = 95
@@ -45,43 +37,6 @@ class Picture:
 
     def __init__(self, prefix: bytes, data: bytes) -> None:
         self.prefix, self.data = prefix, data
-
-
-def _path(image: ImageSource) -> str | None:
-    """Where `image` is read from; None where its bytes or pixels are given: a path beside them is only a label."""
-    if isinstance(image, Mapping):
-        image = image.get("path") if image.get("bytes") is None else None  # type: ignore[assignment]
-    return os.fspath(image) if isinstance(image, str | os.PathLike) else None
-
-
-def image_name(image: ImageSource, base: str = "") -> str | None:
-    """The name `image` goes by in a published file: its path without scheme and root; None for bytes and pixels.
-
-    Args:
-        image: The image.
-        base: Folder or URL that was put before published paths, and is taken away again.
-    """
-    if (path := _path(image)) is None:
-        return getattr(image, "filename", None) or None
-    path = name_of(path)
-    return (path.removeprefix(base.rstrip("/") + "/") if base else path) or None
-
-
-def image_label(image: ImageSource, base: str = "") -> str | None:
-    """What messages call `image`: its name, or the label that came with its bytes or pixels."""
-    label = image.get("path") if isinstance(image, Mapping) else None
-    return image_name(image, base) or (label if isinstance(label, str) and label else None)
-
-
-def image_identity(image: ImageSource, base: str = "") -> str:
-    """What tells `image` from others: its name, or the hash of its bytes or pixels."""
-    name = image_name(image, base)
-    if name is not None:
-        return name
-    if isinstance(image, Mapping):
-        image = image.get("bytes") or b""
-    data = bytes(image) if isinstance(image, bytes | bytearray | memoryview) else image.tobytes()  # type: ignore[union-attr]
-    return "blake2b:" + hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def load_picture(image: ImageSource, *, max_pixels: int | None = None, as_path: bool = False) -> Picture:
@@ -118,7 +73,7 @@ def make_picture(data: bytes, image: ImageSource, *, as_path: bool = False) -> P
     its bytes are sent.
     """
     mime = check_image(data, _where(image)).mime
-    if as_path and _path(image) is not None and (file := _file(image)).stat().st_size == len(data):
+    if as_path and path_of(image) is not None and (file := _file(image)).stat().st_size == len(data):
         return Picture(b"", file.as_uri().encode())
     import pybase64
 
@@ -173,7 +128,7 @@ def check_image(data: bytes, where: str) -> pictures.Header:
 
 
 def _file(image: ImageSource) -> Path:
-    if not isinstance(path := _path(image), str) or ("://" in path and not path.startswith("file:")):
+    if not isinstance(path := path_of(image), str) or ("://" in path and not path.startswith("file:")):
         raise BadArgument(
             f"send_paths needs images that are local files; found {image_label(image) or type(image).__name__}. "
             "Leave send_paths off, so that the bytes are sent."

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llava_zh.catalog.prompts import Prompt
 from llava_zh.errors import LlavaZhError
+from llava_zh.images.names import ImageSource, image_identity, image_label
 from llava_zh.regenerate.dialogue import PromptChoice, Turns, published_row, row_images, row_key
-from llava_zh.regenerate.images import ImageSource, image_identity, image_label
 from llava_zh.regenerate.ledger import Place
-from llava_zh.regenerate.prompts import Prompt
 from llava_zh.regenerate.protocol import Answer
 from llava_zh.regenerate.source import Passed, Row, Source
 

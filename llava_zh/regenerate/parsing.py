@@ -9,9 +9,9 @@ import re
 from dataclasses import dataclass
 from typing import NoReturn
 
+from llava_zh.catalog.prompts import Prompt
 from llava_zh.errors import BadAnswer
 from llava_zh.gates.model_text import controls, says_nothing, special_tokens, without_reasoning
-from llava_zh.regenerate.prompts import Prompt
 
 #: The llava prompt asks for at most so many rounds of question and answer.
 MAX_ROUNDS = 5

@@ -12,10 +12,11 @@ from itertools import islice
 from typing import Any
 
 from llava_zh.errors import BadAnswer, LlavaZhError, OutputError, RootNotFound, RunConflict, ServerError
+from llava_zh.images.names import ImageSource, image_name
 from llava_zh.regenerate.client import Client
 from llava_zh.regenerate.dialogue import Messages, PromptChoice, converse
 from llava_zh.regenerate.faults import Refused, Transient
-from llava_zh.regenerate.images import ImageSource, Picture, fetch_image, image_name, keep_image, make_picture
+from llava_zh.regenerate.images import Picture, fetch_image, keep_image, make_picture
 from llava_zh.regenerate.jobs import Job, failure, finished_row, make_job, passed_key
 from llava_zh.regenerate.ledger import Ledger
 from llava_zh.regenerate.protocol import Answer, Body, backoff

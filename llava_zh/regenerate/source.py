@@ -143,7 +143,7 @@ def open_source(path_or_rows: Any, name: str | None, loading: Mapping[str, Any])
 
 
 def _published(path: str, name: str | None, loading: Mapping[str, Any]) -> Source:
-    from llava_zh import load_dataset_builder
+    from llava_zh.load import load_dataset_builder
     from llava_zh.regenerate.published import PublishedRows
 
     builder = load_dataset_builder(path, name, **{**loading, "row_format": "llava"})

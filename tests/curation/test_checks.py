@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from llava_zh.catalog.prompts import PROMPTS
 from llava_zh.curation.checks import LEAKS, Checks
-from llava_zh.regenerate.prompts import PROMPTS
 
 
 def defects(*turns: tuple[str, str], checks: Checks | None = None, **row: Any) -> list[str]:

@@ -13,11 +13,12 @@ import hub_handlers
 import pytest
 from hub_files import RepoFile
 from hub_server import HubServer
-from .test_hub import LLAVA, Client
 
 from llava_zh.errors import OutputError, UnsafeName
 from llava_zh.files import fetch
 from llava_zh.files.data_files import DataFile
+
+from .test_hub import LLAVA, Client
 
 ROW = {
     "id": 1,

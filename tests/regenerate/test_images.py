@@ -16,7 +16,8 @@ from PIL import Image, ImageDraw
 
 from llava_zh import decode_image
 from llava_zh.errors import BadImage
-from llava_zh.regenerate.images import Picture, check_image, image_identity, image_label, image_name, load_picture
+from llava_zh.images.names import image_identity, image_label, image_name
+from llava_zh.regenerate.images import Picture, check_image, load_picture
 
 
 def encoded(kind: str, size: tuple[int, int] = (64, 48), **options: Any) -> bytes:

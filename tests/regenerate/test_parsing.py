@@ -12,10 +12,10 @@ from hunting import hunt
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from llava_zh.catalog.prompts import PROMPTS
 from llava_zh.errors import BadAnswer
 from llava_zh.gates.model_text import controls, says_nothing
 from llava_zh.regenerate.parsing import MAX_CHARS, parse_answer
-from llava_zh.regenerate.prompts import PROMPTS
 
 CONVERSATION, QA, CAPTION = PROMPTS["conversation"], PROMPTS["complex_reasoning"], PROMPTS["caption_zh"]
 LABELS = {

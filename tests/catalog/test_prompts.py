@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from llava_zh.catalog.prompts import PROMPTS, TASK_ROWS, draw_task, load_prompt
 from llava_zh.errors import BadArgument, BadFile, UnknownName
-from llava_zh.regenerate.prompts import PROMPTS, TASK_ROWS, draw_task, load_prompt
 
 # Taken from the published cards with their own line breaks; a changed character changes these.
 SHA256 = {
