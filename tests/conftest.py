@@ -5,10 +5,14 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
 import pytest
+
+# Whoever starts the tests in the background may have had SIGINT ignored, which all that they start would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before any test module imports `datasets` or a hub client: they read these once. Subprocesses inherit them.
 _HOME = tempfile.mkdtemp(prefix="llava-zh-tests-")
