@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from llava_zh.files import jsonl
 from llava_zh.rows import records
 from llava_zh.rows.formats import STORED_IMAGE
 from llava_zh.rows.records import Place
-from llava_zh.storage.durable import explained, sync_folder
+from llava_zh.storage.atomic import atomic
+from llava_zh.storage.durable import explained
 from llava_zh.storage.lines import write_lines
 
 Rows = Callable[[], Iterator[Spooled]]
@@ -42,17 +42,13 @@ def write_kept(folder: Path, rows: Rows, spool: Spool) -> None:
 
 def _write_parquet(path: Path, rows: Rows, pictures: Pictures) -> None:
     columns = _Columns(map(_fields, rows()))
-    temporary = path.with_name(path.name + ".tmp")
-    with explained(path):
-        temporary.unlink(missing_ok=True)
-        with temporary.open("xb") as file:
-            with pq.ParquetWriter(file, columns.schema, compression="zstd") as writer:
-                for batch in _batches(rows()):
-                    writer.write_table(columns.table(map(_fields, batch), [_images(row, pictures) for row in batch]))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
+    with (
+        explained(path),
+        atomic(path) as file,
+        pq.ParquetWriter(file, columns.schema, compression="zstd") as writer,
+    ):
+        for batch in _batches(rows()):
+            writer.write_table(columns.table(map(_fields, batch), [_images(row, pictures) for row in batch]))
 
 
 def _batches(rows: Iterable[Spooled]) -> Iterator[list[Spooled]]:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import BadArgument
+from ..storage.atomic import atomic
 from . import dialogues
 from .captions import caption, comparison
 from .draw import Sprite, jpeg, picture
@@ -135,12 +136,8 @@ def _intact(root: Path, files: dict[str, str]) -> bool:
 def _write(path: Path, data: bytes) -> None:
     """Write a file so that a reader sees either all of it or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
+    with atomic(path, path.with_name(f".{path.name}.{os.getpid()}.tmp"), sync_name=False) as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 # -- SA-1B -------------------------------------------------------------------------------------------------

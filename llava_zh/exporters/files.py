@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from io import BufferedRandom, BufferedReader
 from pathlib import Path
 
-from filelock import FileLock
-
 from ..errors import OutputError, RunConflict
+from ..storage.atomic import add_atomically, atomic
 from ..storage.durable import explained, open_regular
 
 
@@ -25,28 +24,11 @@ def appearing(path: Path, temporary: Path) -> Iterator[BufferedRandom]:
     Raises:
         OutputError: The file cannot be written.
     """
-    part = _part(path, temporary)
-    try:
-        with explained(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with _new(part) as file:
-                yield file
-                _sync(file)
-            part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _new(part: Path) -> BufferedRandom:
-    """A new file of this name, also to be read; a file or link that another left there is removed, not written to."""
-    part.unlink(missing_ok=True)
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
-    return os.fdopen(open_regular(part, flags), "w+b")
-
-
-def _sync(file: BufferedRandom) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The names of all files of an export are synced once, at its end.
+        with atomic(path, _part(path, temporary), sync_name=False) as file:
+            yield file
 
 
 def _part(path: Path, temporary: Path) -> Path:
@@ -60,39 +42,8 @@ def write_bytes(path: Path, data: bytes, temporary: Path) -> None:
 
 
 def add_bytes(path: Path, data: bytes, temporary: Path) -> bool:
-    """Write a whole file unless there is one of this name, even if another process writes one at the same time.
-
-    Returns:
-        Whether it was written. A file that is there is left as it is, whatever it holds.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
-    if path.exists():
-        return False
-    part = _part(path, temporary)
-    try:
-        with explained(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with _new(part) as file:
-                file.write(data)
-                _sync(file)
-            return _took_name(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _took_name(part: Path, path: Path) -> bool:
-    try:
-        os.link(part, path)  # fails where there is such a file; a rename would replace it
-    except FileExistsError:
-        return False
-    except OSError:  # a file system without hard links
-        with FileLock(part.parent / "names.lock"):
-            if path.exists():
-                return False
-            part.replace(path)
-    return True
+    """Write a whole file unless there is one; see :func:`~llava_zh.storage.atomic.add_atomically`."""
+    return add_atomically(path, data, _part(path, temporary))
 
 
 def read_kept(path: Path) -> bytes:

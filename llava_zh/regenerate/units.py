@@ -31,7 +31,8 @@ import numpy as np
 from llava_zh.errors import OutputError
 from llava_zh.regenerate.plan import Count, Positions
 from llava_zh.regenerate.tally import Line, Tally
-from llava_zh.storage.durable import open_regular, sync_folder
+from llava_zh.storage.atomic import give_name
+from llava_zh.storage.durable import open_regular
 from llava_zh.storage.lines import is_whole, read_lines, write_lines
 
 KeyHashes: TypeAlias = "np.ndarray[Any, np.dtype[np.uint64]]"
@@ -180,8 +181,7 @@ class UnitFiles:
     def _publish(self, unit: int, round_: int, done: Done) -> None:
         finished, path = self.path(unit, round_, "rows"), self.rows_path(unit)
         if finished.exists():
-            finished.replace(path)
-            sync_folder(self.data)
+            give_name(finished, path)
         size = path.stat().st_size if path.exists() else 0
         if size != done.size:
             raise OutputError(

@@ -38,7 +38,7 @@ class explained:
             ) from error
 
 
-def open_regular(path: Path, flags: int) -> int:
+def open_regular(path: str | os.PathLike[str], flags: int) -> int:
     """A descriptor of `path`, which must be a file of its own: no link, pipe, device or folder.
 
     Args:
@@ -48,6 +48,7 @@ def open_regular(path: Path, flags: int) -> int:
         OutputError: Something else stands there.
         FileNotFoundError, FileExistsError, OSError: As ``os.open`` says.
     """
+    path = Path(path)
     try:
         descriptor = os.open(path, flags | _CAREFUL | _BINARY, 0o644)
     except OSError:

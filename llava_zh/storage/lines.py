@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 
 from llava_zh.gates.limits import LINE
-from llava_zh.storage.durable import explained, open_regular, sync_folder
+from llava_zh.storage.atomic import atomic
+from llava_zh.storage.durable import explained, open_regular
 
 
 class AppendFile:
@@ -125,14 +126,6 @@ def write_lines(path: Path, lines: Iterable[bytes]) -> int:
 
     A link at `path` is replaced, never followed.
     """
-    temporary = path.with_name(path.name + ".tmp")
-    with explained(path):
-        temporary.unlink(missing_ok=True)  # what a crash left, or another planted
-        with os.fdopen(open_regular(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-            size = file.tell()
-        temporary.replace(path)
-        sync_folder(path.parent)
-    return size
+    with explained(path), atomic(path) as file:
+        file.writelines(lines)
+        return file.tell()

@@ -94,7 +94,7 @@ def test_a_cache_that_cannot_be_written_costs_a_warning_and_nothing_else(
 FULL = """
 import resource, sys
 from pathlib import Path
-from llava_zh.sa1b.atomic import write_atomically
+from llava_zh.storage.atomic import write_atomically
 resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))  # the system refuses what is longer
 try:
     write_atomically(Path(sys.argv[1]), b"y" * 100)

@@ -30,12 +30,17 @@ from llava_zh.sa1b.tools.output import check_space, output_folder
 from llava_zh.sa1b.tools.verify import jpeg_problem
 from llava_zh.sa1b.tree import ArchiveInfo
 from llava_zh.sa1b.urls import key_name, member_key
-from llava_zh.storage.durable import explained, sync_folder
+from llava_zh.storage.atomic import atomic
+from llava_zh.storage.durable import explained
 
 if TYPE_CHECKING:
     from llava_zh.sa1b.filesystem import Sa1bFileSystem
 
 _BLOCK = 512
+
+
+class _NothingWhole(Exception):
+    """No image of an archive can be read, so there is nothing to repack."""
 
 
 class Selection:
@@ -229,28 +234,23 @@ class _Job:
         done.kept, done.members, done.bytes = True, len(held), source.size
 
     def _write(self, target: Path, items: list[Item], contents: Contents, done: Repacked) -> None:
-        temporary = target.with_name(f".{target.name}.tmp")
-        with explained(target):
-            temporary.unlink(missing_ok=True)  # of a killed call, or a link that someone put there
-            needed = sum(_size(contents, item) + 2 * _BLOCK for item in items)
+        needed = sum(_size(contents, item) + 2 * _BLOCK for item in items)
+        written: list[_Written] = []
+        with (
+            contextlib.suppress(_NothingWhole),
+            explained(target),
+            atomic(target, target.with_name(f".{target.name}.tmp")) as file,
+        ):
             check_space(self.folder, needed, f"{contents.info.name}.tar")
-            try:
-                with temporary.open("xb") as file:
-                    written = self._copied(file, items, contents, done)
-                    file.flush()
-                    os.fsync(file.fileno())
-                    if hasattr(os, "posix_fadvise"):  # so that what is read back comes from the disk
-                        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-                _read_back(temporary, written)
-                if written:
-                    temporary.replace(target)
-                else:
-                    temporary.unlink()
-                sync_folder(self.folder)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
-            done.members, done.bytes = len(written), target.stat().st_size if written else 0
+            written = self._copied(file, items, contents, done)
+            file.flush()
+            os.fsync(file.fileno())
+            if hasattr(os, "posix_fadvise"):  # so that what is read back comes from the disk
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            _read_back(Path(file.name), written)
+            if not written:
+                raise _NothingWhole
+        done.members, done.bytes = len(written), target.stat().st_size if written else 0
 
     def _copied(self, file: BinaryIO, items: list[Item], contents: Contents, done: Repacked) -> list[_Written]:
         """Copy the items the fast way; where that meets damage, again one by one, without those that it touches."""

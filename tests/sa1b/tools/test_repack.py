@@ -202,7 +202,7 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written(tmp_path: Path, make_f
     make_fs(root).build_index()
     code = (
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "from llava_zh.sa1b import repack, filesystem\n"
+        "from llava_zh.sa1b import filesystem; from llava_zh.sa1b.tools import repack\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
         f"repack.repack(filesystem.Sa1bFileSystem(fo={str(root)!r}), {str(tmp_path / 'out')!r})\n"
     )
@@ -239,7 +239,7 @@ def test_a_killed_call_is_gone_on_from_at_the_archive_it_was_at(
         write_archive(root / f"sa_{n:06d}.tar", files, "gzip")
     make_fs(root).build_index()
     code = (
-        "from llava_zh.sa1b import repack, filesystem\n"
+        "from llava_zh.sa1b import filesystem; from llava_zh.sa1b.tools import repack\n"
         f"repack.repack(filesystem.Sa1bFileSystem(fo={str(root)!r}), {str(out)!r}, num_proc=1)\n"
     )
     kill_when(code, lambda: len(list(out.glob("sa_*.tar"))) >= 3 and any(out.glob(".sa_*.tmp")), index_cache)

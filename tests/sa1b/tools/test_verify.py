@@ -237,7 +237,7 @@ def test_a_killed_call_leaves_no_process_and_is_gone_on_from(
     for n in range(6):
         write_archive(root / f"sa_{n:06d}.tar", small_files(range(100 * n, 100 * n + 60)), "tar")
     code = (
-        "from llava_zh.sa1b import verify, filesystem; verify.PIECE = 2\n"
+        "from llava_zh.sa1b import filesystem; from llava_zh.sa1b.tools import verify; verify.PIECE = 2\n"
         "if __name__ == '__main__':\n"
         f"    verify.verify(filesystem.Sa1bFileSystem(fo={str(root)!r}), {str(output)!r}, num_proc=2)\n"
     )
