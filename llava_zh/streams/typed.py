@@ -66,7 +66,7 @@ class TypedArrowExamples(ArrowExamplesIterable):  # type: ignore[misc]
         return self._whole_tables
 
     def __iter__(self) -> Iterator[Any]:
-        """Rows, as `datasets` gives them; it makes ten at a time, each value by itself."""
+        """Rows, as `datasets` gives them."""
         try:
             for key, table in self._rest():
                 for row in python_rows(table):

@@ -1,4 +1,4 @@
-"""Python rows made by shape: the same as `to_pylist`'s whatever the shape, and none shares anything with another."""
+"""Python rows made some at a time: what `to_pylist` makes of the whole table; none shares a dict or a list."""
 
 from __future__ import annotations
 
