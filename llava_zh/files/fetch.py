@@ -10,20 +10,21 @@ import contextlib
 import errno
 import glob
 import hashlib
-import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 import filelock
 
-from ..errors import BadFile, HubError, LlavaZhError, OutputError, RangeNotSupported, RunConflict
+from ..errors import BadFile, LlavaZhError, OutputError, RunConflict
 from ..gates.places import check_length, checked_name, inside
 from ..gates.safe_text import one_line
-from ..storage.durable import check_kind, open_regular
+from ..storage.atomic import give_name
+from ..storage.continued import fetch_rest
+from ..storage.durable import check_kind
 from . import hub
 from .data_files import DataFile
 
@@ -99,7 +100,7 @@ def into_folder(file: DataFile, folder: Path, token: Any = None, *, wait: bool =
             except BadFile:
                 part.unlink()
                 raise
-            part.replace(target)
+            give_name(part, target)
         _remove_parts(target)
     return placed, False
 
@@ -162,31 +163,16 @@ def _digest(file: DataFile) -> str:
 
 
 def _append(file: DataFile, part: Path, token: Any) -> None:
-    """Fetch into `part` what it lacks of `file`; from the start where the server cannot continue in the middle."""
-    if part.exists() and part.lstat().st_nlink > 1:
-        part.unlink()  # what stands there has another name, elsewhere
-    with open(open_regular(part, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab") as handle:
-        try:
-            _copy(file, handle, token)
-        except RangeNotSupported:
-            handle.truncate(0)
-            try:
-                _copy(file, handle, token)
-            except RangeNotSupported as error:
-                raise HubError(
-                    f"{file.label}: the connection broke at byte {handle.tell():,} of {file.size:,}, and the server "
-                    "ignores Range, so it cannot continue there. Run the command again, or try the other --source."
-                ) from error
-        handle.flush()
-        os.fsync(handle.fileno())
-
-
-def _copy(file: DataFile, handle: BinaryIO, token: Any) -> None:
-    handle.seek(0, os.SEEK_END)
-    with _progress("fetching", file, handle.tell()) as advance:
-        for piece in hub.read(file, handle.tell(), file.size - handle.tell(), token):
-            handle.write(piece)
-            advance(len(piece))
+    """Fetch into `part` what it lacks of `file`."""
+    with _progress("fetching", file, part.stat().st_size if part.is_file() else 0) as advance:
+        fetch_rest(
+            part,
+            file.size,
+            lambda offset, length: hub.read(file, offset, length, token),
+            advance,
+            what=file.label,
+            hint="Run the command again, or try the other --source.",
+        )
 
 
 def _target(file: DataFile, folder: Path, links: bool = False) -> Path:

@@ -15,8 +15,9 @@ from llava_zh.regenerate.client import Client
 from llava_zh.regenerate.dialogue import Messages, Turns, converse
 from llava_zh.regenerate.faults import Transient
 from llava_zh.regenerate.images import load_picture
-from llava_zh.regenerate.protocol import Answer, Body, backoff
+from llava_zh.regenerate.protocol import Answer, Body
 from llava_zh.regenerate.tasks import run_blocking
+from llava_zh.storage.retries import backoff
 
 
 class Captioner:

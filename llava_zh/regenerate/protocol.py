@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
-import random
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import msgspec
@@ -20,6 +16,7 @@ from llava_zh.gates.model_text import says_nothing
 from llava_zh.gates.safe_text import cut, holds_secret
 from llava_zh.regenerate.faults import Refused, Transient, Unserved
 from llava_zh.regenerate.images import Picture
+from llava_zh.storage.retries import asked_pause
 
 #: Of an answer that is none, so many characters are kept to be looked at.
 KEPT_ANSWER = 20_000
@@ -261,7 +258,8 @@ def fault_of_status(status: int, body: bytes, retry_after: str | None) -> Server
     text = f"The server answered {status}: {excerpt(body)}"
     if status in (408, 409, 425, 429) or status >= 500:
         blames_row = status not in (429, 503)
-        return Transient(text, reason=f"HTTP {status}", retry_after=_seconds(retry_after), blames_row=blames_row)
+        wait = asked_pause(retry_after, LONGEST_PAUSE)
+        return Transient(text, reason=f"HTTP {status}", retry_after=wait, blames_row=blames_row)
     return Refused(text, reason=f"HTTP {status}", status=status)
 
 
@@ -274,24 +272,3 @@ def excerpt(said: bytes | str, length: int = 300) -> str:
     text = _ESCAPED.sub(lambda match: chr(int(match[1], 16)), text)
     text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return " ".join(cut(text.strip(), length).split()) or "(nothing)"
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """The wait a ``Retry-After`` header asks for, in seconds; it holds seconds or an HTTP date (RFC 9110, 10.2.3)."""
-    if retry_after is None or len(retry_after) > 40:
-        return None
-    try:
-        seconds = float(retry_after)
-    except ValueError:
-        try:
-            date = parsedate_to_datetime(retry_after)
-            seconds = (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError, OverflowError, IndexError):
-            return None
-    return None if math.isnan(seconds) else min(max(seconds, 0.0), LONGEST_PAUSE)
-
-
-def backoff(attempt: int, retry_after: float | None, *, base: float = 0.5, cap: float = 60.0) -> float:
-    """Seconds to wait before `attempt` (1 is the first retry): full jitter, on top of what the server asked for."""
-    jitter = random.uniform(0.0, min(cap, base * 2.0 ** min(attempt - 1, 20)))
-    return jitter if retry_after is None else retry_after + min(jitter, 1.0 + retry_after)

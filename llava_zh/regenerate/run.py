@@ -19,10 +19,11 @@ from llava_zh.regenerate.faults import Refused, Transient
 from llava_zh.regenerate.images import Picture, fetch_image, keep_image, make_picture
 from llava_zh.regenerate.jobs import Job, failure, finished_row, make_job, passed_key
 from llava_zh.regenerate.ledger import Ledger
-from llava_zh.regenerate.protocol import Answer, Body, backoff
+from llava_zh.regenerate.protocol import Answer, Body
 from llava_zh.regenerate.report import Session
 from llava_zh.regenerate.source import Event, Passed, Row, Source, read_units
 from llava_zh.regenerate.tasks import first_error
+from llava_zh.storage.retries import backoff
 
 #: Rows fetched from the source at a time; a chunk waits for its last row, so it must not be large.
 CHUNK = 32

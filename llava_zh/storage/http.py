@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-import random
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +14,7 @@ import requests
 import urllib3
 
 from ..errors import HubError, LlavaZhError, RangeNotSupported
+from .retries import BUSY, asked_pause, backoff
 
 PIECE = 256 << 10
 CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
@@ -21,8 +22,8 @@ CONNECT_SECONDS, READ_SECONDS = 10.0, 60.0
 ATTEMPTS = 6
 # A server that ignores Range sends the whole file. Up to this size that costs less than it would to complain.
 WHOLE_FILE = 16 << 20
+# Seconds that a server which asks for a pause is left alone at most.
 LONGEST_PAUSE = 60.0
-_BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
 _BROKEN = (
     requests.exceptions.ConnectionError,
     requests.exceptions.Timeout,
@@ -40,7 +41,7 @@ def read_range(
     """Bytes `start` to ``start + length`` of the file at `url`, in pieces.
 
     A connection that breaks is opened again from the byte reached; a busy server (408, 429, 5xx) is asked again
-    after the pause it names in ``Retry-After``, or a random one that doubles.
+    after the pause it names in ``Retry-After`` and a random one that doubles.
 
     Args:
         headers: Gives the request's headers, credentials included; called for each request and never logged.
@@ -53,34 +54,82 @@ def read_range(
         HubError: The server refused, is unreachable, or went on failing.
         RangeNotSupported: The server answers with the whole of a large file.
     """
-    at, end, failures = start, start + length, 0
+    at, end, tries = start, start + length, _Tries(what, hint)
     while at < end:
-        before, problem, pause = at, "", 0.0
+        before = at
+        with tries.one(), _asked(url, headers, at, end - 1) as response:
+            for piece in _body(response, at, end, size, what, hint):
+                at += len(piece)
+                yield piece
+        if at < end:
+            tries.wait(f" at byte {at} of {end}", gained=at > before)
+
+
+def whole_size(url: str, *, what: str, hint: str) -> int:
+    """Bytes of the file at `url`, by asking for the first of them: links may be signed for GET alone.
+
+    Raises:
+        HubError: The server refused, is unreachable, went on failing, or does not say.
+    """
+    tries = _Tries(what, "Is the network there?")
+    while True:
+        with tries.one(), _asked(url, dict, 0, 0) as response:
+            if response.status_code not in (200, 206):
+                raise refused(response.status_code, what, hint)
+            size = _told_size(response)
+            if size is None:
+                raise HubError(f"{what}: the server does not say how large the file is.")
+            return size
+        tries.wait()
+
+
+class _Busy(Exception):
+    """The server asks to be asked again."""
+
+
+class _Tries:
+    """Requests for one file, of which some fail: why the last one did, and the wait before the next."""
+
+    def __init__(self, what: str, hint: str) -> None:
+        self._what, self._hint = what, hint
+        self._failures = 0
+        self._problem, self._asked = "", None  # type: tuple[str, float | None]
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        """Within it, a request: a fault that may pass ends the block and is remembered, any other is raised."""
+        self._problem, self._asked = "the connection closes early", None
         try:
-            request = {**headers(), "Range": f"bytes={at}-{end - 1}", "Accept-Encoding": "identity"}
-            timeout = (CONNECT_SECONDS, READ_SECONDS)
-            with _session(os.getpid()).get(url, headers=request, stream=True, timeout=timeout) as response:
-                if response.status_code in _BUSY:
-                    problem, pause = f"status {response.status_code}", retry_after(response.headers.get("Retry-After"))
-                else:
-                    for piece in _body(response, at, end, size, what, hint):
-                        at += len(piece)
-                        yield piece
+            yield
+        except _Busy as busy:
+            status, header = busy.args
+            self._problem, self._asked = f"status {status}", asked_pause(header, LONGEST_PAUSE)
         except _BROKEN as error:
-            problem = type(error).__name__
+            self._problem = type(error).__name__
         except (requests.RequestException, ValueError, OSError) as error:
-            # No URL, too many redirects, a redirect or a header that nothing can be made of: asking again will not
-            # help. The error's own text holds the request, credentials included.
+            # No URL, too many redirects, a redirect or a header that nothing can be made of. The error's own text
+            # holds the request, credentials included.
             if isinstance(error, LlavaZhError):
                 raise
-            raise HubError(f"{what}: the request cannot be made ({type(error).__name__}). {hint}") from None
-        if at >= end:
-            return
-        failures = 1 if at > before else failures + 1
-        if failures >= ATTEMPTS:
-            reason = problem or "the connection closes early"
-            raise HubError(f"{what}: gave up at byte {at} of {end} after {ATTEMPTS} attempts: {reason}. {hint}")
-        time.sleep(pause or random.uniform(0.1, 0.25) * 2**failures)
+            name = type(error).__name__
+            raise HubError(f"{self._what}: the request cannot be made ({name}). {self._hint}") from None
+
+    def wait(self, where: str = "", *, gained: bool = False) -> None:
+        """Sleep before the next request, or raise HubError where there were enough; a byte gained begins anew."""
+        self._failures = 1 if gained else self._failures + 1
+        if self._failures >= ATTEMPTS:
+            raise HubError(f"{self._what}: gave up{where} after {ATTEMPTS} attempts: {self._problem}. {self._hint}")
+        time.sleep(backoff(self._failures, self._asked))
+
+
+@contextlib.contextmanager
+def _asked(url: str, headers: Headers, first: int, last: int) -> Iterator[requests.Response]:
+    request = {**headers(), "Range": f"bytes={first}-{last}", "Accept-Encoding": "identity"}
+    timeout = (CONNECT_SECONDS, READ_SECONDS)
+    with _session(os.getpid()).get(url, headers=request, stream=True, timeout=timeout) as response:
+        if response.status_code in BUSY:
+            raise _Busy(response.status_code, response.headers.get("Retry-After"))
+        yield response
 
 
 def _body(response: requests.Response, at: int, end: int, listed: int | None, what: str, hint: str) -> Iterator[bytes]:
@@ -90,7 +139,7 @@ def _body(response: requests.Response, at: int, end: int, listed: int | None, wh
     if response.status_code in (200, 206) and encoding not in ("", "identity"):
         raise HubError(f"{what}: asked for the bytes as they are, the server sent them as {encoding[:40]!r}. {hint}")
     if response.status_code == 200:
-        size = _whole_number(response.headers.get("Content-Length")) or 0
+        size = _told_size(response) or 0
         _check_size(size or None, listed, what)
         if at > 0 and not 0 < size <= WHOLE_FILE:
             raise RangeNotSupported(
@@ -103,7 +152,7 @@ def _body(response: requests.Response, at: int, end: int, listed: int | None, wh
         if begin is None or int(begin[1]) != at:
             found = response.headers.get("Content-Range", "")[:80]
             raise HubError(f"{what}: asked for bytes from {at} on, the server sent Content-Range {found!r}. {hint}")
-        _check_size(_whole_number(response.headers["Content-Range"].rpartition("/")[2]), listed, what)
+        _check_size(_told_size(response), listed, what)
     else:
         raise refused(response.status_code, what, hint)
     left = end - at
@@ -116,6 +165,13 @@ def _body(response: requests.Response, at: int, end: int, listed: int | None, wh
         yield wanted
         if not left:
             return
+
+
+def _told_size(response: requests.Response) -> int | None:
+    """Bytes of the whole file, as the answer says."""
+    if response.status_code == 206:
+        return _whole_number(response.headers.get("Content-Range", "").rpartition("/")[2])
+    return _whole_number(response.headers.get("Content-Length"))
 
 
 def _check_size(found: int | None, listed: int | None, what: str) -> None:
@@ -143,14 +199,6 @@ def refused(status: int, what: str, hint: str) -> HubError:
         429: "429 Too Many Requests",
     }.get(status, f"status {status}")
     return HubError(f"{what}: {meaning}. {hint}", status=status)
-
-
-def retry_after(value: object) -> float:
-    """Seconds to wait as a ``Retry-After`` header asks, at most :data:`LONGEST_PAUSE`; 0 where it names no number."""
-    text = str(value or "").strip()
-    if re.fullmatch(r"[0-9]{1,18}(\.[0-9]{0,9})?", text) is None:
-        return 0.0
-    return min(float(text), LONGEST_PAUSE)
 
 
 def _whole_number(value: str | None) -> int | None:

@@ -11,7 +11,8 @@ import pytest
 
 from llava_zh.regenerate.faults import Refused, Transient, Unserved
 from llava_zh.regenerate.images import Picture
-from llava_zh.regenerate.protocol import Body, backoff, excerpt, fault_of_status, read_answer, user_message
+from llava_zh.regenerate.protocol import Body, excerpt, fault_of_status, read_answer, user_message
+from llava_zh.storage.retries import backoff
 
 
 def completion(content: Any = "好。", finish_reason: Any = "stop", **more: Any) -> bytes:

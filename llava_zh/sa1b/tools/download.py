@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import threading
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from llava_zh.errors import BadArchive, BadArgument, BadFile, HubError, LlavaZhError, RangeNotSupported, UnknownName
+from llava_zh.errors import BadArchive, BadArgument, BadFile, HubError, LlavaZhError, UnknownName
 from llava_zh.gates.places import checked_name
 from llava_zh.sa1b import store
 from llava_zh.sa1b.lists import is_archive, read_checklist, read_links
@@ -21,7 +19,9 @@ from llava_zh.sa1b.source import LocalSource
 from llava_zh.sa1b.tools.output import check_space, output_folder
 from llava_zh.sa1b.urls import archive_names, archive_stem, public_name
 from llava_zh.storage import http
-from llava_zh.storage.durable import check_kind, explained, sync_folder
+from llava_zh.storage.atomic import give_name
+from llava_zh.storage.continued import fetch_rest
+from llava_zh.storage.durable import check_kind, explained
 
 #: What servers of signed links answer once the link is too old, or not the one that was given out.
 _EXPIRED = (400, 401, 403, 410)
@@ -165,7 +165,7 @@ class _Job:
                 return
             check_kind(self.target)
             check_kind(self.part)
-            self.result.size = _size(self.url, self.what)
+            self.result.size = http.whole_size(self.url, what=self.what, hint=_RENEW)
             with explained(self.target):
                 if self.part.exists() and (self._there() > self.result.size or not self._begins_well()):
                     self.part.unlink()  # of another file, a server's page, or too little to tell
@@ -180,8 +180,7 @@ class _Job:
             with explained(self.target):
                 self._fetch()
                 self._check()
-                self.part.replace(self.target)
-                sync_folder(self.target.parent)
+                give_name(self.part, self.target)
         except (HubError, BadArchive, BadFile) as error:
             self._failed(error)
 
@@ -193,31 +192,14 @@ class _Job:
         )
 
     def _fetch(self) -> None:
-        with self.part.open("ab") as file:
-            try:
-                self._append(file)
-            except RangeNotSupported:  # it can only be had from the start
-                self.progress(-file.tell())
-                file.truncate(0)
-                try:
-                    self._append(file)
-                except RangeNotSupported:
-                    raise HubError(
-                        f"{self.what}: the connection broke, and the server cannot continue in the middle, for it "
-                        "ignores Range. Run the command again to start anew."
-                    ) from None
-            file.flush()
-            os.fsync(file.fileno())
+        size, hint = self.result.size or 0, "Run the command again to start anew."
+        fetch_rest(self.part, size, self._read, self.progress, what=self.what, hint=hint)
 
-    def _append(self, file: BinaryIO) -> None:
-        size = self.result.size or 0
-        file.seek(0, os.SEEK_END)
-        pieces = http.read_range(self.url, dict, file.tell(), size - file.tell(), what=self.what, hint=_RENEW)
-        for piece in pieces:
+    def _read(self, offset: int, length: int) -> Iterator[bytes]:
+        for piece in http.read_range(self.url, dict, offset, length, what=self.what, hint=_RENEW):
             if self.stop.is_set():
                 raise HubError(f"{self.what}: stopped.")
-            file.write(piece)
-            self.progress(len(piece))
+            yield piece
 
     def _check(self) -> None:
         if not self._begins_well():
@@ -253,35 +235,3 @@ def _may_be_archive(part: Path) -> bool:
     except BadArchive:
         return False
     return True
-
-
-def _size(url: str, what: str) -> int:
-    """Bytes of the file at `url`, by asking for the first of them: links may be signed for GET alone.
-
-    Raises: HubError.
-    """
-    import requests
-
-    for attempt in range(http.ATTEMPTS):
-        try:
-            with requests.get(
-                url,
-                headers={"Range": "bytes=0-0", "Accept-Encoding": "identity"},
-                stream=True,
-                timeout=(http.CONNECT_SECONDS, http.READ_SECONDS),
-            ) as response:
-                status = response.status_code
-                if status in (408, 425, 429) or status >= 500:
-                    problem = f"status {status}"
-                elif status >= 400:
-                    raise http.refused(status, what, _RENEW)
-                else:
-                    total = response.headers.get("Content-Range", "").rpartition("/")[2]
-                    size = total if status == 206 else response.headers.get("Content-Length", "")
-                    if re.fullmatch(r"[0-9]{1,18}", size):
-                        return int(size)
-                    raise HubError(f"{what}: the server does not say how large the file is.")
-        except requests.RequestException as error:  # its text may hold the URL
-            problem = type(error).__name__
-        time.sleep(0.2 * 2**attempt)
-    raise HubError(f"{what}: gave up after {http.ATTEMPTS} attempts: {problem}. Is the network there?")
