@@ -114,11 +114,11 @@ def main() -> None:
         work, row_format, path = args.run
         print(json.dumps(WORK[work](path, row_format)))
         return
-    from llava_zh.load import _bytes
+    from llava_zh.gates.sizes import parse
 
     with tempfile.TemporaryDirectory(dir=args.dir) as folder:
         path = Path(folder, "single_en.jsonl")
-        jsonl.generate(path, _bytes(args.size))
+        jsonl.generate(path, parse(args.size))
         with path.open("rb") as handle:
             count = sum(1 for _ in handle)
         runs = [("stream", name) for name in FORMATS] + [("bare", "llava")] + [("export", name) for name in FORMATS]

@@ -253,7 +253,7 @@ def limits(path: Path) -> None:
 
 
 def main() -> None:
-    from llava_zh.load import _bytes as to_bytes
+    from llava_zh.gates.sizes import parse as to_bytes
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="1GB")

@@ -58,6 +58,15 @@ class BadArgument(LlavaZhError, ValueError):
     """An argument whose value cannot work, with the values that would."""
 
 
+class UnknownArgument(LlavaZhError, TypeError):
+    """An argument that a function does not have; names the nearest one."""
+
+    @classmethod
+    def of(cls, function: str, argument: str, known: Iterable[str]) -> UnknownArgument:
+        """The error for `argument`, where `function` takes the `known` ones for loading."""
+        return cls(f"{function} has no argument {argument!r}.{nearest(argument, known)}")
+
+
 class UnsafeName(LlavaZhError, ValueError):
     """A name from outside (a listing, an archive, a manifest) that would choose a place on this machine."""
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import math
 import os
 import posixpath
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +12,7 @@ from .errors import BadArgument, UnknownName
 
 if TYPE_CHECKING:
     from .catalog.facts import DatasetFacts
+    from .catalog.request import Request
     from .rows.formats import RowOptions
     from .streams.builder import PublishedBuilder
 
@@ -51,9 +50,13 @@ def source_of(path: str, source: str | None = None) -> str:
     Raises:
         UnknownName: There is no such dataset or source.
     """
+    return _source_name(source or _builder_class(path)[1])
+
+
+def _source_name(source: str | None) -> str:
     from .files.hub import source_name
 
-    return source_name(source or _builder_class(path)[1])
+    return source_name(source)
 
 
 def load_dataset(
@@ -117,32 +120,17 @@ def load_dataset(
         BadArgument: An argument that cannot work.
         HubError, DataFileNotFound, UnknownLayout, BadFile, BadRow: See :mod:`llava_zh.errors`.
     """
-    import datasets
-    from datasets.utils.info_utils import is_small_dataset
+    from .catalog.request import Request
 
+    request = Request.among(locals())
     if streaming and num_proc is not None:
         raise BadArgument("num_proc prepares a dataset; a stream is read in parallel by a DataLoader's num_workers.")
     _check_split(split, streaming)
+    import datasets
+    from datasets.utils.info_utils import is_small_dataset
+
     download_mode = datasets.DownloadMode(download_mode or datasets.DownloadMode.REUSE_DATASET_IF_EXISTS)
-    builder = load_dataset_builder(
-        path,
-        name,
-        cache_dir=cache_dir,
-        revision=revision,
-        token=token,
-        data_dir=data_dir,
-        data_files=data_files,
-        source=source,
-        image_root=image_root,
-        row_format=row_format,
-        options=options,
-        archives=archives,
-        bad_images=bad_images,
-        on_bad_row=on_bad_row,
-        on_missing_image=on_missing_image,
-        chunk_size=chunk_size,
-        num_shards=num_shards,
-    )
+    builder = builder_of(request, cache_dir)
     if streaming:
         return builder.as_streaming_dataset(split=split)
     builder.download_and_prepare(
@@ -176,41 +164,35 @@ def load_dataset_builder(
     num_shards: int | None = None,
 ) -> PublishedBuilder:
     """The builder behind :func:`load_dataset`: its `info` and `config` say what the same arguments would load."""
-    from .images.locations import UnresolvedImages, with_token
-    from .rows.formats import ROW_FORMATS, RowOptions
+    from .catalog.request import Request
 
-    builder = _builder_class(path)[0]
+    return builder_of(Request.among(locals()), cache_dir)
+
+
+def builder_of(request: Request, cache_dir: str | os.PathLike[str] | None = None) -> PublishedBuilder:
+    """The builder that gives what `request` asks for; see :func:`load_dataset`."""
+    from .images.locations import UnresolvedImages, with_token
+
+    builder, only_source = _builder_class(request.path)
     facts = builder.FACTS
-    name = _config_name(facts, name)
-    for kind, value, known in (
-        ("row format", row_format, ROW_FORMATS),
-        ("on_bad_row", on_bad_row, ("raise", "skip")),
-        ("on_missing_image", on_missing_image, ("raise", "skip", "null")),
-    ):
-        if value not in known:
-            raise UnknownName.of(kind, value, known)
-    source = source_of(path, source)
-    layout = _layout(facts, name, source, revision, token, data_dir, data_files, image_root, on_bad_row == "skip")
-    if on_missing_image != "raise" and isinstance(layout.images, UnresolvedImages):
+    settled = request.settled(
+        facts, name=_config_name(facts, request.name), source=_source_name(request.source or only_source)
+    )
+    layout = _layout(facts, settled, request.token)
+    if settled.on_missing_image != "raise" and isinstance(layout.images, UnresolvedImages):
         raise BadArgument(
-            f"on_missing_image={on_missing_image!r}: no image could be found at all; {layout.found}. Pass image_root=."
+            f"on_missing_image={settled.on_missing_image!r}: no image could be found at all; {layout.found}. "
+            "Pass image_root=."
         )
     return builder(
         cache_dir=None if cache_dir is None else os.fspath(cache_dir),
         dataset_name=facts.name,
-        config_name=name,
-        token=token,
+        config_name=settled.name,
+        token=request.token,
         files=layout.files,
         found=layout.found,
-        images=with_token(layout.images, token),
-        row_format=row_format,
-        options=RowOptions.of(options),
-        archives=_archive_names(archives, facts),
-        bad_images=_bad_images(bad_images, facts.images_in_sa1b),
-        on_bad_row=on_bad_row,
-        on_missing_image=on_missing_image,
-        chunk_size=_bytes(chunk_size),
-        num_shards=num_shards,
+        images=with_token(layout.images, request.token),
+        request=settled,
     )
 
 
@@ -253,26 +235,18 @@ def _config_name(facts: DatasetFacts, name: str | None) -> str:
     return str(name)
 
 
-def _layout(
-    facts: DatasetFacts,
-    name: str,
-    source: str,
-    revision: str | None,
-    token: Any,
-    data_dir: Any,
-    data_files: Any,
-    image_root: Any,
-    skip_bad: bool,
-) -> Any:
+def _layout(facts: DatasetFacts, request: Request, token: Any) -> Any:
     """The files with the rows of a configuration, and where its images are."""
     from .catalog import layouts
     from .files import hub
     from .files.data_files import DataFile, local_files
     from .images.locations import Sa1bImages
 
-    local = data_dir is not None or data_files is not None
-    folder = None if data_dir is None else os.path.expanduser(os.fspath(data_dir))  # noqa: PTH111 (may be a Windows path)
-    published = facts.config(name).file
+    data_files, image_root, skip_bad = request.data_files, request.image_root, request.on_bad_row == "skip"
+    local = request.data_dir is not None or data_files is not None
+    folder = None if request.data_dir is None else os.path.expanduser(request.data_dir)  # noqa: PTH111 (may be a Windows path)
+    source, revision = str(request.source), request.revision
+    published = facts.config(str(request.name)).file
     if facts.images_in_sa1b:
         assert published is not None  # such datasets have a known file a config
         if not local:
@@ -300,67 +274,3 @@ def _roots(image_root: Any) -> tuple[str, ...] | None:
     from .sa1b import search_path
 
     return tuple(search_path(image_root))
-
-
-def _archive_names(archives: Any, facts: DatasetFacts) -> frozenset[str] | Literal["available"] | None:
-    """``range(45)`` or names as names of SA-1B archives; ``"available"`` and None as they are."""
-    from .sa1b import archive_names
-
-    if archives is None:
-        return None
-    if not facts.images_in_sa1b:
-        raise BadArgument(f"archives= chooses SA-1B archives; the images of {facts.name} are not from SA-1B.")
-    if isinstance(archives, str) and archives == "available":
-        return "available"
-    names = frozenset(archive_names(archives))
-    if not names:
-        raise BadArgument("archives: an empty list chooses no row. Leave it out (None) for the rows of all archives.")
-    return names
-
-
-def _bad_images(bad_images: Any, sa1b: bool) -> frozenset[str]:
-    """The images of a list, or of a text file with one a line, in every form that the library shows an image by.
-
-    Published paths, with or without ``./``; the URL or the ``{"path": …}`` that rows have; a bare file name, which is
-    that image in any folder. An image of SA-1B is known by its number, in whatever folder or archive.
-    """
-    if bad_images is None:
-        return frozenset()
-    if isinstance(bad_images, str | os.PathLike):
-        from .sa1b.lists import read_image_list
-
-        bad_images = read_image_list(bad_images)
-    return frozenset(_image_name(entry, sa1b) for entry in bad_images)
-
-
-def _image_name(entry: Any, sa1b: bool) -> str:
-    from .sa1b.urls import SA_NAME, normalize
-
-    name = entry.get("path") if isinstance(entry, Mapping) else os.fspath(entry) if _is_path(entry) else None
-    if not isinstance(name, str) or not name:
-        raise BadArgument(
-            f"bad_images: expected paths or URLs of images as rows have them, or a file of them; found {entry!r:.100}."
-        )
-    if name.startswith("sa1b://") and sa1b:
-        name = normalize(name)
-    base = name.replace("\\", "/").rpartition("/")[2]
-    if sa1b and SA_NAME.fullmatch(base):
-        return base
-    return name if "://" in name or name.startswith("/") else posixpath.normpath(name.replace("\\", "/"))
-
-
-def _is_path(value: Any) -> bool:
-    return isinstance(value, str | os.PathLike)
-
-
-def _bytes(size: int | str) -> int:
-    """A number of bytes, or text such as ``"32MB"`` (10^6) or ``"32MiB"`` (2^20)."""
-    if isinstance(size, int) and size > 0:
-        return size
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", str(size), re.IGNORECASE)
-    if match is None or float(match[1]) == 0:
-        raise BadArgument(
-            f"chunk_size: {size!r} is no number of bytes; expected for example 32000000, '32MB' or '16MiB'."
-        )
-    base = 1024 if match[3] else 1000
-    return math.ceil(float(match[1]) * float(base) ** " kmgt".index(match[2].lower() or " "))

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from ..catalog.facts import DatasetFacts
 from ..errors import LlavaZhError
-from ..files.hub import SOURCES
+from ..files.data_files import SOURCES
 from . import text
 
 _EXAMPLE = """\

@@ -13,6 +13,7 @@ import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 
+from ..gates import sizes
 from ..gates.safe_text import json_text, printable, safe
 from ..gates.safe_text import one_line as one_line
 
@@ -20,6 +21,8 @@ from ..gates.safe_text import one_line as one_line
 _NOT_FIRST = frozenset("，。、；：？！）》」』】〉”’…,.;:?!)]}%")
 # What is not split: a run without spaces of narrow characters; each wide character is a piece of its own.
 _PIECE = re.compile(r" +|[^ ⺀-￯\U0001f000-\U0003ffff]+|.")
+
+size = sizes.show
 
 
 def say(content: object = "") -> None:
@@ -96,13 +99,3 @@ def table(rows: Sequence[Sequence[str]], right: Sequence[int] = (), indent: str 
         ]
         lines.append((indent + "  ".join(cells)).rstrip())
     return "\n".join(lines)
-
-
-def size(count: float) -> str:
-    """Bytes as people write them: ``"11.4 GB"``, units of a thousand."""
-    unit = "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if count < 999.5:
-            break
-        count, unit = count / 1000, larger
-    return f"{count:.0f} {unit}" if unit == "B" or count >= 99.95 else f"{count:.1f} {unit}"

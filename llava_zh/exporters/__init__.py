@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -95,6 +96,8 @@ def export(
             lost with a part of its archive, or outside the folder of the images; the message names the row.
         BadRow, HubError and the others of :func:`llava_zh.load_dataset`.
     """
+    from ..catalog.request import Request
+    from ..load import builder_of
     from ..rows import formats as rows
     from . import run, shards
     from .selection import Selection
@@ -118,27 +121,11 @@ def export(
         raise BadArgument(
             "options: Qwen-VL's fine-tuning code knows no system turn; set the prompt in the chat template."
         )
-    from ..load import load_dataset_builder
-
-    builders = tuple(
-        load_dataset_builder(
-            path,
-            config,
-            revision=revision,
-            token=token,
-            data_dir=data_dir,
-            data_files=data_files,
-            source=source,
-            image_root=image_root,
-            row_format=row_format or target.row_format or "llava",
-            options=chosen,
-            archives=archives,
-            bad_images=bad_images,
-            on_bad_row=on_bad_row,
-            on_missing_image=on_missing_image,
-        )
-        for config in _configs(path, name, language)
+    # `num_shards` is of the files that are written; those that are read are cut into pieces of a size of our own.
+    request = Request.among(
+        locals(), row_format=row_format or target.row_format or "llava", options=chosen, num_shards=None
     )
+    builders = tuple(builder_of(replace(request, name=config)) for config in _configs(path, name, language))
     if len({str(builder.shape.features()) for builder in builders}) > 1:
         raise BadArgument(
             "Rows with one image and with several have different columns in row_format='llava'; "
@@ -204,7 +191,6 @@ def _request(job: Any) -> dict[str, Any]:
     from dataclasses import asdict
 
     first = job.builders[0]
-    config = first.config
     selection = {name: value for name, value in asdict(job.selection).items() if value is not None}
     if job.selection.sample is None:
         selection.pop("seed")
@@ -214,18 +200,9 @@ def _request(job: Any) -> dict[str, Any]:
         "configs": [builder.config.name for builder in job.builders],
         "version": str(first.VERSION),
         "files": [file.identity for builder in job.builders for file in builder.config.files],
-        "row_format": config.row_format,
-        "options": {name: value for name, value in asdict(config.options).items() if value is not None},
         "images": job.images,
         "max_side": job.max_side,
         "selection": selection,
-        "archives": None if config.archives is None else _names(config.archives),
-        "bad_images": sorted(config.bad_images) or None,
-        "on_bad_row": config.on_bad_row,
-        "on_missing_image": config.on_missing_image,
+        **first.config.request.for_export(),
         "on_bad_image": job.on_bad_image,
     }
-
-
-def _names(archives: Any) -> Any:
-    return archives if isinstance(archives, str) else sorted(archives)

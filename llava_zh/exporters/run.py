@@ -20,7 +20,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from ..errors import OutputError, RunConflict
-from ..gates import places
+from ..gates import places, sizes
 from ..gates.safe_text import get_logger
 from ..storage.durable import explained, sync_folder
 from ..streams.left_out import Account
@@ -77,20 +77,12 @@ class ExportSummary:
         left_out = f", {self.left_out:,} rows with a bad or missing picture left out" if self.left_out else ""
         return (
             f"{self.rows:,} rows{drawn} with {self.images:,} images in {_counted(self.files)}{earlier}, "
-            f"{_bytes(self.size)}{pictures}{left_out}, {self.seconds:.1f} s\n{self.folder}\n{self.usage}"
+            f"{sizes.show(self.size)}{pictures}{left_out}, {self.seconds:.1f} s\n{self.folder}\n{self.usage}"
         )
 
 
 def _counted(files: Sequence[str]) -> str:
     return f"{len(files)} file{'s' * (len(files) != 1)}"
-
-
-def _bytes(size: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:,.1f} GB"
 
 
 def run(job: Job, request: dict[str, Any], num_shards: int | None, rows: int, num_proc: int) -> ExportSummary:
@@ -238,7 +230,7 @@ def _write(job: Job, outputs: Sequence[OutputShard], workers: _Workers) -> tuple
 def _tell(job: Job, whole: bool) -> None:
     """Log what all processes have left out; `whole` says that all rows were read in this run."""
     for config, builder in enumerate(job.builders):
-        name, bad_images = f"{builder.FACTS.name}/{builder.config.name}", builder.config.bad_images
+        name, bad_images = f"{builder.FACTS.name}/{builder.config.name}", builder.config.request.bad_images
         # Entries that match none of the rows that were read may match others.
         Account.of(str(job.account(config)), name, bad_images if whole else frozenset()).tell()
 

@@ -91,7 +91,7 @@ class Job:
             absolute=target.absolute,
             local=target.trainer,
             on_bad_image=self.on_bad_image,
-            on_missing_image=self.builders[config].config.on_missing_image,
+            on_missing_image=self.builders[config].config.request.on_missing_image,
         )
 
     def shape(self, config: int) -> RowShape:
@@ -142,7 +142,7 @@ def published(job: Job, piece: Piece, counted: bool = True) -> Iterator[pa.Table
     """What the published files say of the rows of a piece, those left out by the loader gone (and counted, once)."""
     builder = job.builders[piece.config]
     tally = builder.tally(str(job.account(piece.config)))
-    for _, table in builder._annotations([piece.shard], tally):
+    for _, table in builder.annotations([piece.shard], tally):
         yield table
     if counted:
         tally.report()

@@ -20,6 +20,8 @@ from ..sa1b.urls import SHARD_NAME
 
 logger = get_logger(__name__)
 
+#: The hubs, the default first.
+SOURCES = ("huggingface", "modelscope")
 MAX_DEPTH = 4  # deeper than any published layout
 
 

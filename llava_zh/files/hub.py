@@ -20,12 +20,9 @@ from ..gates.limits import LISTED_FILES
 from ..gates.places import checked_name, inside
 from ..gates.safe_text import get_logger, keep_secret
 from ..storage.http import read_range, refused
-from .data_files import DataFile, is_commit, local_files
+from .data_files import SOURCES, DataFile, is_commit, local_files
 
 logger = get_logger(__name__)
-
-#: The hubs, the default first.
-SOURCES = ("huggingface", "modelscope")
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 PIECE = 4 << 20

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -38,8 +37,9 @@ class PublishedRows:
     """
 
     def __init__(self, builder: PublishedBuilder) -> None:
-        self._builder = _with(builder, archives=None, bad_images=frozenset(), on_missing_image="raise")
-        self._asked = builder.config
+        self._builder = builder.asking(archives=None, bad_images=None, on_missing_image="raise")
+        self._asked = builder.config.request
+        self._images = builder.config.images
         self._chooser: PublishedBuilder | None = None
         self._arrived: frozenset[str] = frozenset()
         self._gone: frozenset[str] = frozenset()
@@ -47,19 +47,17 @@ class PublishedRows:
 
     def selection(self) -> Selection:
         """What is asked for, and what it means now."""
-        config = self._asked
-        archives = config.archives if isinstance(config.archives, str | None) else tuple(sorted(config.archives))
-        looks = config.archives == "available" or config.on_missing_image == "skip"
-        available, contents = _there(config.images) if looks else (None, "")
-        missing = config.on_missing_image if config.on_missing_image == "skip" else "raise"
-        return Selection(0, archives, missing, tuple(sorted(config.bad_images)), available, contents)
+        asked = self._asked
+        archives = asked.archives if isinstance(asked.archives, str | None) else tuple(sorted(asked.archives))
+        missing = asked.on_missing_image if asked.on_missing_image == "skip" else "raise"
+        looks = asked.archives == "available" or missing == "skip"
+        available, contents = _there(self._images) if looks else (None, "")
+        return Selection(0, archives, missing, tuple(sorted(asked.bad_images)), available, contents)
 
     def use(self, selection: Selection, now: Selection) -> None:
         """Select rows as `selection` says from here on; `now` tells which archives are there today."""
-        archives = selection.archives
-        self._chooser = _with(
-            self._builder,
-            archives=archives if isinstance(archives, str | None) else frozenset(archives),
+        self._chooser = self._builder.asking(
+            archives=selection.archives,
             bad_images=frozenset(selection.bad_images),
             on_missing_image=selection.on_missing_image,
         )
@@ -81,7 +79,7 @@ class PublishedRows:
             RunConflict: The files are cut into other shards than when the run began.
         """
         if self._shards is None:
-            self._shards = self._builder._shards(self._builder.config.files)
+            self._shards = self._builder.shards()
         files = {file: number for number, file in enumerate(self._builder.config.files)}
         named = [((files[shard.file], shard.start, shard.end), shard) for shard in self._shards]
         if start.shard is None:
@@ -97,11 +95,11 @@ class PublishedRows:
     def annotated(self, shard: Shard, tallies: Tallies) -> Iterator[pa.Table]:
         """What the file says of all rows of a shard, with a column that tells which the selection takes."""
         choose = partial(self._with_choice, tally=tallies.selected)
-        for _, table in self._builder._annotations([shard], tallies.read, choose):
+        for _, table in self._builder.annotations([shard], tallies.read, choose):
             yield table
 
     def rows(self, annotations: pa.Table, tally: Tally) -> Iterator[dict[str, Any]]:
-        return python_rows(self._builder._row_maker(tally)(annotations.drop_columns([_SELECTED])))
+        return python_rows(self._builder.row_maker(tally)(annotations.drop_columns([_SELECTED])))
 
     def tallies(self) -> Tallies:
         assert self._chooser is not None  # `use` comes before reading
@@ -114,7 +112,7 @@ class PublishedRows:
             chosen &= ~_any_image(self._builder, table, self._arrived)
         if self._gone:
             # The run means these archives. That they are gone is a fault of each of their rows, and told as such.
-            everything = _with(self._chooser, archives=None, on_missing_image="raise")
+            everything = self._chooser.asking(archives=None, on_missing_image="raise")
             chosen |= _chosen(everything, table, everything.tally()) & _any_image(self._builder, table, self._gone)
         return table.append_column(_SELECTED, pa.array(chosen))
 
@@ -171,21 +169,10 @@ class PublishedCursor:
         return selected & ~self._plan.taken_before(self._selection, first, end)
 
 
-def _with(builder: PublishedBuilder, **changes: Any) -> PublishedBuilder:
-    """A copy of `builder` whose configuration has other values."""
-    copied = object.__new__(type(builder))  # copy.copy would make both share one dict, by what `datasets` pickles
-    for name, value in vars(builder).items():
-        setattr(copied, name, value)
-    copied.config = copy.copy(builder.config)
-    for name, value in changes.items():
-        setattr(copied.config, name, value)
-    return copied
-
-
 def _chosen(builder: PublishedBuilder, table: pa.Table, tally: Tally) -> Mask:
     numbered = table.append_column(_NUMBER, pa.array(np.arange(len(table))))
     mask = np.zeros(len(table), dtype=bool)
-    mask[builder._kept(numbered, tally)[_NUMBER].to_numpy()] = True
+    mask[builder.kept(numbered, tally)[_NUMBER].to_numpy()] = True
     return mask
 
 

@@ -153,10 +153,7 @@ def _published(path: str, name: str | None, loading: Mapping[str, Any]) -> Sourc
         "config": config.name,
         "version": str(config.version),
         "files": [{"name": file.name, "size": file.size, "revision": file.revision} for file in config.files],
-        # What decides which rows the files hold, and (the last two) what the places in the plan refer to.
-        "on_bad_row": config.on_bad_row,
-        "chunk_size": config.chunk_size,
-        "num_shards": config.num_shards,
+        **config.request.for_run(),
     }
     return Source(
         (), builder.FACTS.name, config.name, identity,

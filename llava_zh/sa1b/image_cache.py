@@ -5,29 +5,27 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 from pathlib import Path
 
 from isal import isal_zlib
 
 from llava_zh.errors import BadArgument
+from llava_zh.gates import sizes
 from llava_zh.sa1b import store
 from llava_zh.storage.atomic import remove_if_left, write_atomically
 
 VARIABLE = "LLAVA_ZH_IMAGE_CACHE"
-_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)B?\s*", re.IGNORECASE)
 _CRC = 4  # bytes of the checksum that stands before the image in its file
-_FACTORS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 def parse_limit(limit: int | str | None) -> int:
     """The limit in bytes: a number, or text like ``"10GB"``; None reads ``LLAVA_ZH_IMAGE_CACHE``; 0 is no cache."""
     if limit is None:
         limit = os.environ.get(VARIABLE, "0")
-    match = _SIZE.fullmatch(str(limit))
-    if match is None:
+    size = sizes.parse(limit)
+    if size is None:
         raise BadArgument(f"The limit of the image cache is a size such as '10GB', not {limit!r}.")
-    return int(float(match[1]) * _FACTORS[match[2].upper()])
+    return size
 
 
 def _checksum(data: bytes) -> bytes:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import datasets
 import numpy as np
@@ -17,6 +18,7 @@ import pyarrow.compute as pc
 from datasets.exceptions import DatasetGenerationError
 
 from ..catalog.facts import ConfigFacts, DatasetFacts
+from ..catalog.request import Request
 from ..errors import BadArgument, LlavaZhError, NothingLeft
 from ..files import hub, readers
 from ..files.data_files import DataFile
@@ -24,15 +26,12 @@ from ..files.shards import PARSE_AHEAD, Reading, Shard
 from ..gates.safe_text import get_logger
 from ..images import written_paths
 from ..images.locations import Images, UnresolvedImages
-from ..rows.formats import RowOptions, RowShape, to_rows
+from ..rows.formats import RowShape, to_rows
 from ..rows.records import Expect
 from .left_out import Account, Tally
 from .typed import TypedArrowExamples
 
 logger = get_logger(__name__)
-
-# Names of archives that a message lists; of more it says how many.
-SHOWN_NAMES = 12
 
 
 @dataclass
@@ -42,46 +41,17 @@ class PublishedConfig(datasets.BuilderConfig):  # type: ignore[misc]
     Args:
         files: The files with its rows; `found` says in words what they are.
         images: Where its images are.
-        archives: Only rows whose images are all in SA-1B archives of these names (``sa_000000``), ``"available"`` for
-            those whose images are there, or None for all.
-        bad_images: Published paths whose rows are left out; one without a folder is that image in any archive.
-        chunk_size, num_shards: Bytes a shard, or exactly how many shards.
+        request: What was asked for, settled for the dataset.
     """
 
     files: tuple[DataFile, ...] = ()
     found: str = ""
     images: Images = UnresolvedImages()
-    row_format: str = "llava"
-    options: RowOptions = RowOptions()
-    archives: frozenset[str] | Literal["available"] | None = None
-    bad_images: frozenset[str] = frozenset()
-    on_bad_row: str = "raise"
-    on_missing_image: str = "raise"
-    chunk_size: int = 32_000_000
-    num_shards: int | None = None
-
-    def selection(self) -> str:
-        """What was asked for, in the words of the arguments; an empty text for all rows."""
-        archives = self.archives if isinstance(self.archives, str | None) else sorted(self.archives)
-        asked = []
-        if archives is not None:
-            asked.append(f"archives={archives!r}" if len(archives) <= SHOWN_NAMES else f"{len(archives)} archives")
-        if self.bad_images:
-            asked.append(f"bad_images= of {len(self.bad_images)} entries")
-        if self.on_missing_image != "raise":
-            asked.append(f"on_missing_image={self.on_missing_image!r}")
-        if self.on_bad_row != "raise":
-            asked.append(f"on_bad_row={self.on_bad_row!r}")
-        return ", ".join(asked)
+    request: Request = Request(path="")
 
     def create_config_id(self, config_kwargs: Any, custom_features: Any = None) -> str:
         """The name of the cache folder: the config and a digest of all that decides which rows come out."""
-        parts = [file.identity for file in self.files]
-        parts += [self.images.identity, self.row_format, self.options.identity, self.on_bad_row, self.on_missing_image]
-        parts += [str(self.archives)] if isinstance(self.archives, str | None) else sorted(self.archives)
-        if self.archives == "available" or self.on_missing_image != "raise":
-            parts.append(self.images.contents())
-        parts += sorted(self.bad_images)
+        parts = self.request.identity(self.files, self.images)
         return f"{self.name}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}"
 
 
@@ -139,13 +109,22 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         """Which columns the rows have."""
         published = self.FACTS.images_in_sa1b
         return RowShape(
-            row_format=self.config.row_format,
+            row_format=self.config.request.row_format,
             images=self.config_facts.images,
             pixels=published,
             tasks=not published,
             decode=self.config.images.decode,
-            options=self.config.options,
+            options=self.config.request.options,
         )
+
+    def asking(self, **changes: Any) -> Self:
+        """A copy of this builder whose request has other values."""
+        copied = object.__new__(type(self))  # copy.copy would make both share one dict, by what `datasets` pickles
+        for name, value in vars(self).items():
+            setattr(copied, name, value)
+        copied.config = copy.copy(self.config)
+        copied.config.request = replace(self.config.request, **changes)
+        return copied
 
     def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
         files = self.config.files
@@ -156,16 +135,17 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         if not dl_manager.is_streaming:
             force = bool(dl_manager.download_config.force_download)
             files = tuple(self._on_disk(file, force) for file in files)
-        return [datasets.SplitGenerator(name=datasets.Split.TRAIN, gen_kwargs={"shards": self._shards(files)})]
+        return [datasets.SplitGenerator(name=datasets.Split.TRAIN, gen_kwargs={"shards": self.shards(files)})]
 
-    def _shards(self, files: Iterable[DataFile]) -> list[Shard]:
+    def shards(self, files: Iterable[DataFile] | None = None) -> list[Shard]:
+        """The shards of the configuration's files, or of `files`, in order: the same for the same request."""
         # The first parts of what many programs write are empty; where all are, that is an error.
-        files = tuple(files)
+        files = tuple(self.config.files if files is None else files)
         files = tuple(file for file in files if file.size) or files[:1]
         for file in files:
             hub.check_is_data(file, self.token)
-        config = self.config
-        return readers.plan(files, chunk_size=config.chunk_size, num_shards=config.num_shards, token=self.token)
+        request = self.config.request
+        return readers.plan(files, chunk_size=request.chunk_size, num_shards=request.num_shards, token=self.token)
 
     def _on_disk(self, file: DataFile, force: bool) -> DataFile:
         if file.source == "local" or (file.path is not None and not force):
@@ -181,22 +161,27 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
 
     def tally(self, account: str | None = None) -> Tally:
         """A count of what this process leaves out while it reads; see :class:`~llava_zh.streams.left_out.Tally`."""
-        config = self.config
-        return Tally(f"{self.FACTS.name}/{config.name}", config.on_bad_row, config.bad_images, account)
+        request = self.config.request
+        return Tally(f"{self.FACTS.name}/{self.config.name}", request.on_bad_row, request.bad_images, account)
 
     def _tables(self, shards: list[Shard], tally: Tally) -> Iterator[tuple[tuple[int, int], pa.Table]]:
-        return self._annotations(shards, tally, self._row_maker(tally))
+        return self.annotations(shards, tally, self.row_maker(tally))
 
-    def _row_maker(self, tally: Tally) -> Callable[[pa.Table], pa.Table]:
-        """The function that makes rows of annotations."""
+    def row_maker(self, tally: Tally) -> Callable[[pa.Table], pa.Table]:
+        """The function that makes rows of a table of annotations; `tally` counts the images it gives as null."""
         schema, shape, urls = self.info.features.arrow_schema, self.shape, self._urls(tally)
         constants = {"config": self.config.name, "language": self.config_facts.language}
         return lambda kept: to_rows(kept, shape, schema, urls, constants)
 
-    def _annotations(
+    def annotations(
         self, shards: list[Shard], tally: Tally, then: Callable[[pa.Table], pa.Table] = lambda kept: kept
     ) -> Iterator[tuple[tuple[int, int], pa.Table]]:
-        """What `then` makes of what the files say of the rows that are kept, a block of them at a time."""
+        """The annotations of the rows that are kept, table by table, each with its place: shard and number in it.
+
+        Args:
+            tally: Counts what is left out.
+            then: Applied to each table, in the threads that read ahead.
+        """
         expect = Expect(
             images=self.config_facts.images, task_of=self.task_of, around=written_paths.around(self.config.images)
         )
@@ -205,7 +190,7 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
             tally.bad_row,
             tally.columns,
             self.token,
-            then=lambda table: then(self._kept(table, tally)),
+            then=lambda table: then(self.kept(table, tally)),
             ahead=self._parse_ahead,
             on_damage=tally.damage,
         )
@@ -217,7 +202,7 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
     def image_paths(self) -> Iterator[pa.ListArray]:
         """The published paths of the images of each row, a list a row, some thousands of rows at a time."""
         tally = self.tally()
-        for _, table in self._annotations(self._shards(self.config.files), tally):
+        for _, table in self.annotations(self.shards(), tally):
             yield _combined(table["images"])
         tally.report()
 
@@ -230,15 +215,18 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         name = f"{self.FACTS.name}/{self.config.name}"
         with tempfile.TemporaryDirectory(prefix="llava-zh-") as folder:
             tally = self.tally(folder)
-            for _ in self._annotations(self._shards(self.config.files), tally):
+            for _ in self.annotations(self.shards(), tally):
                 pass
             tally.report()
-            account = Account.of(folder, name, self.config.bad_images)
-        return account.nothing_left(", ".join(filter(None, (self.config.selection(), also))))
+            account = Account.of(folder, name, self.config.request.bad_images)
+        return account.nothing_left(", ".join(filter(None, (self.config.request.selection(), also))))
 
-    def _kept(self, table: pa.Table, tally: Tally) -> pa.Table:
-        """The rows of this task, these archives, and images that are neither bad nor (on request) missing."""
-        config = self.config
+    def kept(self, table: pa.Table, tally: Tally) -> pa.Table:
+        """The annotations of the rows that the request takes: of this task, these archives, and no bad image.
+
+        Rows with a missing image are left out where that was asked for. Columns that `table` has besides stay.
+        """
+        request = self.config.request
         tally.rows(len(table))
 
         def keep(what: str, good: Callable[[pa.Array], pa.Array]) -> None:
@@ -251,21 +239,21 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
             before = len(table)
             table = table.filter(pc.fill_null(pc.equal(table["task"], task), False))
             tally.count(f"rows of other tasks than {task} left out", before - len(table))
-        if config.archives == "available":
+        if request.archives == "available":
             keep("rows whose images are not available left out", self._there(table))
-        elif config.archives is not None:
+        elif request.archives is not None:
             keep("rows with images in other archives left out", self._in_archives)
-        if config.bad_images:
+        if request.bad_images:
             keep("rows with a bad image left out", lambda paths: pc.invert(self._bad(paths, tally)))
-        if config.on_missing_image == "skip":
+        if request.on_missing_image == "skip":
             keep("rows with a missing image left out", self._there(table))
         return table
 
     def _bad(self, paths: pa.Array, tally: Tally) -> pa.Array:
         """Which of `paths` are among the bad images: as they are, by their last part, or as the URL that rows show."""
-        entries = pa.array(sorted(self.config.bad_images), pa.string())
+        entries = pa.array(sorted(self.config.request.bad_images), pa.string())
         forms = [paths, pc.replace_substring_regex(paths, ".*/", "")]
-        if any("/" in entry and ("://" in entry or entry.startswith("/")) for entry in self.config.bad_images):
+        if any("/" in entry and ("://" in entry or entry.startswith("/")) for entry in self.config.request.bad_images):
             forms.append(self.config.images.urls(paths))
         found = [pc.is_in(form, value_set=entries) for form in forms]
         for form, hits in zip(forms, found, strict=True):
@@ -284,7 +272,7 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
 
     def _in_archives(self, paths: pa.Array) -> pa.Array:
         """Which images are in the archives asked for, by what their paths say or, where these name none, by ids."""
-        names = sorted(self.config.archives or ())
+        names = sorted(self.config.request.archives or ())
         return pc.is_in(self.config.images.archive_of(paths, names), value_set=pa.array(names, pa.string()))
 
     def _urls(self, tally: Tally) -> Callable[[pa.Array], pa.Array]:
@@ -299,7 +287,7 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
             tally.count("missing images given as null", pc.sum(missing).as_py() or 0)
             return images.urls(pc.if_else(present, paths, pa.scalar(None, pa.string())))
 
-        return null_if_missing if self.config.on_missing_image == "null" else images.urls
+        return null_if_missing if self.config.request.on_missing_image == "null" else images.urls
 
     # -- the ways `datasets` has of running this ------------------------------------------------------------
 
@@ -328,11 +316,11 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
                 super()._prepare_split(split_generator, *args, num_proc=num_proc, **kwargs)
             finally:
                 self._account = None
-            account = Account.of(folder, f"{self.FACTS.name}/{self.config.name}", self.config.bad_images)
+            account = Account.of(folder, f"{self.FACTS.name}/{self.config.name}", self.config.request.bad_images)
         account.tell()
         if not split_generator.split_info.num_examples:
             # `datasets` keeps nothing of what it was preparing, so that the next call looks anew.
-            raise account.nothing_left(self.config.selection())
+            raise account.nothing_left(self.config.request.selection())
 
     def _prepare_split_single(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
         try:
