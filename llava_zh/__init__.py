@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from .curation import curate
     from .exporters import export
     from .images.decode import decode_image
-    from .images.scaled import decode_images
+    from .streams.scaled import decode_images
     from .streams.shuffle import mix, shuffled
 
 
@@ -30,7 +30,7 @@ __all__ = [
 _LAZY = {
     "curate": "curation",
     "decode_image": "images.decode",
-    "decode_images": "images.scaled",
+    "decode_images": "streams.scaled",
     "export": "exporters",
     "mix": "streams.shuffle",
     "shuffled": "streams.shuffle",

@@ -127,7 +127,8 @@ def load_dataset(
         raise BadArgument("num_proc prepares a dataset; a stream is read in parallel by a DataLoader's num_workers.")
     _check_split(split, streaming)
     import datasets
-    from datasets.utils.info_utils import is_small_dataset
+
+    from .streams.insides import fits_in_memory
 
     download_mode = datasets.DownloadMode(download_mode or datasets.DownloadMode.REUSE_DATASET_IF_EXISTS)
     builder = builder_of(request, cache_dir)
@@ -139,7 +140,7 @@ def load_dataset(
         num_proc=num_proc,
     )
     if keep_in_memory is None:
-        keep_in_memory = is_small_dataset(builder.info.dataset_size)
+        keep_in_memory = fits_in_memory(builder.info.dataset_size)
     return builder.as_dataset(split=split, in_memory=keep_in_memory)
 
 

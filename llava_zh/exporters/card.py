@@ -135,12 +135,8 @@ def _head(
         head["license_name"] = "sa-1b-research"
         head["license_link"] = _SA1B_LICENCE
     if features is not None:
-        head["dataset_info"] = [{"config_name": config, "features": _yaml(features)} for config in configs]
+        from ..streams.insides import features_in_card
+
+        described = features_in_card(features)
+        head["dataset_info"] = [{"config_name": config, "features": described} for config in configs]
     return DatasetCardData(**head).to_yaml().strip()
-
-
-def _yaml(features: Any) -> Any:
-    import datasets
-
-    # The form that cards have features in; `datasets` has no public function for it.
-    return datasets.DatasetInfo(features=features)._to_yaml_dict()["features"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from ..images import written_paths
 from ..images.locations import Images, UnresolvedImages
 from ..rows.formats import RowShape, to_rows
 from ..rows.records import Expect
+from .insides import leave_as_it_is
 from .left_out import Account, Tally
 from .typed import TypedArrowExamples
 
@@ -76,8 +76,7 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for module in (__name__, cls.__module__):
-            # Else `datasets` replaces open, os.path.join and more there, and imports scipy to do so. We open by hub.py.
-            vars(sys.modules[module])["_patched_for_streaming"] = True
+            leave_as_it_is(module)
         cls.BUILDER_CONFIGS = [
             PublishedConfig(name=config.name, version=cls.VERSION, description=config.description)
             for config in cls.FACTS.configs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -62,6 +61,7 @@ def shuffled(
     Raises:
         BadArgument: An argument that cannot work, or states that do not belong together or to this dataset.
     """
+    from .insides import examples_of, stream_of
     from .shuffled import ShuffledShards
 
     if seed < 0 or (window is not None and window < 1) or parts < 1 or not repeat > 0:
@@ -70,17 +70,17 @@ def shuffled(
             "expected seed >= 0, window >= 1, parts >= 1, repeat > 0."
         )
     stream = _stream(dataset, parts)
-    shards = stream._ex_iterable.num_shards
-    window = min(_window_of(stream._ex_iterable) if window is None else window, shards)
+    examples = examples_of(stream)
+    shards = examples.num_shards
+    window = min(_window_of(examples) if window is None else window, shards)
     name = "/".join(filter(None, (stream.info.dataset_name, stream.info.config_name))) or "a stream"
     plan = Plan(name, shards, window, math.ceil(parts / math.ceil(shards / window)), repeat, seed, order=seed)
     if continue_from is None:
-        return _dataset(ShuffledShards(stream._ex_iterable, plan), stream, seed)
+        return stream_of(ShuffledShards(examples, plan), stream, seed)
     found = _states(continue_from, ShuffledShards.__name__)
     order, left = remaining([state for _, state in found], plan)
-    return _dataset(
-        ShuffledShards(stream._ex_iterable, replace(plan, order=order), parts_text(left)), stream, seed, found[0][0]
-    )
+    rest = ShuffledShards(examples, replace(plan, order=order), parts_text(left))
+    return stream_of(rest, stream, seed, found[0][0])
 
 
 def mix(
@@ -111,7 +111,8 @@ def mix(
         BadArgument: An argument that cannot work, or datasets with different columns.
         UnknownName: An unknown `stopping_strategy`.
     """
-    from .shuffled import MixedStreams, ShuffledShards
+    from .insides import examples_of, stream_of
+    from .shuffled import MixedStreams
 
     if stopping_strategy not in STOPPING_STRATEGIES:
         raise UnknownName.of("stopping_strategy", stopping_strategy, STOPPING_STRATEGIES)
@@ -126,19 +127,26 @@ def mix(
             f"{len(datasets)} datasets with weights={weights}, seed={seed}: expected at least one dataset, "
             "one positive weight for each, and seed >= 0."
         )
-    mixed = [
-        one if isinstance(getattr(one, "_ex_iterable", None), ShuffledShards) else shuffled(one, seed=seed + number)
-        for number, one in enumerate(datasets)
-    ]
+    mixed = [one if _is_shuffled(one) else shuffled(one, seed=seed + number) for number, one in enumerate(datasets)]
     _check_columns(mixed)
-    streams, epoch = [one._ex_iterable for one in mixed], 0
+    streams, epoch = [examples_of(one) for one in mixed], 0
     if continue_from is not None:
         found = _states(continue_from, MixedStreams.__name__)
         epoch = found[0][0]
         if any(len(state["streams"]) != len(streams) for _, state in found):
             raise BadArgument(f"continue_from: the states are of a mixture of other than {len(streams)} datasets.")
         streams = [_continued(stream, [state["streams"][i] for _, state in found]) for i, stream in enumerate(streams)]
-    return _dataset(MixedStreams(streams, weights, seed, stopping_strategy), mixed[0], seed, epoch)
+    return stream_of(MixedStreams(streams, weights, seed, stopping_strategy), mixed[0], seed, epoch)
+
+
+def _is_shuffled(dataset: Any) -> bool:
+    """Whether `dataset` is a result of :func:`shuffled`."""
+    import datasets
+
+    from .insides import examples_of
+    from .shuffled import ShuffledShards
+
+    return isinstance(dataset, datasets.IterableDataset) and isinstance(examples_of(dataset), ShuffledShards)
 
 
 def _window_of(source: Any) -> int:
@@ -171,6 +179,7 @@ def _stream(dataset: Any, parts: int) -> Any:
     """`dataset` as a stream that is not divided yet."""
     import datasets
 
+    from .insides import examples_of, is_divided
     from .shuffled import MixedStreams, ShuffledShards
 
     if isinstance(dataset, datasets.Dataset):
@@ -179,35 +188,12 @@ def _stream(dataset: Any, parts: int) -> Any:
         raise BadArgument(
             f'A dataset of one split is needed, not {type(dataset).__name__}; load it with split="train".'
         )
-    if isinstance(dataset._ex_iterable, ShuffledShards | MixedStreams):
+    if isinstance(examples_of(dataset), ShuffledShards | MixedStreams):
         raise BadArgument("The stream is shuffled or mixed already; use it as it is, or shuffle what it was made from.")
-    if dataset._distributed:
+    if is_divided(dataset):
         raise BadArgument(
             "The stream is divided among nodes already; shuffle it first, then datasets.split_dataset_by_node."
         )
-    return dataset
-
-
-def _dataset(examples: Any, like: Any, seed: int, epoch: int = 0) -> Any:
-    """`examples` as a dataset with the features and format of `like`."""
-    import datasets
-    import numpy as np
-
-    more: dict[str, Any] = {}
-    # Until datasets 5 a new epoch is another order only for a stream that is marked as shuffled.
-    if "shuffling" in inspect.signature(datasets.IterableDataset.__init__).parameters:
-        config = datasets.iterable_dataset.ShufflingConfig(np.random.default_rng(seed), seed)
-        more["shuffling"] = config
-    dataset = datasets.IterableDataset(
-        examples,
-        info=like.info.copy(),
-        split=like.split,
-        formatting=like._formatting,
-        token_per_repo_id=like._token_per_repo_id,
-        **more,
-    )
-    if epoch:
-        dataset.set_epoch(epoch)
     return dataset
 
 

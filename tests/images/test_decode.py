@@ -19,8 +19,8 @@ from llava_zh import decode_image, decode_images, load_dataset
 from llava_zh.demo import DemoPaths
 from llava_zh.errors import BadArgument, BadImage, ImageNotFound
 from llava_zh.images.decode import fitting, smaller
-from llava_zh.images.scaled import ScaledImage
 from llava_zh.regenerate.images import fetch_image
+from llava_zh.streams.scaled import ScaledImage
 
 INTERNVL = "internvl-sa-1b-caption"
 
@@ -322,7 +322,7 @@ def test_an_image_in_a_list_is_decoded_once(demo: DemoPaths, monkeypatch: pytest
         load_dataset(INTERNVL, "multi_zh", split="train", streaming=True, data_dir=demo.internvl, image_root=demo.sa1b),
         max_side=64,
     )
-    import llava_zh.scaled
+    import llava_zh.streams.scaled
 
     calls = []
 
@@ -330,7 +330,7 @@ def test_an_image_in_a_list_is_decoded_once(demo: DemoPaths, monkeypatch: pytest
         calls.append(args)
         return decode_image(*args, **kwargs)
 
-    monkeypatch.setattr(llava_zh.images.scaled, "decode_image", counting)
+    monkeypatch.setattr(llava_zh.streams.scaled, "decode_image", counting)
     row = next(iter(stream))
     assert len(calls) == len(row["image"]) > 1
 

@@ -11,7 +11,8 @@ import datasets
 from datasets import Features, Image
 
 from ..errors import BadArgument
-from .decode import check_size, decode_image
+from ..images.decode import check_size, decode_image
+from .insides import with_features
 
 AnyDataset = TypeVar("AnyDataset")
 
@@ -80,7 +81,7 @@ def decode_images(
         raise BadArgument(f"The dataset has no image column; its columns are {', '.join(dataset.features)}.")
     if isinstance(dataset, datasets.IterableDataset):
         return cast(AnyDataset, dataset.cast(features))
-    return cast(AnyDataset, _with_features(dataset, features))
+    return cast(AnyDataset, with_features(dataset, features))
 
 
 def _replaced(feature: Any, image: Image) -> Any:
@@ -97,21 +98,3 @@ def _replaced(feature: Any, image: Image) -> Any:
             copy.length = feature.length
         return copy
     return feature
-
-
-def _with_features(dataset: datasets.Dataset, features: Features) -> Any:
-    """The same rows under `features` that store the same Arrow types.
-
-    `Dataset.cast` would write all rows again where images are in lists.
-    """
-    info = dataset.info.copy()
-    info.features = features
-    result = datasets.Dataset(dataset.data, info=info, split=dataset.split, indices_table=dataset._indices)
-    chosen = dataset.format
-    result.set_format(
-        chosen["type"],
-        columns=chosen["columns"] if set(chosen["columns"]) != set(dataset.column_names) else None,
-        output_all_columns=chosen["output_all_columns"],
-        **chosen["format_kwargs"],
-    )
-    return result

@@ -1,0 +1,81 @@
+"""What `datasets` has no public name for, each behind a function.
+
+These and the base classes of `builder`, `typed` and `shuffled` are all of its private names that the library uses.
+`tests/streams/test_contract.py` says what we expect of each.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from typing import Any
+
+import datasets
+import numpy as np
+from datasets import Features
+from datasets.utils.info_utils import is_small_dataset
+
+
+def examples_of(stream: datasets.IterableDataset) -> Any:
+    """The examples iterable inside a stream: its shards, its state, and its rows with their keys."""
+    return stream._ex_iterable
+
+
+def is_divided(stream: datasets.IterableDataset) -> bool:
+    """Whether `split_dataset_by_node` has given this stream one node's share."""
+    return stream._distributed is not None
+
+
+def stream_of(examples: Any, like: datasets.IterableDataset, seed: int, epoch: int = 0) -> datasets.IterableDataset:
+    """A stream of the examples iterable `examples`, with the features and the format of `like`, in epoch `epoch`."""
+    more: dict[str, Any] = {}
+    # Until datasets 5 a new epoch is another order only for a stream that is marked as shuffled.
+    if "shuffling" in inspect.signature(datasets.IterableDataset.__init__).parameters:
+        more["shuffling"] = datasets.iterable_dataset.ShufflingConfig(np.random.default_rng(seed), seed)
+    stream = datasets.IterableDataset(
+        examples,
+        info=like.info.copy(),
+        split=like.split,
+        formatting=like._formatting,
+        token_per_repo_id=like._token_per_repo_id,
+        **more,
+    )
+    if epoch:
+        stream.set_epoch(epoch)
+    return stream
+
+
+def with_features(dataset: datasets.Dataset, features: Features) -> datasets.Dataset:
+    """The same rows under `features` that store the same Arrow types.
+
+    `Dataset.cast` would write all rows again where images are in lists.
+    """
+    info = dataset.info.copy()
+    info.features = features
+    result = datasets.Dataset(dataset.data, info=info, split=dataset.split, indices_table=dataset._indices)
+    chosen = dataset.format
+    result.set_format(
+        chosen["type"],
+        columns=chosen["columns"] if set(chosen["columns"]) != set(dataset.column_names) else None,
+        output_all_columns=chosen["output_all_columns"],
+        **chosen["format_kwargs"],
+    )
+    return result
+
+
+def features_in_card(features: Features) -> Any:
+    """`features` in the form that a dataset card has them in."""
+    return datasets.DatasetInfo(features=features)._to_yaml_dict()["features"]
+
+
+def leave_as_it_is(module: str) -> None:
+    """Keep `datasets` from replacing `open`, `os.path.join` and more in a builder's module when it streams.
+
+    We open files by `files.hub`; and `datasets` imports scipy to replace them.
+    """
+    vars(sys.modules[module])["_patched_for_streaming"] = True
+
+
+def fits_in_memory(size: int | None) -> bool:
+    """Whether a prepared dataset of so many bytes is read into memory, by `datasets`' own setting."""
+    return bool(is_small_dataset(size))
