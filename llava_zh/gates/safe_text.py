@@ -13,11 +13,12 @@ import json
 import logging
 import os
 import re
-import threading
 import unicodedata
 from collections.abc import Mapping
 from functools import lru_cache
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, urlsplit
+
+from ..forks import Lock
 
 HIDDEN = "[secret]"
 LEFT_OUT = "[text that held a secret]"
@@ -40,7 +41,7 @@ _SEPARATORS = re.compile(r"[^A-Za-z0-9]+")
 _secrets: dict[str, None] = {}
 _telling: list[str] = []
 _signs: list[str] = []
-_lock = threading.Lock()
+_lock = Lock()
 
 #: Within the brackets of a pattern: C0 but for newline and tab, DEL and C1 (an escape sequence needs one of them), and
 #: embeddings, overrides and isolates, which turn the direction of the text around them. No text has a use for them.

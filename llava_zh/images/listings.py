@@ -6,13 +6,13 @@ The listings of a process are kept together, up to a number of names, so that ev
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ..forks import Lock
 from ..gates.links import followed, lead_out
 from ..sa1b.access import resolve
 
@@ -54,16 +54,7 @@ class Listed:
 
 
 _kept: OrderedDict[tuple[str, str, str | None], Listed] = OrderedDict()
-_lock = threading.Lock()
-
-
-def _after_fork() -> None:
-    global _lock
-    _lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+_lock = Lock()
 
 
 def forget(base: str) -> None:

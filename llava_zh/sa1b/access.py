@@ -8,11 +8,11 @@ holds them. A process that has none of these opens the root as fsspec's own conf
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+from llava_zh.forks import Lock
 from llava_zh.gates.safe_text import keep_secret, keep_url_secrets
 
 # In these the user is part of the place, and no secret unless a password is with it.
@@ -20,16 +20,7 @@ _USER_IS_A_PLACE = ("ssh", "sftp", "ftp", "hdfs", "webhdfs", "smb")
 _KEY_AND_SECRET = ("s3", "s3a")
 
 _known: dict[str, tuple[str, dict[str, Any]]] = {}
-_lock = threading.Lock()
-
-
-def _after_fork() -> None:
-    global _lock
-    _lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+_lock = Lock()
 
 
 def public(root: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import threading
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -17,6 +16,7 @@ from fsspec.core import has_magic, split_protocol
 from fsspec.spec import AbstractFileSystem
 
 from llava_zh.errors import BadArchive, BadImage, BadIndex, ImageNotFound, ReadOnlyFileSystemError, nearest
+from llava_zh.forks import Lock, in_child
 from llava_zh.gates import links
 from llava_zh.sa1b import bulk, finding, members, published, tree
 from llava_zh.sa1b.access import resolve
@@ -33,18 +33,15 @@ LEAVE_OUT = 'Rows without their image are left out with archives="available" or 
 _WHOLE = 64 << 20
 
 _roots: dict[Any, Root] = {}
-_roots_lock = threading.Lock()
+_roots_lock = Lock()
 
 
-def _after_fork() -> None:
-    global _roots_lock
-    _roots_lock = threading.Lock()
+def _renew_roots() -> None:
     for root in _roots.values():
         root.after_fork()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+in_child(_renew_roots)
 
 
 def _root(url: str, protocol: str, options: dict[str, Any]) -> Root:

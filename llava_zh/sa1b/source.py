@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import fsspec.asyn
 
 from llava_zh.errors import BadArchive
+from llava_zh.forks import in_child
 from llava_zh.sa1b.remote import explained
 from llava_zh.sa1b.urls import public_name
 
@@ -20,9 +21,9 @@ _ENDS = 64 << 10  # bytes at each end of a remote archive that tell it from anot
 _OPEN = 128  # archives held open at most
 _HAS_PREAD = hasattr(os, "pread")
 
-if hasattr(os, "register_at_fork") and not hasattr(fsspec.asyn, "reset_after_fork"):
+if not hasattr(fsspec.asyn, "reset_after_fork"):
     # fsspec up to 2025.3 leaves a child the loop of its parent, whose thread did not come along: it waits for ever.
-    os.register_at_fork(after_in_child=fsspec.asyn.reset_lock)
+    in_child(fsspec.asyn.reset_lock)
 
 
 def open_limit() -> int:
