@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import ImageNotFound
 from ..forks import Lock
 from ..gates.links import followed, lead_out
 from ..sa1b.access import resolve
+from ..sa1b.remote import explained
 
 #: File names kept, over all folders.
 MOST_NAMES = 2_000_000
@@ -146,7 +148,8 @@ class Listings:
 
     def _list_remote(self, folder: str) -> Listed:
         try:
-            entries = self._fs.ls(self._full(folder), detail=False)
-        except (FileNotFoundError, NotADirectoryError):
+            with explained(self._full(folder)):
+                entries = self._fs.ls(self._full(folder), detail=False)
+        except ImageNotFound:
             return Listed()
         return Listed(frozenset(entry.rstrip("/").rpartition("/")[2] for entry in entries))

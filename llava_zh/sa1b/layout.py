@@ -27,6 +27,7 @@ import fsspec
 import numpy as np
 
 from llava_zh.errors import BadArchive, BadIndex, ImageNotFound, RootNotFound
+from llava_zh.gates.limits import INDEX
 from llava_zh.gates.links import lead_out
 from llava_zh.gates.safe_text import one_line
 from llava_zh.sa1b import store
@@ -397,11 +398,14 @@ class Root:
         return None if index is None else self._keep(path, Archive(source, index))
 
     def _remote_sidecar(self, path: str) -> bytes | None:
+        shown = self.show(path) + store.SUFFIX
         try:
-            with explained(self.show(path) + store.SUFFIX):
-                data: bytes = self.fs.cat_file(self.join(path) + store.SUFFIX)
+            with explained(shown), self.fs.open(self.join(path) + store.SUFFIX, "rb", cache_type="none") as file:
+                data: bytes = file.read(INDEX.value + 1)
         except ImageNotFound:
             return None
+        if len(data) > INDEX.value:
+            raise BadIndex(f"{shown}: {INDEX.exceeded()}")
         return data
 
     def archive(self, path: str) -> Archive:

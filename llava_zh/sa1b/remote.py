@@ -98,6 +98,9 @@ def fetch(fs: Any, path: str, start: int, stop: int, size: int, where: str) -> b
     whole = start == 0 and stop >= size
     with explained(where):
         data: bytes = fs.cat_file(path) if whole else fs.cat_file(path, start=start, end=stop)
+    if start == 0 and data[:512].lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
+        # Servers answer so, with status 200, for what they do not have or want a login for.
+        raise BadImage(f"{where} is a web page, not a picture. Open the address in a browser to see what it says.")
     if len(data) == (size if whole else stop - start):
         return data
     if len(data) == size:  # of a server without byte ranges

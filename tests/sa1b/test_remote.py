@@ -27,6 +27,7 @@ class Server(ThreadingHTTPServer):
     listed = True  # give folder listings
     ranges = True  # honour byte ranges
     sent = 0  # bytes of bodies
+    fails_after: int | None = None  # requests for files that are answered before all others get a 503
     root: Path
 
 
@@ -48,6 +49,10 @@ class Handler(SimpleHTTPRequestHandler):
         wanted = re.fullmatch(r"bytes=([0-9]+)-([0-9]*)", self.headers.get("Range", ""))
         if not path.is_file():
             return super().do_GET()
+        if self.server.fails_after is not None:
+            self.server.fails_after -= 1
+            if self.server.fails_after < 0:
+                return self.send_error(503)
         data, status = path.read_bytes(), 200
         if wanted and self.server.ranges:
             last = int(wanted[2] or len(data) - 1)
@@ -130,6 +135,31 @@ def test_an_index_is_built_by_streaming_the_archive_once(server: Server, make_fs
     assert (info.kind, info.members) == ("gzip", 80)
     assert server.sent < 2 * path.stat().st_size
     assert fs.cat("sa_000000/sa_7.jpg") == files["sa_7.jpg"]
+
+
+def test_a_server_that_fails_while_an_archive_is_indexed_is_an_error_of_ours(
+    server: Server, make_fs: MakeFs, files: Files
+) -> None:
+    for kind in ("tar", "gzip", "zip"):
+        write_archive(server.root / "sa_000000.tar", files, kind)
+        fs = make_fs(url(server))
+        fs.ls("")
+        server.fails_after = 1
+        [info] = fs.build_index()
+        assert info.problem.endswith("/sa_000000.tar could not be read this time (503)."), (kind, info)
+        server.fails_after = None
+
+
+def test_a_remote_index_larger_than_any_is_not_taken_in(
+    server: Server, make_fs: MakeFs, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_archive(server.root / "sa_000000.tar", files, "tar")
+    make_fs(server.root).build_index(sidecar=True)
+    monkeypatch.setenv("LLAVA_ZH_MAX_INDEX_BYTES", "500")
+    server.sent = 0
+    with pytest.raises(BadIndex, match="LLAVA_ZH_MAX_INDEX_BYTES|no index"):
+        make_fs(url(server)).cat("sa_000000/sa_7.jpg")
+    assert 0 < server.sent < 1000 < (server.root / "sa_000000.tar.sa1bx").stat().st_size
 
 
 def test_images_are_kept_on_the_local_disk_when_asked(

@@ -193,6 +193,12 @@ def test_a_file_that_breaks_off_says_so_on_one_line(server: Server, make_fs: Mak
         make_fs(server.url).cat_file("sa_1.jpg")
 
 
+def test_a_web_page_in_the_place_of_a_picture_is_no_picture(server: Server, make_fs: MakeFs) -> None:
+    server.files = {"sa_1.jpg": b"\n<!DOCTYPE html><html>Log in</html>"}
+    with pytest.raises(BadImage, match=r"sa_1\.jpg is a web page, not a picture"):
+        make_fs(server.url).cat_file("sa_1.jpg")
+
+
 def test_a_server_that_nobody_is_at_is_an_error_of_ours(server: Server, make_fs: MakeFs) -> None:
     url = server.url.replace(f":{server.server_address[1]}", ":1")
     with pytest.raises(BadImage, match=r"http://127\.0\.0\.1:1/x could not be read this time \(") as caught:
