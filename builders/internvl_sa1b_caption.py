@@ -43,6 +43,8 @@ FACTS = DatasetFacts(
             rows=11_000_000,
             language="en",
             description="One image a row, captions in English.",
+            prompt="caption_en",
+            single_paragraph=True,
         ),
         ConfigFacts(
             name="single_zh",
@@ -51,6 +53,8 @@ FACTS = DatasetFacts(
             rows=1_000_000,
             language="zh",
             description="One image a row, captions in Chinese.",
+            prompt="caption_zh",
+            single_paragraph=True,
         ),
         ConfigFacts(
             name="multi_en",
@@ -60,6 +64,7 @@ FACTS = DatasetFacts(
             language="en",
             images="many",
             description="Several images a row, text in English.",
+            prompt="original",
         ),
         ConfigFacts(
             name="multi_zh",
@@ -69,9 +74,11 @@ FACTS = DatasetFacts(
             language="zh",
             images="many",
             description="Several images a row, text in Chinese.",
+            prompt="original",
         ),
     ),
-    images_in_sa1b=True,
+    images="sa1b",
+    sizes=True,
 )
 
 

@@ -61,20 +61,11 @@ FACTS = DatasetFacts(
         ),
     ),
     default_config="default",
+    tasks=TASKS,
 )
-
-_TASK_OF = {alias: task for task, aliases in TASKS.items() for alias in aliases}
 
 
 class LlavaInstructZh600k(PublishedBuilder):
     """Which files hold the rows is found out from the file list and the columns."""
 
     FACTS = FACTS
-
-    @staticmethod
-    def task_of(published: str) -> str | None:
-        """From the Chinese, English or LLaVA name of a task; a name not known stays as it is."""
-        key = published.strip().lower().replace("-", " ")
-        return (
-            _TASK_OF.get(key) or _TASK_OF.get(key.replace(" ", "_")) or _TASK_OF.get(key.replace("_", " ")) or published
-        )

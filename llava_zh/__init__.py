@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from .load import get_dataset_config_names, list_datasets, load_dataset, load_dataset_builder
+from .load import get_dataset_config_names, list_datasets, load_dataset, load_dataset_builder, register
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ __all__ = [
     "load_dataset",
     "load_dataset_builder",
     "mix",
+    "register",
     "shuffled",
 ]
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import posixpath
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import BadArgument, UnknownName
@@ -18,16 +17,26 @@ if TYPE_CHECKING:
 
 Dataset = Any  # Dataset | DatasetDict | IterableDataset | IterableDatasetDict
 
-# A dataset's name → the module in llava_zh.builders and the builder's class in it.
-BUILDERS = {
-    "internvl-sa-1b-caption": ("internvl_sa1b_caption", "InternvlSa1bCaption"),
-    "llava-instruct-zh-600k": ("llava_instruct_zh_600k", "LlavaInstructZh600k"),
-}
+
+def register(facts: DatasetFacts | Mapping[str, Any]) -> DatasetFacts:
+    """Make a dataset known to every call and command of this process; see :mod:`llava_zh.catalog.registry`.
+
+    Args:
+        facts: A :class:`~llava_zh.catalog.facts.DatasetFacts`, or a mapping with its fields.
+
+    Raises:
+        BadArgument, UnknownName: A field is missing, unknown or of a wrong type, or another dataset has the name.
+    """
+    from .catalog import registry
+
+    return registry.register(facts)
 
 
 def list_datasets() -> list[str]:
-    """The names that :func:`load_dataset` takes."""
-    return list(BUILDERS)
+    """The names that :func:`load_dataset` takes: those built in, of installed packages, and registered ones."""
+    from .catalog import registry
+
+    return registry.names()
 
 
 def get_dataset_config_names(path: str) -> list[str]:
@@ -36,27 +45,31 @@ def get_dataset_config_names(path: str) -> list[str]:
     Raises:
         UnknownName: There is no such dataset.
     """
-    return [config.name for config in _builder_class(path)[0].FACTS.configs]
+    return [config.name for config in dataset_facts(path).configs]
 
 
 def dataset_facts(path: str) -> DatasetFacts:
     """What is known of a dataset: repositories, sizes, rows, licences, citation."""
-    return _builder_class(path)[0].FACTS
+    from .catalog import registry
+
+    return registry.find(path)[0]
 
 
 def source_of(path: str, source: str | None = None) -> str:
     """The hub a dataset is read from: `source`, the only hub that has `path` as an id, or the default.
 
+    A dataset that is on one hub alone is read from there, whatever the default.
+
     Raises:
         UnknownName: There is no such dataset or source.
     """
-    return _source_name(source or _builder_class(path)[1])
-
-
-def _source_name(source: str | None) -> str:
+    from .catalog import registry
     from .files.hub import source_name
 
-    return source_name(source)
+    facts, only = registry.find(path)
+    if source is None and only is None and len(facts.repos) == 1:
+        only = next(iter(facts.repos))
+    return source_name(source or only)
 
 
 def load_dataset(
@@ -172,43 +185,11 @@ def load_dataset_builder(
 
 def builder_of(request: Request, cache_dir: str | os.PathLike[str] | None = None) -> PublishedBuilder:
     """The builder that gives what `request` asks for; see :func:`load_dataset`."""
-    from .images.locations import UnresolvedImages, with_token
+    from .streams.builder import builder_class
 
-    builder, only_source = _builder_class(request.path)
-    facts = builder.FACTS
-    settled = request.settled(
-        facts, name=_config_name(facts, request.name), source=_source_name(request.source or only_source)
-    )
-    layout = _layout(facts, settled, request.token)
-    if settled.on_missing_image != "raise" and isinstance(layout.images, UnresolvedImages):
-        raise BadArgument(
-            f"on_missing_image={settled.on_missing_image!r}: no image could be found at all; {layout.found}. "
-            "Pass image_root=."
-        )
-    return builder(
-        cache_dir=None if cache_dir is None else os.fspath(cache_dir),
-        dataset_name=facts.name,
-        config_name=settled.name,
-        token=request.token,
-        files=layout.files,
-        found=layout.found,
-        images=with_token(layout.images, request.token),
-        request=settled,
-    )
-
-
-def _builder_class(path: str) -> tuple[type[PublishedBuilder], str | None]:
-    """The builder for a name or hub id, and the hub that the id is of when only one of them has it."""
-    wanted = str(path).strip().strip("/").lower()
-    sources: dict[str, list[str]] = {}
-    for name, (module, attribute) in BUILDERS.items():
-        builder: type[PublishedBuilder] = getattr(importlib.import_module(f"llava_zh.builders.{module}"), attribute)
-        if wanted == name:
-            return builder, None
-        if hubs := [hub for hub, repo in builder.FACTS.repos.items() if repo.lower() == wanted]:
-            return builder, hubs[0] if len(hubs) == 1 else None
-        sources.update({repo: [] for repo in builder.FACTS.repos.values()})
-    raise UnknownName.of("dataset", path, [*BUILDERS, *sources])
+    request = replace(request, source=request.source or source_of(request.path))
+    cache = None if cache_dir is None else os.fspath(cache_dir)
+    return builder_class(dataset_facts(request.path))(cache, request=request)
 
 
 def _check_split(split: Any, streaming: bool) -> None:
@@ -221,57 +202,3 @@ def _check_split(split: Any, streaming: bool) -> None:
             raise BadArgument(
                 f"split: {split!r} is a slice, which a stream does not have. Use skip(n) and take(n) on it."
             )
-
-
-def _config_name(facts: DatasetFacts, name: str | None) -> str:
-    known = [config.name for config in facts.configs]
-    if name is None and facts.default_config is None:
-        raise BadArgument(
-            f"{facts.name} needs the name of a configuration, one of: {', '.join(known)}. "
-            f"For example: load_dataset({facts.name!r}, {known[0]!r})"
-        )
-    name = name or facts.default_config
-    if name not in known:
-        raise UnknownName.of(f"configuration of {facts.name}", name, known)
-    return str(name)
-
-
-def _layout(facts: DatasetFacts, request: Request, token: Any) -> Any:
-    """The files with the rows of a configuration, and where its images are."""
-    from .catalog import layouts
-    from .files import hub
-    from .files.data_files import DataFile, local_files
-    from .images.locations import Sa1bImages
-
-    data_files, image_root, skip_bad = request.data_files, request.image_root, request.on_bad_row == "skip"
-    local = request.data_dir is not None or data_files is not None
-    folder = None if request.data_dir is None else os.path.expanduser(request.data_dir)  # noqa: PTH111 (may be a Windows path)
-    source, revision = str(request.source), request.revision
-    published = facts.config(str(request.name)).file
-    if facts.images_in_sa1b:
-        assert published is not None  # such datasets have a known file a config
-        if not local:
-            files: Sequence[DataFile] = hub.hub_files(source, *facts.repository(source, revision), token, [published])
-        elif data_files is not None:
-            files = local_files(folder, data_files)
-        else:
-            files = layouts.by_name(local_files(folder, None), published, facts, str(folder))
-        found = ", ".join(file.label for file in files)
-        # The published file names its images; an export may hold them, or have them beside it.
-        others = local and files and not posixpath.basename(files[0].name).startswith(published)
-        images = layouts.with_rows(files, str(folder or "."), token, skip_bad=skip_bad) if others else None
-        return layouts.Layout(tuple(files), images or Sa1bImages(_roots(image_root)), found)
-    where = str(folder or ".") if local else f"{source}:{facts.repos[source]}"
-    files = (
-        local_files(folder, data_files) if local else hub.hub_files(source, *facts.repository(source, revision), token)
-    )
-    root = None if image_root is None else os.fspath(image_root)
-    return layouts.detect(files, where, root, token, skip_bad=skip_bad)
-
-
-def _roots(image_root: Any) -> tuple[str, ...] | None:
-    if image_root is None:
-        return None
-    from .sa1b import search_path
-
-    return tuple(search_path(image_root))

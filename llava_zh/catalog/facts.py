@@ -1,64 +1,173 @@
-"""What is known of a published dataset, as data: where it is, how big, under which licence, how to cite it.
+"""What is known of a dataset, as data: where it is, under which licence, what its rows are and where its images are.
 
-A builder in ``builders/`` declares one :class:`DatasetFacts` and the library does the rest. Sizes and row
-counts that the hubs state rounded are marked ``approximate``; the exact size always comes from the hub itself.
+A dataset is one :class:`DatasetFacts` and the library does the rest; nothing in it asks which dataset it works on.
+Sizes and row counts that the hubs state rounded are approximate; the exact size always comes from the hub itself.
+Everything is checked when it is written down, so that a mistake shows there and not in the first row.
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
-from ..errors import UnknownName
+import msgspec
+
+from ..errors import BadArgument, UnknownName, nearest
+from .prompts import Prompt
+
+if TYPE_CHECKING:
+    from ..rows.columns import Columns
+
+#: Where images are: in SA-1B, found by `image_root` or ``SA1B_ROOT``; or the dataset's own, that is in the rows, beside
+#: them, or below `image_root`.
+Place = Literal["sa1b", "own"]
+HUBS = {"huggingface": "main", "modelscope": "master"}
+
+#: The fields of a record that may have other names in a dataset than in most. `caption` is one text, `question` and
+#: `answer` are one round; a row has one of these where it has no `conversations`.
+COLUMNS = ("id", "image", "width", "height", "conversations", "task", "caption", "question", "answer")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 @dataclass(frozen=True)
 class ConfigFacts:
-    """One configuration of a dataset: its name, its published file and what its rows are.
+    """One configuration of a dataset: its name, its published files and what its rows are.
 
     Args:
-        file: Name of the published file within the repository, or None when the layout is detected.
+        name: What it is called in calls and in the column `config`.
         rows: Number of rows as the dataset card states it.
-        size: Size of `file` in bytes as the card states it (rounded), or None when unknown.
-        language: Language of the text, as an ISO 639-1 code.
+        language: Language of the text, as an ISO 639-1 code; None when it is not known or mixed.
+        description: One line on its rows.
+        file: Name or pattern of the published file within the repository; None when it is found out from the columns.
+        files: The same, where there are several.
+        size: Size of the files in bytes as the card states it (rounded), or None when unknown.
         images: Images a row: ``"one"``, or ``"many"`` for a list.
-        task: Only rows of this llava-instruct task, or None for every row.
+        task: Only rows of this task, a key of :attr:`DatasetFacts.tasks`, or None for every row.
+        prompt: The prompt that made the texts: a name in ``llava_zh.regenerate.PROMPTS`` or in
+            :attr:`DatasetFacts.prompts`, ``"original"`` for the row's own question, ``"llava"`` for that of its task.
+        single_paragraph: Whether a text of several paragraphs is a defect to `curate`.
+        question: The human turn of rows that are captions alone.
     """
 
-    name: str
-    rows: int
-    language: str
-    description: str
+    name: str = ""
+    rows: int | None = None
+    language: str | None = None
+    description: str = ""
     file: str | None = None
     size: int | None = None
-    images: str = "one"
+    images: Literal["one", "many"] = "one"
     task: str | None = None
+    files: tuple[str, ...] = ()
+    prompt: str | None = None
+    single_paragraph: bool = False
+    question: str = "<image>"
+
+    def __post_init__(self) -> None:
+        _check(self, f"Configuration {self.name!r}", {"name"})
+        if not _NAME.fullmatch(self.name):
+            raise BadArgument(f"Configuration {self.name!r}: name: expected letters, digits, '.', '_' and '-'.")
+        if self.file is not None and not self.files:
+            object.__setattr__(self, "files", (self.file,))
 
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """A published dataset. `repos` and `revisions` are keyed by the hubs' names, ``huggingface`` and ``modelscope``.
+    """A dataset. `repos` and `revisions` are keyed by the hubs' names, ``huggingface`` and ``modelscope``.
 
     Args:
-        revisions: The revision that is read when none is asked for, by source.
-        image_archive_scheme: Prefix that turns a published image path into a URL (``sa1b://``), or None when
-            the images lie in the dataset's own repository.
-        sharded: Whether rows name images by ``archive/member``, as SA-1B's do, so that ``archives=`` applies.
+        name: What it is called in every call; letters, digits, ``.``, ``_`` and ``-``.
+        repos: Its repository (``owner/name``) on each hub that has it; empty for files on disk only.
+        revisions: The revision that is read when none is asked for, by source; the hubs' main branches by default.
+        licence, image_licence: Of the texts and of the images.
+        configs: The configurations, one called ``default`` by default.
+        default_config: The configuration of a call that names none; the only one where there is one.
+        images: Where its images are: ``"sa1b"``, ``"own"``, or one of these by the beginning of the published path,
+            ``{"sam/": "sa1b", "coco/": "own"}``.
+        image_folders: Folders that may stand between `image_root` and a published path, such as ``train2017``.
+        columns: Names of columns that differ from the usual ones, by field, see :data:`COLUMNS`. A name with a dot,
+            ``cap_seg.global_caption``, is a key in a column of objects (or of such as text).
+        sizes: Whether rows state the images' widths and heights.
+        tasks: The tasks that rows name, and the names each was published under.
+        prompts: Prompts of its own, which its configurations name.
     """
 
-    name: str
-    title: str
-    description: str
-    homepage: str
-    repos: Mapping[str, str]
-    revisions: Mapping[str, str]
-    licence: str
-    image_licence: str
-    citation: str
-    configs: tuple[ConfigFacts, ...]
+    name: str = ""
+    title: str = ""
+    description: str = ""
+    homepage: str = ""
+    repos: Mapping[str, str] = field(default_factory=dict)
+    revisions: Mapping[str, str] = field(default_factory=dict)
+    licence: str = "not stated"
+    image_licence: str = "not stated"
+    citation: str = ""
+    configs: tuple[ConfigFacts, ...] = field(default_factory=lambda: (ConfigFacts("default"),))
     default_config: str | None = None
-    images_in_sa1b: bool = False
-    rows: int = field(default=0)
+    rows: int = 0
+    images: Place | Mapping[str, Place] = "own"
+    image_folders: tuple[str, ...] = ()
+    columns: Mapping[str, tuple[str, ...] | str] = field(default_factory=dict)
+    sizes: bool = False
+    tasks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    prompts: tuple[Prompt, ...] = ()
+
+    def __post_init__(self) -> None:
+        where = f"Dataset {self.name!r}"
+        _check(self, where, {"name", "configs"})
+        if not _NAME.fullmatch(self.name):
+            raise BadArgument(f"{where}: name: expected letters, digits, '.', '_' and '-', as in 'my-captions'.")
+        for hub, repo in self.repos.items():
+            if hub not in HUBS:
+                raise UnknownName.of(f"hub in repos of {self.name}", hub, HUBS)
+            if not _REPO.fullmatch(repo):
+                raise BadArgument(f"{where}: repos[{hub!r}]: expected 'owner/name', found {repo!r}.")
+        for kind, names, known in (
+            ("hub in revisions", self.revisions, self.repos),
+            ("field in columns", self.columns, COLUMNS),
+            ("task in configs", [c.task for c in self.configs if c.task is not None], self.tasks),
+            ("default_config", filter(None, [self.default_config]), [c.name for c in self.configs]),
+        ):
+            for name in names:
+                if name not in known:
+                    raise UnknownName.of(f"{kind} of {self.name}", name, known)
+        twice = [c.name for i, c in enumerate(self.configs) if c.name in {d.name for d in self.configs[:i]}]
+        if twice:
+            raise BadArgument(f"{where}: configs: two are called {twice[0]!r}.")
+        if not isinstance(self.images, str) and not self.images:
+            raise BadArgument(
+                f"{where}: images: expected 'sa1b', 'own', or these by the beginning of paths, found {{}}."
+            )
+        object.__setattr__(self, "revisions", {hub: HUBS[hub] for hub in self.repos} | dict(self.revisions))
+        object.__setattr__(self, "title", self.title or self.name)
+        if len(self.configs) == 1:
+            object.__setattr__(self, "default_config", self.configs[0].name)
+
+    @property
+    def image_places(self) -> Mapping[str, Place]:
+        """Where images are, by the beginning of their published paths; the empty text for all others."""
+        return {"": self.images} if isinstance(self.images, str) else self.images
+
+    @property
+    def in_sa1b(self) -> bool:
+        """Whether images are from SA-1B, so that its archives choose rows and its licence holds."""
+        return "sa1b" in self.image_places.values()
+
+    @property
+    def file_names(self) -> dict[str, str]:
+        """The name of each published file or pattern, and the configuration that it is of."""
+        return {file: config.name for config in self.configs for file in config.files}
+
+    @cached_property
+    def fields(self) -> Columns:
+        """The names under which rows have each field."""
+        from ..rows.columns import Columns  # pyarrow comes with it, which listing datasets does not need
+
+        return Columns.of({name: (found,) if isinstance(found, str) else found for name, found in self.columns.items()})
 
     def config(self, name: str) -> ConfigFacts:
         """The facts of the configuration called `name`, which must be one of :attr:`configs`."""
@@ -69,7 +178,78 @@ class DatasetFacts:
 
         Raises:
             UnknownName: The dataset is not on that hub.
+            BadArgument: It is on no hub.
         """
+        if not self.repos:
+            raise BadArgument(f"{self.name} is on no hub; pass data_dir= or data_files= to name its files.")
         if source not in self.repos:
             raise UnknownName.of(f"source of {self.name}", source, list(self.repos))
         return self.repos[source], revision or self.revisions[source]
+
+    @cached_property
+    def _task_names(self) -> dict[str, str]:
+        return {_plain(name): task for task, names in self.tasks.items() for name in (task, *names)}
+
+    def task_of(self, published: str) -> str | None:
+        """The task's name in rows, from a name it was published under; a name that is not known stays as it is."""
+        return self._task_names.get(_plain(published), published)
+
+    def rules(self, config: str) -> str:
+        """A digest of all that decides which rows come of the same files, for caches."""
+        known = self.config(config)
+        rules = [self.image_places, self.columns, self.sizes, self.tasks, known.language, known.images, known.task]
+        return hashlib.sha256(msgspec.json.encode([*rules, known.question], order="sorted")).hexdigest()[:16]
+
+
+def facts_of(given: Any, where: str) -> DatasetFacts:
+    """`given`, facts or a mapping with the same fields, as facts.
+
+    Raises:
+        BadArgument, UnknownName: It is neither, or a field is missing, unknown or of a wrong type.
+    """
+    if isinstance(given, DatasetFacts):
+        return given
+    if not isinstance(given, Mapping):
+        raise BadArgument(f"{where}: expected DatasetFacts or a mapping with its fields, found {type(given).__name__}.")
+    known = [known.name for known in fields(DatasetFacts)]
+    for name in given:
+        if name not in known:
+            raise UnknownName(f"{where}: unknown field {name!r}.{nearest(str(name), known)} Known: {', '.join(known)}.")
+    configs = given.get("configs")
+    if isinstance(configs, list | tuple):
+        given = {**given, "configs": tuple(_config(one, f"{where}: configs[{i}]") for i, one in enumerate(configs))}
+    return DatasetFacts(**given)
+
+
+def _config(given: Any, where: str) -> Any:
+    known = [known.name for known in fields(ConfigFacts)]
+    if not isinstance(given, Mapping):
+        return given  # facts, or what the check of their type tells of
+    for name in given:
+        if name not in known:
+            raise UnknownName(f"{where}: unknown field {name!r}.{nearest(str(name), known)} Known: {', '.join(known)}.")
+    return ConfigFacts(**given)
+
+
+def _check(facts: Any, where: str, needed: set[str]) -> None:
+    """Raise BadArgument for a field that is missing or of a wrong type; lists become tuples."""
+    hints = _hints(facts.__class__.__name__)
+    for known in fields(facts):
+        value = getattr(facts, known.name)
+        if known.name in needed and value in ("", (), []):
+            raise BadArgument(f"{where}: the field {known.name!r} is missing; {type(facts).__name__} needs it.")
+        try:
+            object.__setattr__(facts, known.name, msgspec.convert(value, hints[known.name]))
+        except msgspec.ValidationError:
+            raise BadArgument(
+                f"{where}: the field {known.name!r} must be {known.type}, found {type(value).__name__} {value!r:.100}."
+            ) from None
+
+
+@cache
+def _hints(kind: str) -> dict[str, Any]:
+    return get_type_hints({"ConfigFacts": ConfigFacts, "DatasetFacts": DatasetFacts}[kind])
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace("-", " ").replace("_", " ")

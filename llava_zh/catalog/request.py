@@ -313,7 +313,7 @@ class Request:
         Raises:
             BadArgument: Archives are chosen of a dataset whose images are in none; an entry of bad images is no image.
         """
-        sa1b = facts.images_in_sa1b
+        sa1b = facts.in_sa1b
         if self.archives is not None and not sa1b:
             raise BadArgument(f"archives= chooses SA-1B archives; the images of {facts.name} are not from SA-1B.")
         return dataclasses.replace(self, bad_images=image_names(self.bad_images, sa1b), token=None, **instead)

@@ -284,7 +284,7 @@ def _first_row(path: str, config: str | None, data_dir: str) -> str:
     if row is None:
         return f"{builder.config.found}; no rows"
     image = next(images_of(row), None)
-    if image is None or builder.FACTS.images_in_sa1b or not builder.config.images.decode:
+    if image is None or builder.FACTS.in_sa1b or not builder.config.images.decode:
         return f"{builder.config.found}; the first row reads"
     return f"{builder.config.found}; the first row reads, its image too ({image_size(image)})"
 

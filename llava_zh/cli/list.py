@@ -45,8 +45,17 @@ def _described(facts: DatasetFacts) -> str:
     rows = [("CONFIG", "ROWS", "SIZE", "LANGUAGE", "TASK", "")]
     for config in facts.configs:
         size = text.size(config.size) if config.size else "–"
-        task = config.task or ("caption" if facts.images_in_sa1b else "all")
-        rows.append((config.name, f"{config.rows:,}", size, config.language, task, config.description))
+        task = config.task or ("all" if facts.tasks else "caption")
+        rows.append(
+            (
+                config.name,
+                "–" if config.rows is None else f"{config.rows:,}",
+                size,
+                config.language or "–",
+                task,
+                config.description,
+            )
+        )
     about = [
         ("page", facts.homepage),
         *facts.repos.items(),

@@ -143,7 +143,7 @@ def export(
         folder=Path(output_dir).expanduser().absolute(),
         on_bad_image=on_bad_image,
     )
-    if job.images != "url" and builders[0].FACTS.images_in_sa1b:
+    if job.images != "url" and builders[0].FACTS.in_sa1b:
         logger.warning(
             "SA-1B's pictures are under the SA-1B research licence, which the captions' licence does not cover: "
             "do not pass this export on."
@@ -163,7 +163,7 @@ def _configs(path: str, name: str | None, language: str | None) -> list[str | No
     facts = dataset_facts(path)
     if language is None:
         return [name]
-    languages = sorted({config.language for config in facts.configs})
+    languages = sorted({config.language for config in facts.configs if config.language})
     _known(f"language of {facts.name}", language, languages)
     if name is not None:
         if any(config.name == name and config.language != language for config in facts.configs):

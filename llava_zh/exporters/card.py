@@ -39,9 +39,9 @@ def card(
     configs = list(dict.fromkeys(file.config for file in files))
     pictures = request["images"]
     rows = sum(file.rows for file in files)
-    copied = facts.images_in_sa1b and pictures != "url"
+    copied = facts.in_sa1b and pictures != "url"
     licences = [f"- Text: {facts.licence}.", f"- Pictures: {facts.image_licence}."]
-    if facts.images_in_sa1b:
+    if facts.in_sa1b:
         licences[1] = (
             f"- Pictures: {_SA1B}{': do not pass this folder on.' if copied else '; none are in this folder.'}"
         )
@@ -102,7 +102,7 @@ def _longest_run(text: str) -> int:
 
 
 def _lazy_note(facts: DatasetFacts, request: Mapping[str, Any]) -> list[str]:
-    if request["images"] != "url" or not facts.images_in_sa1b or TARGETS[request["to"]].trainer:
+    if request["images"] != "url" or not facts.in_sa1b or TARGETS[request["to"]].trainer:
         return []
     return [
         "",

@@ -15,6 +15,7 @@ from ..gates import pictures, places
 from ..gates.safe_text import get_logger, safe
 from ..images.decode import read_bytes, smaller
 from ..images.locations import ArchivedImages, EmbeddedImages, FolderImages, Images, Sa1bImages, UnresolvedImages
+from ..images.prefixed import PrefixedImages
 from ..sa1b.published import SCHEME
 from ..storage.durable import explained, holds
 from ..streams.left_out import SHOWN
@@ -172,6 +173,9 @@ class ImageExport:
         if isinstance(self.images, Sa1bImages):
             # Without a root: such a URL works wherever SA1B_ROOT or the reader says where SA-1B is.
             return Sa1bImages(None).urls(paths)
+        if isinstance(self.images, PrefixedImages):
+            rootless = self.images.changed(lambda one: Sa1bImages(None) if isinstance(one, Sa1bImages) else one)
+            return rootless.urls(paths)
         return self.images.urls(paths)
 
 
@@ -202,6 +206,12 @@ def local_file(images: Images, path: str) -> str:
     """
     from ..sa1b.layout import FileHit
 
+    if isinstance(images, PrefixedImages):
+        place, inner = images.of(path)
+        if place is None:
+            read_bytes(images.urls(pa.array([path], pa.string()))[0].as_py())  # which raises, and says why
+        else:
+            images, path = place, inner
     if isinstance(images, Sa1bImages):
         hit = images.filesystem().locate(path)
         if isinstance(hit, FileHit) and hit.root.local:

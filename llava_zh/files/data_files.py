@@ -82,7 +82,7 @@ def local_files(data_dir: str | None, data_files: Any) -> list[DataFile]:
     if data_files is None:
         found = [_local(path, path.relative_to(base).as_posix()) for path in _walk(base, base, 0, ())]
     else:
-        found = [file for pattern in _flatten(data_files) for file in _matching(base / _path(pattern))]
+        found = [file for pattern in flatten(data_files) for file in _matching(base / _path(pattern))]
     return _each_once(found)
 
 
@@ -118,16 +118,17 @@ def _each_once(files: list[DataFile]) -> list[DataFile]:
     return [file for file in dict.fromkeys(files) if file in chosen]
 
 
-def _flatten(data_files: Any) -> Iterator[str]:
+def flatten(data_files: Any) -> Iterator[str]:
+    """The names and patterns in `data_files`: one, a list of them, or a mapping with the split ``train``."""
     if isinstance(data_files, str | os.PathLike):
         yield os.fspath(data_files)
     elif isinstance(data_files, Mapping):
         if set(data_files) - {"train"}:
             raise UnknownName.of("split", next(iter(set(data_files) - {"train"})), ["train"])
-        yield from _flatten(data_files["train"])
+        yield from flatten(data_files["train"])
     else:
         for item in data_files:
-            yield from _flatten(item)
+            yield from flatten(item)
 
 
 def _walk(base: Path, folder: Path, depth: int, above: tuple[str, ...]) -> Iterator[Path]:

@@ -62,14 +62,14 @@ def tables(shard: Shard, reading: Reading) -> Iterator[Work]:
         check_names(parquet.schema_arrow)
         if twice := [name for name, count in Counter(parquet.schema_arrow.names).items() if count > 1]:
             raise BadFile(f"{file.label}: several columns have one name: {', '.join(twice)}. Rename them.")
-        names = [name for name in parquet.schema_arrow.names if name in records.KNOWN_COLUMNS]
-        for field in ("image", "conversations"):
-            if not set(names) & set(records.ALIASES[field]):
-                raise UnknownLayout(
-                    f"{file.label}: no column for {field}. Columns seen: {', '.join(parquet.schema_arrow.names)}. "
-                    f"Looked for {', '.join(records.ALIASES[field])}. "
-                    "Rename the column, or name other files with data_files=."
-                )
+        columns = reading.expect.columns
+        names = [name for name in parquet.schema_arrow.names if name in columns.known]
+        for field in columns.missing(names):
+            raise UnknownLayout(
+                f"{file.label}: no column for {field}. Columns seen: {', '.join(parquet.schema_arrow.names)}. "
+                f"Looked for {', '.join(columns.names[field])}. "
+                "Rename the column, or name other files with data_files=."
+            )
         reading.on_columns(parquet.schema_arrow.names)
         row = sum(parquet.metadata.row_group(i).num_rows for i in range(shard.start))
         for batch in _batches(file, reading.token, parquet, names, range(shard.start, shard.end)):

@@ -27,6 +27,7 @@ import pyarrow as pa
 from ..errors import BadArgument, BadFile, BadRow
 from ..gates import json_values
 from ..rows import records
+from ..rows.columns import USUAL, Columns
 from ..rows.records import Expect, Place
 from . import json_arrays, jsonl, parquet_files, webdataset
 from .compressed import decompressed
@@ -136,11 +137,12 @@ def tables(shard: Shard, reading: Reading) -> Iterator[pa.Table]:
         reading.on_damage(error)
 
 
-def sample(file: DataFile, token: Any = None, *, patient: bool = False) -> Mapping[str, Any]:
+def sample(file: DataFile, token: Any = None, *, patient: bool = False, columns: Columns = USUAL) -> Mapping[str, Any]:
     """The first good record of a file as it is (keys and values unchanged), empty when it has no rows.
 
     Args:
         patient: Bad rows are left out, so the first good one may come late.
+        columns: The names by which a good one is known.
 
     Raises:
         BadRow: None of the rows near the file's start is good; this is what is wrong with the first.
@@ -161,7 +163,7 @@ def sample(file: DataFile, token: Any = None, *, patient: bool = False) -> Mappi
     for row in itertools.islice(rows, SAMPLED_PATIENTLY if patient else SAMPLED):
         if isinstance(row, Mapping):
             # All rows of a table have its columns; a line of JSON that has other keys is one more bad row.
-            if not patient or kind in ("parquet", "tar") or _looks_like_a_row(row):
+            if not patient or kind in ("parquet", "tar") or not columns.missing(row):
                 return row
             unlike = unlike or row
         bad = bad or row
@@ -170,10 +172,6 @@ def sample(file: DataFile, token: Any = None, *, patient: bool = False) -> Mappi
     if isinstance(bad, BadRow):
         raise bad
     return {}
-
-
-def _looks_like_a_row(row: Mapping[str, Any]) -> bool:
-    return all(any(name in row for name in records.ALIASES[field]) for field in ("image", "conversations"))
 
 
 def raw_records(file: DataFile, token: Any = None) -> Iterator[Record]:

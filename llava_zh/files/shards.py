@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from ..errors import BadFile, BadRow
 from ..rows import records
+from ..rows.columns import Columns
 from ..rows.records import Expect, Place
 from .data_files import DataFile
 
@@ -77,7 +78,7 @@ def row_tables(rows: Iterable[tuple[Place, Any]], reading: Reading) -> Iterator[
         elif not isinstance(row, BadRow):
             row = records.bad_row(place, "row", "one JSON object", row)
         batch.append((place, row))
-        size += _bytes_of_images(row)
+        size += _bytes_of_images(row, reading.expect.columns)
         if len(batch) >= 512 or size >= TABLE_BYTES:
             yield partial(records.from_rows, batch, reading.expect, reading.on_bad)
             batch, size = [], 0
@@ -87,7 +88,8 @@ def row_tables(rows: Iterable[tuple[Place, Any]], reading: Reading) -> Iterator[
         raise damage
 
 
-def _bytes_of_images(row: Any) -> int:
-    image = row.get("image") if isinstance(row, Mapping) else None
+def _bytes_of_images(row: Any, columns: Columns) -> int:
+    image = columns.get(row, "image")[1] if isinstance(row, Mapping) else None
     images = image if isinstance(image, list) else [image]
-    return sum(len(i.get("bytes") or b"") for i in images if isinstance(i, Mapping))
+    data = (one.get("bytes") if isinstance(one, Mapping) else one for one in images)
+    return sum(len(one) for one in data if isinstance(one, bytes))

@@ -26,6 +26,7 @@ from ..gates import links
 from ..sa1b.access import Access, public
 from ..sa1b.published import LINK, NAME, NO_BYTES, SCHEME, checked, data_url, image_urls, mark, own_archive, plain
 from .listings import Listings, forget, names_below
+from .prefixed import PrefixedImages
 
 Present = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -78,6 +79,8 @@ def with_token(images: Images, token: Any) -> Images:
         return replace(images, access=images.access | Access.of(*images.roots, token=token))
     if isinstance(images, FolderImages):
         return replace(images, access=images.access | Access.of(images.base, token=token))
+    if isinstance(images, PrefixedImages):
+        return images.changed(lambda place: with_token(place, token))
     return images
 
 

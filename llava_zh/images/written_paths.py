@@ -15,7 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..sa1b.published import DATA, NAME, SCHEME
+from ..sa1b.urls import SA_NAME
 from .locations import ArchivedImages, FolderImages, Images, Sa1bImages
+from .prefixed import PrefixedImages
 
 #: What stands before and after a published path.
 Around = tuple[str, str]
@@ -29,7 +31,10 @@ def around(images: Images) -> tuple[Around, ...]:
 
 
 def _around(images: Images) -> Iterator[Around]:
-    if isinstance(images, Sa1bImages):
+    if isinstance(images, PrefixedImages):
+        for part in images.parts:
+            yield from _around(part.images) if part.images is not None and not part.cut else ()
+    elif isinstance(images, Sa1bImages):
         from ..sa1b import url_suffix
 
         roots = images.roots or ()
@@ -61,6 +66,14 @@ def published(path: str, around: tuple[Around, ...]) -> str:
         if len(path) > len(before) + len(after) and path.startswith(before) and path.endswith(after):
             return _unescaped(path[len(before) : len(path) - len(after)])
     return path
+
+
+def sa1b_name(path: str) -> str:
+    """The name of the image of SA-1B that a URL ends in, whatever server it names; any other path as it is."""
+    if not path.startswith(("http://", "https://")):
+        return path
+    name = path.partition("?")[0].rpartition("/")[2]
+    return name if SA_NAME.fullmatch(name) else path
 
 
 def _unescaped(inner: str) -> str:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from llava_zh.errors import NothingLeft, RunConflict
 from llava_zh.files.shards import Shard
 from llava_zh.images.locations import FolderImages
+from llava_zh.images.prefixed import PrefixedImages
 from llava_zh.regenerate.plan import Looked, Mask, Plan, Selection, Start
 from llava_zh.streams.builder import PublishedBuilder
 from llava_zh.streams.left_out import Tally
@@ -189,6 +190,11 @@ def _any_image(builder: PublishedBuilder, table: pa.Table, archives: Iterable[st
 
 def _there(images: Any) -> tuple[tuple[str, ...] | None, str]:
     """The archives that are there, and text that changes when images outside of archives come or go."""
+    if isinstance(images, PrefixedImages):
+        held = [_there(place) for place in images.places()]
+        archives = [names for names, _ in held if names is not None]
+        there = tuple(sorted({name for names in archives for name in names})) if archives else None
+        return there, " ".join(text for _, text in held)
     if isinstance(images, FolderImages):
         return None, "" if "://" in images.base else images.contents()
     filesystem = getattr(images, "filesystem", None) or getattr(images, "_filesystem", None)

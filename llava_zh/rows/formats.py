@@ -162,7 +162,7 @@ def to_rows(
     shape: RowShape,
     schema: pa.Schema,
     urls: Callable[[pa.Array], pa.Array],
-    constants: dict[str, str],
+    constants: Mapping[str, str | None],
 ) -> pa.Table:
     """The rows of `annotations` in the format that `shape` says, with the Arrow `schema` of its features.
 

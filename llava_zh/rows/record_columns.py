@@ -25,7 +25,8 @@ _RENAMED = np.array([published != name for published, name in ROLES.items()])
 
 def from_arrow(table: pa.Table, expect: Expect) -> pa.Table | None:
     """The annotations of `table`, or None when a row needs a closer look (bad, or merely unusual)."""
-    columns = {name: column for name, names in ALIASES.items() if (column := _column(table, names)) is not None}
+    names_of = expect.columns.names
+    columns = {name: column for name in ALIASES if (column := _column(table, names_of[name])) is not None}
     if len(columns) < len(ALIASES):
         return None
     rows = len(table)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,6 +23,8 @@ from ..gates import json_values, places
 from ..gates.limits import SAMPLE_IMAGES
 from ..gates.safe_text import get_logger
 from ..images import written_paths
+from .columns import ALIASES as ALIASES
+from .columns import USUAL, Columns
 
 logger = get_logger(__name__)
 
@@ -43,19 +45,11 @@ ANNOTATIONS = pa.schema(
     ]
 )
 
-# The names under which readers of these datasets have found each field, the published one first.
-ALIASES: Mapping[str, tuple[str, ...]] = {
-    "id": ("id",),
-    "image": ("image", "image_path", "images", "img"),
-    "width": ("width", "width_list"),
-    "height": ("height", "height_list"),
-    "conversations": ("conversations", "conversation", "messages"),
-    "task": ("type", "task_type", "task"),
-}
 ROLE_KEYS = ("from", "role")
 TEXT_KEYS = ("value", "text", "content")
 ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "system": "system"}
-KNOWN_COLUMNS = frozenset(name for names in ALIASES.values() for name in names) | {"config", "language"}
+KNOWN_COLUMNS = USUAL.known
+unknown_columns = USUAL.unknown
 
 _DATA_URI = re.compile(r"data:image/[\w.+-]+;base64,", re.IGNORECASE)
 MARK = "<image>"
@@ -86,12 +80,17 @@ class Place(NamedTuple):
 class Expect:
     """What the rows of a configuration must be: ``images`` is ``"one"`` or ``"many"``.
 
-    `around` is what they may have around an image's path, see :mod:`llava_zh.images.written_paths`.
+    `around` is what they may have around an image's path, see :mod:`llava_zh.images.written_paths`. `columns` are the
+    names of their fields. Rows with a caption alone get `question` as their human turn. `in_sa1b` says that a URL which
+    ends in the name of an image of SA-1B is that image.
     """
 
     images: str = "one"
     task_of: Callable[[str], str | None] | None = None
     around: tuple[written_paths.Around, ...] = (written_paths.SA1B,)
+    columns: Columns = USUAL
+    question: str = MARK
+    in_sa1b: bool = False
 
 
 def empty() -> pa.Table:
@@ -212,10 +211,7 @@ class _Checked:
 
     def _get(self, field: str) -> tuple[str, Any]:
         """The name under which the row has `field`, and its value (None when it has it under no name)."""
-        for name in ALIASES[field]:
-            if self.row.get(name) is not None:
-                return name, self.row[name]
-        return ALIASES[field][0], None
+        return self.expect.columns.get(self.row, field)
 
     def _id(self) -> str | None:
         name, value = self._get("id")
@@ -265,6 +261,8 @@ class _Checked:
         if is_data_uri(path):
             return None, self._decoded(field, path)
         path = written_paths.published(path, self.expect.around)
+        if self.expect.in_sa1b:
+            path = written_paths.sa1b_name(path)
         if problem := places.unsafe(path):
             expected = "a path below the image root (not absolute, no '..', no scheme)"
             raise self._bad(field, expected, path, _path_hint(path, problem))
@@ -286,6 +284,8 @@ class _Checked:
     def turns(self) -> tuple[str, list[dict[str, str]]]:
         """The name under which the row has its turns, and the turns with LLaVA's keys and roles."""
         name, value = self._get("conversations")
+        if value is None and (round_ := self._round()) is not None:
+            return round_
         if isinstance(value, str):
             try:
                 value = json_values.decode(value.encode("utf-8"))
@@ -300,6 +300,22 @@ class _Checked:
             found = _NOTHING if value is None else _as_json(value)
             raise self._told(name, "a list of at least one turn", found)
         return name, [self._turn(f"{name}[{i}]", turn) for i, turn in enumerate(value)]
+
+    def _round(self) -> tuple[str, list[dict[str, str]]] | None:
+        """The turns of a row with one caption, or with one question and its answer; None where it has neither."""
+        asked, question = self._get("question")
+        answered, answer = self._get("answer")
+        if answer is None:
+            asked, question = "question", self.expect.question
+            answered, answer = self._get("caption")
+        if answer is None:
+            return None
+        if question is None:
+            question = self.expect.question
+        for name, text in ((asked, question), (answered, answer)):
+            if not isinstance(text, str):
+                raise self._bad(name, "text", text)
+        return answered, [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
 
     def _turn(self, field: str, turn: Any) -> dict[str, str]:
         if not isinstance(turn, Mapping):
@@ -369,8 +385,3 @@ def _is_integer(value: Any) -> bool:
     if isinstance(value, float):
         return value.is_integer() and abs(value) < 1 << 63
     return isinstance(value, int) and not isinstance(value, bool) and -(1 << 63) <= value < 1 << 63
-
-
-def unknown_columns(names: Iterable[str]) -> Iterator[str]:
-    """The names that no field of a row is known by."""
-    return (name for name in names if name not in KNOWN_COLUMNS)

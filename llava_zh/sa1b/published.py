@@ -28,10 +28,12 @@ REFUSED = "!refused/"
 LINK = "!link/"
 #: The same for a row without bytes in a dataset whose rows embed their images.
 NO_BYTES = "!no-bytes/"
+#: The same for a path that begins like none of those whose place is known.
+NOWHERE = "!nowhere/"
 
 _LONGEST_NAME = 255  # bytes; what file systems have
 _LONGEST_PATH = 4000
-_MARKS = (NAME, DATA, REFUSED, LINK, NO_BYTES)
+_MARKS = (NAME, DATA, REFUSED, LINK, NO_BYTES, NOWHERE)
 _PIECE = 1 << 17
 _SUSPECT = tuple(bytes([byte]) for byte in b"\\:!\x7f")
 _WILD_BYTES = tuple(bytes([byte]) for byte in b"%*?[]")
@@ -96,6 +98,13 @@ def explained(path: str) -> str | None:
         return (
             f"The row has no bytes for its image {name[:200]!r}. The rows of this dataset embed their images, and a "
             "path is only a name there, which is not opened. on_missing_image='skip' leaves such rows out."
+        )
+    if path.startswith(NOWHERE):
+        name = unquote(path.removeprefix(NOWHERE), errors="replace")
+        begins = f"{name.partition('/')[0]}/" if "/" in name else name[:40]
+        return (
+            f"It is not known where the row's image {name[:200]!r} is. Pass image_root= as the folder that all paths "
+            f"start from, or as a mapping that has {begins!r}; on_missing_image='skip' leaves such rows out."
         )
     return None
 

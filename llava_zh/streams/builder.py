@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -16,8 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets.exceptions import DatasetGenerationError
 
+from ..catalog import resolve
 from ..catalog.facts import ConfigFacts, DatasetFacts
-from ..catalog.request import Request
+from ..catalog.request import Request, declared
 from ..errors import BadArgument, LlavaZhError, NothingLeft
 from ..files import hub, readers
 from ..files.data_files import DataFile
@@ -33,6 +35,9 @@ from .typed import TypedArrowExamples
 
 logger = get_logger(__name__)
 
+# The classes of builders by the names of their datasets; for a dataset without one of its own it is made.
+_classes: dict[str, type[PublishedBuilder]] = {}
+
 
 @dataclass
 class PublishedConfig(datasets.BuilderConfig):  # type: ignore[misc]
@@ -42,21 +47,25 @@ class PublishedConfig(datasets.BuilderConfig):  # type: ignore[misc]
         files: The files with its rows; `found` says in words what they are.
         images: Where its images are.
         request: What was asked for, settled for the dataset.
+        rules: What else decides which rows come of the files, where no VERSION of a builder says so.
     """
 
     files: tuple[DataFile, ...] = ()
     found: str = ""
     images: Images = UnresolvedImages()
     request: Request = Request(path="")
+    rules: str = ""
 
     def create_config_id(self, config_kwargs: Any, custom_features: Any = None) -> str:
         """The name of the cache folder: the config and a digest of all that decides which rows come out."""
-        parts = self.request.identity(self.files, self.images)
+        parts = self.request.identity(self.files, self.images) + ([f"rules:{self.rules}"] if self.rules else [])
         return f"{self.name}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}"
 
 
 class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
-    """Base of the builders: a subclass says what is published, in :attr:`FACTS`, and which tasks its rows name.
+    """Base of the builders: a subclass says what is published, in :attr:`FACTS`, and nothing more.
+
+    It takes the arguments of :func:`llava_zh.load_dataset`, by itself and as a script of `datasets` 3.6.
 
     `datasets` caches what a builder prepares by its VERSION and knows nothing of its code, so any change of the
     rows that come out must raise :attr:`VERSION`.
@@ -71,22 +80,42 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
     _parse_ahead: int = PARSE_AHEAD
     #: Whether rows name their images as the files do, for whoever writes them as published, and not by what opens them.
     images_as_published: bool = False
+    _BY_RULES: ClassVar[bool] = False
     _account: str | None = None  # where the processes that prepare leave their counts
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for module in (__name__, cls.__module__):
             leave_as_it_is(module)
+        _classes.setdefault(cls.FACTS.name, cls)
         cls.BUILDER_CONFIGS = [
             PublishedConfig(name=config.name, version=cls.VERSION, description=config.description)
             for config in cls.FACTS.configs
         ]
         cls.DEFAULT_CONFIG_NAME = cls.FACTS.default_config
 
-    @staticmethod
-    def task_of(published: str) -> str | None:
-        """The task's name in rows, from the name it was published under."""
-        return published
+    def __init__(
+        self,
+        cache_dir: str | None = None,
+        dataset_name: str | None = None,
+        config_name: str | None = None,
+        *,
+        request: Request | None = None,
+        token: Any = None,
+        **arguments: Any,
+    ) -> None:
+        if request is None:
+            asked = {name: arguments.pop(name) for name in declared(Request) if name in arguments}
+            request = Request(path=self.FACTS.name, name=config_name, token=token, **asked)
+        found = resolve.settings(self.FACTS, request)
+        if self._BY_RULES:
+            found["rules"] = self.FACTS.rules(found["config_name"])
+        super().__init__(cache_dir, self.FACTS.name, token=request.token, **found, **arguments)
+
+    @classmethod
+    def task_of(cls, published: str) -> str | None:
+        """The task's name in rows, from the name it was published under; a name that is not known stays as it is."""
+        return cls.FACTS.task_of(published)
 
     @property
     def config_facts(self) -> ConfigFacts:
@@ -106,12 +135,11 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
     @property
     def shape(self) -> RowShape:
         """Which columns the rows have."""
-        published = self.FACTS.images_in_sa1b
         return RowShape(
             row_format=self.config.request.row_format,
             images=self.config_facts.images,
-            pixels=published,
-            tasks=not published,
+            pixels=self.FACTS.sizes,
+            tasks=bool(self.FACTS.tasks),
             decode=self.config.images.decode,
             options=self.config.request.options,
         )
@@ -161,7 +189,8 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
     def tally(self, account: str | None = None) -> Tally:
         """A count of what this process leaves out while it reads; see :class:`~llava_zh.streams.left_out.Tally`."""
         request = self.config.request
-        return Tally(f"{self.FACTS.name}/{self.config.name}", request.on_bad_row, request.bad_images, account)
+        name = f"{self.FACTS.name}/{self.config.name}"
+        return Tally(name, request.on_bad_row, request.bad_images, account, self.FACTS.fields)
 
     def _tables(self, shards: list[Shard], tally: Tally) -> Iterator[tuple[tuple[int, int], pa.Table]]:
         return self.annotations(shards, tally, self.row_maker(tally))
@@ -169,7 +198,7 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
     def row_maker(self, tally: Tally) -> Callable[[pa.Table], pa.Table]:
         """The function that makes rows of a table of annotations; `tally` counts the images it gives as null."""
         schema, shape, urls = self.info.features.arrow_schema, self.shape, self._urls(tally)
-        constants = {"config": self.config.name, "language": self.config_facts.language}
+        constants: dict[str, str | None] = {"config": self.config.name, "language": self.config_facts.language}
         return lambda kept: to_rows(kept, shape, schema, urls, constants)
 
     def annotations(
@@ -182,7 +211,12 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
             then: Applied to each table, in the threads that read ahead.
         """
         expect = Expect(
-            images=self.config_facts.images, task_of=self.task_of, around=written_paths.around(self.config.images)
+            images=self.config_facts.images,
+            task_of=self.task_of,
+            around=written_paths.around(self.config.images),
+            columns=self.FACTS.fields,
+            question=self.config_facts.question,
+            in_sa1b=self.FACTS.in_sa1b,
         )
         reading = Reading(
             expect,
@@ -329,6 +363,34 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
             if isinstance(error.__cause__, LlavaZhError):
                 raise error.__cause__ from None
             raise
+
+
+class RegisteredBuilder(PublishedBuilder):
+    """Base of the classes that are made of facts alone, which pickle has to make again in another process.
+
+    Nobody raises a VERSION for these, so that the name of a cache folder holds their :meth:`DatasetFacts.rules`.
+    """
+
+    FACTS = DatasetFacts("registered")
+    _BY_RULES = True
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _instance, (self.FACTS,), self.__getstate__()
+
+
+def builder_class(facts: DatasetFacts) -> type[PublishedBuilder]:
+    """The builder's class for a dataset: one written for it, or one made of its facts."""
+    known = _classes.get(facts.name)
+    if known is None or facts != known.FACTS:
+        name = "".join(part.capitalize() for part in re.split(r"[^A-Za-z0-9]+", facts.name))
+        known = type(name, (RegisteredBuilder,), {"FACTS": facts, "__module__": __name__, "__doc__": facts.description})
+        _classes[facts.name] = known
+    return known
+
+
+def _instance(facts: DatasetFacts) -> PublishedBuilder:
+    made: PublishedBuilder = object.__new__(builder_class(facts))
+    return made
 
 
 def _rows_where(table: pa.Table, keep: Callable[[pa.Array], pa.Array]) -> pa.Table:

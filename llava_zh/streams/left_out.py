@@ -15,6 +15,7 @@ from ..files import hub
 from ..files.data_files import DataFile
 from ..gates.safe_text import get_logger
 from ..rows import records
+from ..rows.columns import USUAL, Columns
 
 logger = get_logger(__name__)
 
@@ -31,14 +32,21 @@ class Tally:
         name: The dataset, for the log.
         on_bad_row: ``"raise"`` or ``"skip"``.
         bad_images: The entries of ``bad_images=``, each of which should match some row.
+        columns: The names under which rows have each field.
         account: A folder in which the processes of one job leave their counts, so that :meth:`Account.close` tells of
             all of them together. Without one this process tells of its own.
     """
 
     def __init__(
-        self, name: str, on_bad_row: str, bad_images: frozenset[str] = frozenset(), account: str | None = None
+        self,
+        name: str,
+        on_bad_row: str,
+        bad_images: frozenset[str] = frozenset(),
+        account: str | None = None,
+        columns: Columns = USUAL,
     ) -> None:
         self._name, self._on_bad_row, self._bad_images, self._account = name, on_bad_row, bad_images, account
+        self._known = columns
         self._counts: Counter[str] = Counter()
         self._rows = 0
         self._matched: set[str] = set()
@@ -47,7 +55,7 @@ class Tally:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Each process counts what it has left out itself.
-        return Tally, (self._name, self._on_bad_row, self._bad_images, self._account)
+        return Tally, (self._name, self._on_bad_row, self._bad_images, self._account, self._known)
 
     def rows(self, number: int) -> None:
         """Count good rows that the files gave, before any selection."""
@@ -82,7 +90,7 @@ class Tally:
 
     def columns(self, names: Iterable[str]) -> None:
         """Tell once of keys that no field is known by."""
-        new = set(records.unknown_columns(names)) - self._columns
+        new = set(self._known.unknown(names)) - self._columns
         if not new:
             return
         with self._lock:

@@ -1,0 +1,82 @@
+"""Under which names records have each field: the usual ones, and those of a dataset that has others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from ..gates import json_values, python_text
+
+# The names under which readers of such datasets have found each field, the published one first.
+ALIASES: Mapping[str, tuple[str, ...]] = {
+    "id": ("id",),
+    "image": ("image", "image_path", "images", "img"),
+    "width": ("width", "width_list"),
+    "height": ("height", "height_list"),
+    "conversations": ("conversations", "conversation", "messages"),
+    "task": ("type", "task_type", "task"),
+}
+#: Fields that a row may have in place of `conversations`, which are read only where a dataset names their columns.
+ROUNDS = ("caption", "question", "answer")
+_OURS = frozenset({"config", "language"})
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The names of each field, the preferred one first; a name with a dot is a key in a column of objects."""
+
+    names: Mapping[str, tuple[str, ...]]
+
+    @classmethod
+    def of(cls, given: Mapping[str, tuple[str, ...]]) -> Columns:
+        """The usual names, with those `given` before them."""
+        if not given:
+            return USUAL
+        fields = (*ALIASES, *ROUNDS)
+        return cls({f: tuple(dict.fromkeys((*given.get(f, ()), *ALIASES.get(f, ())))) for f in fields})
+
+    @cached_property
+    def known(self) -> frozenset[str]:
+        """All columns that are read, and those that our own files have besides."""
+        return frozenset(name.partition(".")[0] for names in self.names.values() for name in names) | _OURS
+
+    def unknown(self, names: Iterable[str]) -> Iterator[str]:
+        """The names that no field of a row is known by."""
+        return (name for name in names if name not in self.known)
+
+    def get(self, row: Mapping[str, Any], field: str) -> tuple[str, Any]:
+        """The name under which `row` has `field`, and its value (None when it has it under no name)."""
+        names = self.names[field]
+        for name in names:
+            value = row.get(name) if "." not in name else _within(row, name)
+            if value is not None:
+                return name, value
+        return names[0] if names else field, None
+
+    def missing(self, columns: Iterable[str]) -> list[str]:
+        """Which of a row's two parts, image and conversation, none of `columns` is for."""
+        there = set(columns)
+        has = {field: any(name.partition(".")[0] in there for name in names) for field, names in self.names.items()}
+        text = has["conversations"] or has["caption"] or has["answer"]
+        return [name for name, found in (("image", has["image"]), ("conversations", text)) if not found]
+
+
+def _within(row: Mapping[str, Any], name: str) -> Any:
+    """The value at a dotted name, through objects that may be written as JSON or as Python text."""
+    first, *keys = name.split(".")
+    value = row.get(first)
+    for key in keys:
+        if isinstance(value, str):
+            try:
+                value = json_values.decode(value.encode("utf-8", "surrogatepass"))
+            except json_values.NotJson:
+                value = python_text.decode(value)
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(key)
+    return value
+
+
+USUAL = Columns({**ALIASES, **dict.fromkeys(ROUNDS, ())})
