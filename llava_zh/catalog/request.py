@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from ..errors import BadArgument, UnknownArgument, UnknownName
 from ..files.data_files import SOURCES
 from ..gates import sizes
+from ..sa1b.access import public
 from ..sa1b.urls import SA_NAME, SHARD_NAME, archive_names, normalize
 
 if TYPE_CHECKING:
@@ -318,6 +319,10 @@ class Request:
             raise BadArgument(f"archives= chooses SA-1B archives; the images of {facts.name} are not from SA-1B.")
         return dataclasses.replace(self, bad_images=image_names(self.bad_images, sa1b), token=None, **instead)
 
+    def given(self) -> set[str]:
+        """The names of what was asked beside the path: the fields that are not by their default."""
+        return {name for name in declared(type(self)) if name != "path" and not self._is_default(name)}
+
     # -- what it means ---------------------------------------------------------------------------------------
 
     @property
@@ -358,9 +363,9 @@ class Request:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """What was asked for, as JSON can hold it, without defaults; never the token."""
+        """What was asked for, as JSON can hold it, without defaults; never the token, nor a password in a URL."""
         return {
-            name: _plain(getattr(self, name))
+            name: _public(_plain(getattr(self, name)))
             for name, about in declared(type(self)).items()
             if about.decides is not Decides.ACCESS and not self._is_default(name)
         }
@@ -417,6 +422,15 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {name: each for name, each in dataclasses.asdict(value).items() if each is not None}
     return value
+
+
+def _public(value: Any) -> Any:
+    """A plain value without the users, passwords and signatures of URLs in it."""
+    if isinstance(value, str):
+        return ",".join(public(part) for part in value.split(",")) if "://" in value else value
+    if isinstance(value, dict):
+        return {name: _public(each) for name, each in value.items()}
+    return [_public(each) for each in value] if isinstance(value, list) else value
 
 
 def image_names(entries: Any, sa1b: bool) -> frozenset[str]:

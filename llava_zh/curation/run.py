@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from llava_zh.catalog.request import Request
 from llava_zh.curation import kept
 from llava_zh.curation.checks import LEAKS, Checks
 from llava_zh.curation.passes import Bounds, Facts, Verdict, split_rows
@@ -100,7 +102,9 @@ def curate(
         "limit": limit,
     }
     _check(parameters, output_dir)
-    report = CurationReport(parameters)
+    given = {option: value for option, value in load_options.items() if option != "cache_dir" and value is not None}
+    asked = Request.of(os.fspath(path) if isinstance(path, str | Path) else "rows", name, given, "curate")
+    report = CurationReport(parameters | asked.to_dict())
     checks = Checks(
         language=language,
         single_paragraph=single_paragraph,
@@ -108,7 +112,7 @@ def curate(
         leaks=(*LEAKS, *(phrase.lower() for phrase in leaks)),
         near_duplicates=near_duplicates is not None,
     )
-    rows = itertools.islice(open_rows(path, name, load_options), limit)
+    rows = itertools.islice(open_rows(path, asked, load_options.get("cache_dir")), limit)
     started = time.monotonic()
     with _Folder(Path(output_dir), overwrite) as folder:
         facts = Facts(folder.work, checks, near_duplicates)

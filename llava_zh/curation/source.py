@@ -16,6 +16,7 @@ from llava_zh.rows import records
 from llava_zh.rows.records import Expect, Place
 
 if TYPE_CHECKING:
+    from llava_zh.catalog.request import Request
     from llava_zh.files.data_files import DataFile
     from llava_zh.streams.builder import PublishedBuilder
 
@@ -34,43 +35,46 @@ class Row(NamedTuple):
     pictures: list[bytes | None] | None = None
 
 
-def open_rows(path: Source, name: str | None, load_options: Mapping[str, Any]) -> Iterator[Row]:
+def open_rows(path: Source, request: Request, cache_dir: Any = None) -> Iterator[Row]:
     """The rows of `path`; see :func:`llava_zh.curation.run.curate`.
+
+    Args:
+        request: What is asked of them. Its path is that of a dataset given by name.
+        cache_dir: As for :func:`llava_zh.load_dataset_builder`.
 
     Raises:
         BadRow: A row that :func:`llava_zh.load_dataset` would not take either; says which, and what is wrong with it.
         DataFileNotFound: A folder without a file of rows.
         BadArgument: Options that have no meaning for these rows.
     """
-    given = {option for option, value in load_options.items() if value is not None}
+    given = request.given()
     if not isinstance(path, str | os.PathLike):
-        if name is not None or given:
+        if given:
             raise BadArgument("name and the options of load_dataset apply to a dataset's name, not to rows.")
         return (_of_mapping(row, Place("rows", row=position)) for position, row in enumerate(path))
     files = _on_disk(Path(path))
     if files is None:
-        return _rows_of_dataset(os.fspath(path), name, load_options)
-    if name is not None or given - {"on_bad_row"}:
+        return _rows_of_dataset(request, cache_dir)
+    if given - {"on_bad_row"}:
         raise BadArgument(
             f"{path} is read as it is on disk, where only on_bad_row applies. To choose rows of it, give the dataset's "
             "name, and this folder as data_dir=."
         )
-    return _rows_of_files(files, str(path), load_options.get("on_bad_row") or "raise")
+    return _rows_of_files(files, str(path), request.on_bad_row)
 
 
 # -- a dataset ---------------------------------------------------------------------------------------------
 
 
-def _rows_of_dataset(path: str, name: str | None, options: Mapping[str, Any]) -> Iterator[Row]:
-    from llava_zh.load import load_dataset_builder
+def _rows_of_dataset(request: Request, cache_dir: Any) -> Iterator[Row]:
+    from llava_zh.load import builder_of
 
-    if options.get("row_format") not in (None, "llava") or options.get("options") is not None:
+    if request.given() & {"row_format", "options"}:
         raise BadArgument("row_format: rows are curated as published. Load what is kept in the form you want.")
-    given = {option: value for option, value in options.items() if value is not None}
-    builder = load_dataset_builder(path, name, **given)
+    builder = builder_of(request, cache_dir)
     builder.images_as_published = True  # so a missing image keeps its name, by which loading finds nothing again
     rows = builder.as_streaming_dataset(split="train").decode(False)
-    return _some(rows, path, builder)
+    return _some(rows, request.path, builder)
 
 
 def _some(rows: Iterable[Any], path: str, builder: PublishedBuilder) -> Iterator[Row]:

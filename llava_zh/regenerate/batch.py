@@ -108,7 +108,7 @@ class _Batch:
         self.source: Source = open_source(path_or_rows, name, loading)
         self.choice = PromptChoice(prompt, self.source.config, seed)
         self.folder = Path(output_dir).expanduser().absolute()
-        manifest = manifest_of(self.source.identity, self.choice, self.settings, unit_rows)
+        manifest = manifest_of(self.source, self.choice, self.settings, unit_rows)
         self.ledger, self.notes = open_ledger(self.folder, self.source, unit_rows, manifest, widen)
         self.session = Session()
         self.left = 0  # rows that still want a result

@@ -112,7 +112,7 @@ def regenerate(
     rows = open_source(path_or_rows, name, loading)
     choice = PromptChoice(prompt, rows.config, seed)
     folder = Path(output_dir).expanduser().absolute()
-    manifest = manifest_of(rows.identity, choice, settings, unit_rows)
+    manifest = manifest_of(rows, choice, settings, unit_rows)
     ledger, notes = open_ledger(folder, rows, unit_rows, manifest, widen)
     session = Session()
     status = "stopped"

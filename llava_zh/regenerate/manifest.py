@@ -19,23 +19,26 @@ from llava_zh.storage.lines import write_lines
 if TYPE_CHECKING:
     from llava_zh.regenerate.dialogue import PromptChoice
     from llava_zh.regenerate.run import Settings
+    from llava_zh.regenerate.source import Source
 
 #: Of the folder. Version 1 (llava-zh 0.1) named rows by their places after archives and images had left some out.
 FORMAT = 2
 #: Bytes of a manifest at most; it holds names of files and texts of prompts.
 _MOST = 16 << 20
 #: Kept for the reader's sake; a run goes on with other versions.
-_INFORMATIVE = {"versions", "created"}
+_INFORMATIVE = {"versions", "created", "asked"}
 
 
-def manifest_of(identity: dict[str, Any], choice: PromptChoice, settings: Settings, unit_rows: int) -> dict[str, Any]:
+def manifest_of(source: Source, choice: PromptChoice, settings: Settings, unit_rows: int) -> dict[str, Any]:
     """What makes a run this run; nothing secret, and nothing that may change while it goes on.
 
-    Which rows of the input belong to it is in the plan: that may be widened.
+    Which rows of the input belong to it is in the plan: that may be widened. What was asked for when it began (`asked`,
+    see :meth:`llava_zh.catalog.request.Request.from_dict`) is for the reader: files and pictures may have moved since.
     """
     return {
         "format": FORMAT,
-        "input": identity,
+        "input": source.identity,
+        "asked": source.asked,
         "prompts": {prompt.id: {"sha256": prompt.sha256, "text": prompt.text} for prompt in choice.prompts},
         "model": settings.model,
         "parameters": dict(settings.parameters),
@@ -73,6 +76,8 @@ def check_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     _check_format(path, known)
     differences = [*_differences("", _comparable(known), _comparable(manifest))]
     if differences:
+        if known.get("asked"):  # may be why: other files are in another folder
+            differences += _differences("asked", known["asked"], manifest.get("asked"))
         raise RunConflict(
             f"{folder} holds another run ({path} against what is asked now):\n"
             + "\n".join(differences)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Generator, Iterable, Iterator, Mapping, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -65,6 +65,7 @@ class Source:
         total: Number of rows, if known.
         image_base: Folder or URL that was put before the images' published paths.
         published: The rows of a dataset given by name, in place of `rows`.
+        asked: The request for that dataset, for whoever reads the manifest.
     """
 
     rows: Any
@@ -74,6 +75,7 @@ class Source:
     total: int | None = None
     image_base: str = ""
     published: PublishedRows | None = None
+    asked: dict[str, Any] = field(default_factory=dict)
 
     def selection(self) -> Selection:
         """Which rows are asked for, and what that means now."""
@@ -143,10 +145,13 @@ def open_source(path_or_rows: Any, name: str | None, loading: Mapping[str, Any])
 
 
 def _published(path: str, name: str | None, loading: Mapping[str, Any]) -> Source:
-    from llava_zh.load import load_dataset_builder
+    from llava_zh.catalog.request import Request
+    from llava_zh.load import builder_of
     from llava_zh.regenerate.published import PublishedRows
 
-    builder = load_dataset_builder(path, name, **{**loading, "row_format": "llava"})
+    asked = {argument: value for argument, value in loading.items() if argument != "cache_dir"}
+    request = replace(Request.of(path, name, asked, "regenerate"), row_format="llava")
+    builder = builder_of(request, loading.get("cache_dir"))
     config = builder.config
     identity = {
         "dataset": builder.FACTS.name,
@@ -157,7 +162,7 @@ def _published(path: str, name: str | None, loading: Mapping[str, Any]) -> Sourc
     }
     return Source(
         (), builder.FACTS.name, config.name, identity,
-        image_base=getattr(config.images, "base", ""), published=PublishedRows(builder),
+        image_base=getattr(config.images, "base", ""), published=PublishedRows(builder), asked=request.to_dict(),
     )  # fmt: skip
 
 

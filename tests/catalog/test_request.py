@@ -14,11 +14,15 @@ import pytest
 
 import llava_zh
 from llava_zh.catalog.request import About, Decides, Request, declared
+from llava_zh.curation import curate
+from llava_zh.demo import DemoPaths
 from llava_zh.errors import BadArgument, LlavaZhError, UnknownArgument, UnknownName
 from llava_zh.exporters import export
 from llava_zh.files.data_files import DataFile
 from llava_zh.images.locations import EmbeddedImages, Images, Sa1bImages, UnresolvedImages
 from llava_zh.load import dataset_facts
+from llava_zh.regenerate import regenerate
+from llava_zh.regenerate.source import open_source
 from llava_zh.streams.builder import PublishedConfig
 
 CAPTIONS, LLAVA = "internvl-sa-1b-caption", "llava-instruct-zh-600k"
@@ -77,7 +81,7 @@ def test_a_field_that_is_added_changes_the_identity_wherever_it_is_set_and_nowhe
     assert identity(plain) == identity(Request(path=CAPTIONS))
     assert plain.for_export() == Request(path=CAPTIONS).for_export()
     for changed in ({"voice": "loud"}, {"flags": frozenset("a")}):
-        other = Later(path=CAPTIONS, **changed)  # type: ignore[arg-type]
+        other = Later(path=CAPTIONS, **changed)
         assert identity(other) != identity(plain)
         assert other.for_export() != plain.for_export()
         assert other.for_run() != plain.for_run()
@@ -164,9 +168,50 @@ def test_a_request_checks_itself(arguments: dict[str, Any], error: type[LlavaZhE
     assert str(caught.value).startswith(message)
 
 
-def test_what_is_no_argument_of_loading_is_told_of_with_the_nearest_one(tmp_path: Path) -> None:
-    with pytest.raises(UnknownArgument, match="regenerate has no argument 'data_dri'. Did you mean 'data_dir'?"):
-        Request.of(CAPTIONS, None, {"data_dri": tmp_path}, "regenerate")
+def test_what_is_written_of_a_request_gives_no_access() -> None:
+    roots = ["s3://me:hush@host/sa1b", "https://host/sa1b?sig=hush"]
+    for root in (roots, ",".join(roots)):
+        written = Request(
+            path=CAPTIONS, image_root=root, data_files={"train": "https://me:hush@host/a.jsonl"}
+        ).to_dict()
+        assert "hush" not in json.dumps(written)
+        assert "host/sa1b" in json.dumps(written)
+
+
+def test_the_manifests_of_exports_and_runs_begun_before_say_the_same(demo: DemoPaths, tmp_path: Path) -> None:
+    """What version 0.1 wrote, but for the identities of the files."""
+    chosen: dict[str, Any] = {"archives": [1, 0], "bad_images": ["sa_1.jpg"], "on_bad_row": "skip"}
+    chosen |= {"on_missing_image": "skip", "image_root": demo.sa1b, "data_dir": demo.internvl}
+    dataset = {"dataset": CAPTIONS, "version": "1.0.0"}
+    export(CAPTIONS, "single_zh", to="internvl", output_dir=tmp_path, images="files", limit=3, num_shards=1,
+           options={"system": "x"}, **chosen)  # fmt: skip
+    written = json.loads((tmp_path / ".export" / "request.json").read_text())
+    assert written.pop("files")
+    assert written == dataset | {
+        "to": "internvl", "configs": ["single_zh"], "row_format": "sharegpt", "options": {"system": "x", "sizes": True},
+        "images": "files", "max_side": None, "selection": {"limit": 3}, "archives": ["sa_000000", "sa_000001"],
+        "bad_images": ["sa_1.jpg"], "on_bad_row": "skip", "on_missing_image": "skip", "on_bad_image": "raise",
+        "num_shards": 1,
+    }  # fmt: skip
+    source = open_source(CAPTIONS, "single_zh", {"chunk_size": "1MB", "num_shards": 2, "token": "hush", **chosen})
+    assert [set(file) for file in source.identity.pop("files")] == [{"name", "size", "revision"}]
+    assert source.identity == dataset | {
+        "config": "single_zh", "on_bad_row": "skip", "chunk_size": 1_000_000, "num_shards": 2,
+    }  # fmt: skip
+    again = Request.from_dict(json.loads(json.dumps(source.asked)))
+    assert again.given() == {*chosen, "name", "chunk_size", "num_shards"}
+    assert again.archives == {"sa_000000", "sa_000001"}
+
+
+@pytest.mark.parametrize("function", [regenerate, curate])
+def test_functions_that_hand_on_the_arguments_of_loading_have_none_of_them_themselves(
+    function: Callable[..., Any], tmp_path: Path
+) -> None:
+    parameters = inspect.signature(function).parameters
+    assert set(declared(Request)) & set(parameters) <= {"path", "name"}
+    needed = {"model": "m", "base_url": "http://127.0.0.1:9/v1"} if function is regenerate else {}
+    with pytest.raises(UnknownArgument, match="has no argument 'data_dri'. Did you mean 'data_dir'?"):
+        function(CAPTIONS, "single_zh", output_dir=tmp_path / "out", data_dri=tmp_path, **needed)
 
 
 def test_an_iterator_of_bad_images_serves_more_than_once() -> None:
