@@ -11,7 +11,7 @@ import dataclasses
 import os
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -45,9 +45,8 @@ class Decides(Enum):
     CUTS = "how the files are cut into shards, on which no row depends"
 
 
-#: What tells apart the rows that come out, in caches and exports; and the places in the files that a run names.
+#: What tells apart the rows that come out, in caches and exports.
 _ROWS = (Decides.FORM, Decides.READING, Decides.CHOICE)
-_PLACES_IN_FILES = (Decides.READING, Decides.CUTS)
 
 
 @dataclass(frozen=True)
@@ -347,12 +346,14 @@ class Request:
         """What the manifest of an export holds of a settled request: all that decides the rows, and no place."""
         return {name: _plain(value) for name, value, _ in self._told(_ROWS)}
 
-    def for_run(self) -> dict[str, Any]:
+    def for_run(self, planned: Container[str]) -> dict[str, Any]:
         """What the manifest of a run holds of it: what must stay for a place in the files to mean the same row.
 
-        Which of the rows belong to the run is in its plan, and rows are asked about as published.
+        Args:
+            planned: What is chosen by the run's plan, which knows it by itself and may be widened.
         """
-        return {name: _plain(value) for name, value, _ in self._told(_PLACES_IN_FILES)}
+        told = self._told((Decides.READING, Decides.CHOICE, Decides.CUTS))
+        return {name: _plain(value) for name, value, _ in told if name not in planned}
 
     def selection(self) -> str:
         """What leaves out rows, in the words of the arguments; an empty text for all rows."""

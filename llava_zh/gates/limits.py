@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 
 from ..errors import BadArgument
+from . import sizes
 
 
 @dataclass(frozen=True)
@@ -25,14 +26,16 @@ class Limit:
         """The bound in force.
 
         Raises:
-            BadArgument: The environment variable holds no positive whole number.
+            BadArgument: The environment variable holds no positive whole number; of bytes, no size either (``"1GB"``).
         """
         text = os.environ.get(self.variable)
         if not text:
             return self.default
-        if not (text.isascii() and text.isdecimal() and len(text) < 19 and int(text) > 0):
+        whole = text.isascii() and text.isdecimal() and len(text) < 19
+        found = int(text) if whole else sizes.parse(text) if self.unit == "bytes" else None
+        if not found:
             raise BadArgument(f"{self.variable} must be a number of {self.unit} above 0, not {text[:40]!r}.")
-        return int(text)
+        return found
 
     def exceeded(self, found: int | None = None) -> str:
         """For a message: what is too large, by what bound, and how to raise it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from fractions import Fraction
 
 _SIZE = re.compile(r"\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([kmgt]?)(i?)b?\s*", re.IGNORECASE)
 _UNITS = " kmgt"
@@ -19,8 +20,8 @@ def parse(size: int | str) -> int | None:
     match = _SIZE.fullmatch(str(size))
     if match is None:
         return None
-    base = 1024 if match[3] else 1000
-    return math.ceil(float(match[1]) * float(base) ** _UNITS.index(match[2].lower() or " "))
+    unit: int = (1024 if match[3] else 1000) ** _UNITS.index(match[2].lower() or " ")
+    return math.ceil(Fraction(match[1]) * unit)
 
 
 def show(count: float) -> str:

@@ -158,7 +158,7 @@ def _published(path: str, name: str | None, loading: Mapping[str, Any]) -> Sourc
         "config": config.name,
         "version": str(config.version),
         "files": [{"name": file.name, "size": file.size, "revision": file.revision} for file in config.files],
-        **config.request.for_run(),
+        **config.request.for_run(Selection.__struct_fields__),
     }
     return Source(
         (), builder.FACTS.name, config.name, identity,

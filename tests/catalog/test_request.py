@@ -22,10 +22,12 @@ from llava_zh.files.data_files import DataFile
 from llava_zh.images.locations import EmbeddedImages, Images, Sa1bImages, UnresolvedImages
 from llava_zh.load import dataset_facts
 from llava_zh.regenerate import regenerate
+from llava_zh.regenerate.plan import Selection
 from llava_zh.regenerate.source import open_source
 from llava_zh.streams.builder import PublishedConfig
 
 CAPTIONS, LLAVA = "internvl-sa-1b-caption", "llava-instruct-zh-600k"
+PLANNED = Selection.__struct_fields__
 FILE = DataFile("x.jsonl", 11, "huggingface", None, "OpenGVLab/X", "a" * 40)
 
 # What version 0.1 called the folders of prepared datasets, taken from its own code.
@@ -52,10 +54,10 @@ GOLDEN: list[tuple[Images, dict[str, Any], str]] = [
 
 @dataclass(frozen=True, kw_only=True)
 class Later(Request):
-    """A request with fields of a later version: two that say nothing of themselves, and one that decides no row."""
+    """Fields of a later version: one says nothing of itself, one chooses rows, one decides none."""
 
     voice: str = "plain"
-    flags: frozenset[str] = frozenset()
+    rows: frozenset[str] = field(default=frozenset(), metadata={"about": About(Decides.CHOICE)})
     pace: int = field(default=1, metadata={"about": About(Decides.CUTS)})
 
 
@@ -80,16 +82,16 @@ def test_a_field_that_is_added_changes_the_identity_wherever_it_is_set_and_nowhe
     plain = Later(path=CAPTIONS)
     assert identity(plain) == identity(Request(path=CAPTIONS))
     assert plain.for_export() == Request(path=CAPTIONS).for_export()
-    for changed in ({"voice": "loud"}, {"flags": frozenset("a")}):
+    for changed in ({"voice": "loud"}, {"rows": frozenset("a")}):
         other = Later(path=CAPTIONS, **changed)
         assert identity(other) != identity(plain)
         assert other.for_export() != plain.for_export()
-        assert other.for_run() != plain.for_run()
+        assert other.for_run(PLANNED) != plain.for_run(PLANNED)
         assert other.selection()
     cut = Later(path=CAPTIONS, pace=2)
     assert identity(cut) == identity(plain)
     assert cut.for_export() == plain.for_export()
-    assert cut.for_run() != plain.for_run()
+    assert cut.for_run(PLANNED) != plain.for_run(PLANNED)
 
 
 # A value beside the default of every field, and whether it tells apart what comes out. Files and images tell for
@@ -120,7 +122,7 @@ def test_each_field_decides_what_it_says_and_comes_back_from_a_manifest(name: st
     plain, other = Request(path=CAPTIONS), Request(**({"path": CAPTIONS} | {name: value}))
     assert (identity(other) != identity(plain)) is rows
     assert (other.for_export() != plain.for_export()) is rows
-    assert (other.for_run() != plain.for_run()) is places
+    assert (other.for_run(PLANNED) != plain.for_run(PLANNED)) is places
     written = json.loads(json.dumps(other.to_dict()))
     if name == "token":
         assert "hf_secret" not in repr(other) + json.dumps(written)

@@ -115,7 +115,7 @@ def test_nesting_counts_brackets_that_are_no_text() -> None:
 
 def test_a_line_of_ten_thousand_brackets_is_a_bad_row_and_ends_no_process() -> None:
     program = (
-        "from llava_zh import jsonl; from llava_zh.rows.records import Expect\n"
+        "from llava_zh.files import jsonl; from llava_zh.rows.records import Expect\n"
         'good = b\'{"image":"a.jpg","conversations":[{"from":"gpt","value":"a"}]\'\n'
         "for deep in (b'['*10000+b']'*10000, b'['*2000000, b'{\"a\":'*100000):\n"
         "    for block in (good+b',\"x\":'+deep+b'}', good+b',\"x\":[1]}\\n'+good+b',\"x\":'+deep+b'}', deep):\n"
