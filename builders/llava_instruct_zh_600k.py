@@ -1,31 +1,9 @@
 """llava-instruct-zh-600k: Chinese conversations on images of the Chinese web, by Qwen2.5-VL-32B-Instruct."""
 
 from llava_zh.catalog.facts import ConfigFacts, DatasetFacts
+from llava_zh.catalog.prompts import TASK_ROWS
+from llava_zh.catalog.tasks import TASKS as TASKS
 from llava_zh.streams.builder import PublishedBuilder
-
-TASKS = {
-    "conversation": (
-        "日常对话",
-        "对话",
-        "daily dialogue",
-        "daily conversation",
-        "conversation",
-        "dialogue",
-        "dialog",
-        "chat",
-    ),
-    "complex_reasoning": ("复杂推理", "推理", "complex reasoning", "complex_reasoning", "reasoning"),
-    "detail": (
-        "描述图片",
-        "图片描述",
-        "描述",
-        "image captioning",
-        "detailed description",
-        "detail_23k",
-        "detail",
-        "caption",
-    ),
-}
 
 FACTS = DatasetFacts(
     name="llava-instruct-zh-600k",
@@ -41,23 +19,30 @@ FACTS = DatasetFacts(
     image_licence="images crawled from Chinese websites; see the dataset's page",
     citation="",
     configs=(
-        ConfigFacts(name="default", rows=641_868, language="zh", description="All three tasks."),
+        ConfigFacts(name="default", rows=641_868, language="zh", description="All three tasks.", prompt="llava"),
         ConfigFacts(
             name="conversation",
-            rows=247_431,
+            rows=TASK_ROWS["conversation"],
             language="zh",
             task="conversation",
+            prompt="llava",
             description="日常对话: daily dialogue.",
         ),
         ConfigFacts(
             name="complex_reasoning",
-            rows=194_646,
+            rows=TASK_ROWS["complex_reasoning"],
             language="zh",
             task="complex_reasoning",
+            prompt="llava",
             description="复杂推理: complex reasoning.",
         ),
         ConfigFacts(
-            name="detail", rows=199_791, language="zh", task="detail", description="描述图片: image description."
+            name="detail",
+            rows=TASK_ROWS["detail"],
+            language="zh",
+            task="detail",
+            prompt="llava",
+            description="描述图片: image description.",
         ),
     ),
     default_config="default",

@@ -146,7 +146,7 @@ def _own(seen: Seen, published: str | None, image_root: str | None, folders: Seq
         return _unresolved(where, published, f"{published[:200]!r} {problem(published)}, so it names no image here")
     rows_folder = posixpath.dirname(rows[0].name)
     if rows[0].source == "local" and rows[0].path is not None:
-        return _beside(Path(rows[0].path).parent, Path(where).absolute(), path, files, rows)
+        return _beside(Path(rows[0].path).parent, Path(where).absolute(), path, files, rows, folders)
     names = {file.name for file in files}
     for base in (rows_folder, "", "images", posixpath.join(rows_folder, "images")):
         if posixpath.join(base, path) in names and rows[0].source == "huggingface":
@@ -232,7 +232,12 @@ def _written(rows_folder: Path, base: Path, path: str, image_root: str | None) -
 
 
 def _beside(
-    rows_folder: Path, base: Path, path: str, files: Sequence[DataFile], rows: Sequence[DataFile]
+    rows_folder: Path,
+    base: Path,
+    path: str,
+    files: Sequence[DataFile],
+    rows: Sequence[DataFile],
+    folders: Sequence[str] = (),
 ) -> tuple[Images, str]:
     """Images of rows on this machine: files below one of a few folders, or archives in one.
 
@@ -240,9 +245,10 @@ def _beside(
     elsewhere and must not reach a folder that merely lies beside it.
     """
     whole = _whole(rows_folder, base)
-    places = dict.fromkeys((rows_folder, base, rows_folder.parent, rows_folder / "images", base / "images"))
-    folders = [folder for folder in places if folder == whole or whole in folder.parents]
-    for folder in folders:
+    inner = (one / name for name in ("images", *folders) for one in (rows_folder, base))
+    places = dict.fromkeys((rows_folder, base, rows_folder.parent, *inner))
+    possible = [folder for folder in places if folder == whole or whole in folder.parents]
+    for folder in possible:
         if os.path.isfile(folder / path):  # noqa: PTH113 (False for any name that no file can have)
             return FolderImages(str(folder), within=str(whole)), f"as files below {folder}"
     if rows_folder.name == "data" and path.startswith("images/") and os.path.isfile(rows_folder.parent / path):  # noqa: PTH113
@@ -254,10 +260,10 @@ def _beside(
         # Of what lies around an archive, the names of folders help to tell whose picture is whose.
         folder = Path(os.path.commonpath([rows_folder, *around]))
         return ArchivedImages(str(folder)), f"in {len(archives)} archives in {folder}"
-    for folder in folders:
+    for folder in possible:
         if "/" in path and os.path.isdir((folder / path).parent):  # noqa: PTH112 (as above; the first row's is missing)
             return FolderImages(str(folder), within=str(whole)), f"as files below {folder}"
-    looked = ", ".join(str(folder) for folder in folders)
+    looked = ", ".join(str(folder) for folder in possible)
     return _unresolved(str(whole), path, f"there is no file {path} in any of {looked}, and no archive beside the rows")
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -83,20 +84,27 @@ PROMPTS: dict[str, Prompt] = {
     )
 }
 
-#: Rows of each task that llava-instruct-zh-600k published (its card): 日常对话, 复杂推理, 描述图片.
+#: Rows of each task that were published with the prompts of these tasks (the llava-instruct-zh card): 日常对话,
+#: 复杂推理, 描述图片. The prompt ``llava`` draws the tasks in these proportions.
 TASK_ROWS: dict[str, int] = {"conversation": 247_431, "complex_reasoning": 194_646, "detail": 199_791}
 
 
-def draw_task(key: str, seed: int) -> str:
-    """The llava task for one image, drawn in the proportions that were published (:data:`TASK_ROWS`).
+def caption_prompt(language: str) -> Prompt | None:
+    """The prompt for captions in `language` that were published, if any were."""
+    fitting = (one for one in PROMPTS.values() if (one.kind, one.language, one.task) == ("caption", language, None))
+    return next(fitting, None)
+
+
+def draw_task(key: str, seed: int, rows: Mapping[str, int] = TASK_ROWS) -> str:
+    """The task for one image, drawn in the proportions of the numbers of `rows` that were published of each.
 
     The draw is a hash of `key` (what identifies the image) and `seed`: the same in every process, whatever the order
     of the rows.
     """
     digest = hashlib.blake2b(f"{seed}\0{key}".encode(), digest_size=8).digest()
-    draw = int.from_bytes(digest, "big") * sum(TASK_ROWS.values()) >> 64
-    upper_bounds = accumulate(TASK_ROWS.values())
-    return next(task for task, bound in zip(TASK_ROWS, upper_bounds, strict=True) if draw < bound)
+    draw = int.from_bytes(digest, "big") * sum(rows.values()) >> 64
+    upper_bounds = accumulate(rows.values())
+    return next(task for task, bound in zip(rows, upper_bounds, strict=True) if draw < bound)
 
 
 def load_prompt(name_or_path: str) -> Prompt:

@@ -31,6 +31,9 @@ logger = get_logger(__name__)
 BUILT_IN = {
     "internvl-sa-1b-caption": "internvl_sa1b_caption",
     "llava-instruct-zh-600k": "llava_instruct_zh_600k",
+    "llava-instruct-150k": "llava_instruct_150k",
+    "llava": "llava",
+    "sa1b-captions": "sa1b_captions",
 }
 ENTRY_POINTS = "llava_zh.datasets"
 #: How a repository on a hub is written: ``hf:owner/name``, with a revision and files in it if need be.

@@ -214,6 +214,8 @@ def _hub(source: str) -> Findings:
         yield Finding("ok", endpoint, f"answers in {answer.elapsed.total_seconds():.2f} s")
     for name in list_datasets():
         facts = dataset_facts(name)
+        if source not in facts.repos:
+            continue
         try:
             yield _published(facts, source)
         except LlavaZhError as error:
@@ -224,11 +226,12 @@ def _published(facts: DatasetFacts, source: str) -> Finding:
     """Whether a dataset's files are listed, and byte ranges of the largest can be read."""
     import requests
 
+    from ..catalog import layouts
     from ..files import hub
 
     repo, revision = facts.repository(source)
     files = hub.hub_files(source, repo, revision, None)
-    lacking = {config.file for config in facts.configs if config.file} - {file.name for file in files}
+    lacking = {name for name in facts.file_names if not layouts.named(files, name)}
     if lacking or not files:
         advice = "the repository has changed, or only a part is cached; `llava-zh download` fetches it"
         return Finding("failed", repo, f"has no {', '.join(sorted(lacking)) or 'files'}", advice)
@@ -257,17 +260,25 @@ def _published(facts: DatasetFacts, source: str) -> Finding:
 def _files(data_dir: str) -> Findings:
     """The rows found in a folder: published files by their names, else whatever has rows."""
     from .. import list_datasets
+    from ..catalog import layouts
     from ..files.data_files import local_files
     from ..load import dataset_facts
 
     try:
-        names = {Path(file.name).name.removesuffix(".gz").removesuffix(".zst") for file in local_files(data_dir, None)}
+        files = local_files(data_dir, None)
     except LlavaZhError as error:
         yield Finding("failed", "folder", _first_line(error))
         return
     everything = [dataset_facts(name) for name in list_datasets()]
-    configs = [(facts.name, config.name) for facts in everything for config in facts.configs if config.file in names]
-    for path, config in configs or [(facts.name, facts.default_config) for facts in everything if facts.default_config]:
+    configs = [
+        (facts.name, config)
+        for facts in everything
+        for name, config in facts.file_names.items()
+        if any(layouts.is_named(file, name) for file in files)
+    ]
+    # Rows of no published name are found out from their columns, in the same way for all datasets of which that holds.
+    detected = [(facts.name, facts.default_config) for facts in everything if not facts.file_names]
+    for path, config in configs or detected[:1]:
         label = f"{path} {config}" if configs else "rows"
         try:
             yield Finding("ok", label, _first_row(path, config, data_dir))

@@ -83,18 +83,22 @@ def run(args: argparse.Namespace) -> int:
 
 def _wanted(facts: DatasetFacts, config: str | None, files: Sequence[DataFile]) -> Sequence[DataFile]:
     """Those files of the repository that `config` needs, or all of them when it is None."""
+    from ..catalog import layouts
+
     if config is None:
         return files
-    name = facts.config(config).file
-    if name is None:
+    names = facts.config(config).files
+    if not names:
         text.tell(f"The configurations of {facts.name} share their files: all are fetched.")
         return files
-    if not any(file.name == name for file in files):
+    wanted = [file for name in names for file in layouts.named(files, name)]
+    if not wanted:
         seen = ", ".join(file.name for file in files[:20])
         raise HubError(
-            f"{files[0].source}:{files[0].repo} has no file {name}; it has {seen}. Was it renamed? Pass --revision."
+            f"{files[0].source}:{files[0].repo} has no file {', '.join(names)}; it has {seen}. "
+            "Was it renamed? Pass --revision."
         )
-    return [file for file in files if file.name == name]
+    return list(dict.fromkeys(wanted))
 
 
 def _where(files: Sequence[DataFile], folder: Path | None, source: str) -> str:

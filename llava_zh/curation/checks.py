@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
 from llava_zh.catalog.prompts import PROMPTS, Prompt
+from llava_zh.curation.expected import expected, sentences
 from llava_zh.curation.text import detect_language, find_repetition, windows
 from llava_zh.gates.model_text import controls, says_nothing, special_tokens, without_reasoning
 
 _PICTURE = ("图片", "图像", "照片", "这张图")
 _CANNOT_SEE = ("无法看到", "无法查看", "无法直接查看", "没有看到您提供的", "没有看到你提供的")
-
-
-def _prompt_sentences() -> Iterator[str]:
-    """Sentences of the prompts that no answer would hold by chance."""
-    for prompt in PROMPTS.values():
-        for sentence in re.split(r"[。\n]|\. ", prompt.text):
-            if len(sentence) >= 15:
-                yield sentence.strip(" .")
 
 
 # Whole phrases: 设计的对话 would find 对话框, and "as an ai" finds "as an aid".
@@ -48,14 +41,12 @@ LEAKS: tuple[str, ...] = (
     *map("".join, product(_CANNOT_SEE, _PICTURE)),
     *_BY_THE_PROMPT.split(),
     *_BY_THE_PROMPT_EN.strip().splitlines(),
-    *(sentence.lower() for sentence in dict.fromkeys(_prompt_sentences())),
+    *(sentence.lower() for sentence in dict.fromkeys(sentences(PROMPTS.values()))),
 )
 
 _ASKS_ONE_PARAGRAPH = re.compile(
     r"单段|一段话|一个段落|勿使用多段|不要使用多段|不要分段|single[- ]paragraph|one paragraph|multiple paragraphs", re.I
 )
-#: Configurations whose published prompt asks for a single paragraph.
-_ONE_PARAGRAPH_CONFIGS = ("single_en", "single_zh")
 
 
 @dataclass(frozen=True)
@@ -79,7 +70,8 @@ class Finding:
 class Checks:
     """The checks to make; see :func:`llava_zh.curation.run.curate` for their meaning.
 
-    `near_duplicates` says whether the windows are needed even where repetition is not looked for.
+    `near_duplicates` says whether the windows are needed even where repetition is not looked for. `one_paragraph` are
+    the configurations whose prompt asked for a single paragraph, `prompts` those that a row may name.
     """
 
     language: str | None = None
@@ -87,12 +79,14 @@ class Checks:
     max_repetition: float | None = 0.4
     leaks: Sequence[str] = LEAKS
     near_duplicates: bool = True
+    one_paragraph: Container[str] = field(default_factory=lambda: expected(None).one_paragraph)
+    prompts: Mapping[str, Prompt] = field(default_factory=lambda: PROMPTS)
 
     def look_at(self, row: Mapping[str, Any], turns: Sequence[tuple[str, str]]) -> Finding:
         """The finding on a row with these (role, text) turns."""
         answers = [text.strip() for role, text in turns if role == "gpt"]
         text = "\n".join(answers)
-        prompt = _prompt_of(row)
+        prompt = self._prompt_of(row)
         written = detect_language(text)
         expected = self.language or row.get("language") or (prompt.language if prompt else None)
         grams = windows(text, written) if self.near_duplicates or self.max_repetition is not None else []
@@ -118,11 +112,18 @@ class Checks:
         if asked is None and prompt is not None:
             asked = prompt.single_paragraph
         if asked is None:
-            asked = row.get("config") in _ONE_PARAGRAPH_CONFIGS or any(
+            asked = row.get("config") in self.one_paragraph or any(
                 _ASKS_ONE_PARAGRAPH.search(text) for role, text in turns if role == "human"
             )
         if asked:
             yield f"paragraphs: {lines} lines where one paragraph is asked"
+
+    def _prompt_of(self, row: Mapping[str, Any]) -> Prompt | None:
+        """The published prompt that a regenerated row names; None for other rows, and for a prompt of the user's."""
+        regenerated = row.get("regenerated")
+        prompt = self.prompts.get(str(regenerated.get("prompt"))) if isinstance(regenerated, Mapping) else None
+        # The prompt "original" has no words of its own: the human turn says what was asked.
+        return prompt if prompt is not None and prompt.text else None
 
     def _leak_defects(self, text: str) -> Iterator[str]:
         lowered = text.lower()
@@ -147,14 +148,6 @@ def _model_defects(answers: Iterable[str]) -> Iterator[str]:
         yield f"special_tokens: {' '.join(dict.fromkeys(tokens[:5]))}"
     if signs:
         yield f"control_characters: {' '.join(dict.fromkeys(signs[:5]))}"
-
-
-def _prompt_of(row: Mapping[str, Any]) -> Prompt | None:
-    """The published prompt that a regenerated row names; None for other rows, and for a prompt of the user's."""
-    regenerated = row.get("regenerated")
-    prompt = PROMPTS.get(str(regenerated.get("prompt"))) if isinstance(regenerated, Mapping) else None
-    # The prompt "original" has no words of its own: the human turn says what was asked.
-    return prompt if prompt is not None and prompt.text else None
 
 
 def _turns_defects(turns: Sequence[tuple[str, str]]) -> Iterator[str]:

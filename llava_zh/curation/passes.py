@@ -8,14 +8,13 @@ Memory holds a window of rows, and at most some 60 bytes a row while a column is
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from llava_zh.catalog.prompts import TASK_ROWS
 from llava_zh.curation import duplicates
 from llava_zh.curation.checks import Checks, Finding
 from llava_zh.curation.duplicates import SLOTS, Array, Columns
@@ -43,11 +42,12 @@ class Facts:
     Attributes:
         spool: The rows.
         threshold: Similarity from which rows are near-duplicates; ``None`` if they are not looked for.
-        groups: Names of the groups (language and llava task) whose lengths are compared.
+        groups: Names of the groups (language and task) whose lengths are compared.
     """
 
-    def __init__(self, work: Path, checks: Checks, threshold: float | None) -> None:
+    def __init__(self, work: Path, checks: Checks, threshold: float | None, tasks: Container[str] = ()) -> None:
         self.threshold = threshold
+        self._tasks = tasks
         self.columns = Columns(work)
         self.groups: dict[str, int] = {}
         self.spool = Spool(work)
@@ -76,7 +76,7 @@ class Facts:
     def _note(self, batch: list[Row], findings: list[Finding]) -> None:
         for row, finding in zip(batch, findings, strict=True):
             group, task = finding.language or "unknown", row.fields.get("task")
-            group = f"{group} {task}" if task in TASK_ROWS else group
+            group = f"{group} {task}" if task in self._tasks else group
             self._group.append(self.groups.setdefault(group, len(self.groups)))
             self._lengths.append(len(finding.text))
             self._sound.append(not finding.defects)

@@ -15,6 +15,7 @@ import msgspec
 from llava_zh.catalog.request import Request
 from llava_zh.curation import kept
 from llava_zh.curation.checks import LEAKS, Checks
+from llava_zh.curation.expected import expected
 from llava_zh.curation.passes import Bounds, Facts, Verdict, split_rows
 from llava_zh.curation.report import CurationReport
 from llava_zh.curation.source import Source, open_rows
@@ -105,17 +106,20 @@ def curate(
     given = {option: value for option, value in load_options.items() if option != "cache_dir" and value is not None}
     asked = Request.of(os.fspath(path) if isinstance(path, str | Path) else "rows", name, given, "curate")
     report = CurationReport(parameters | asked.to_dict())
+    known = expected(path)
     checks = Checks(
         language=language,
         single_paragraph=single_paragraph,
         max_repetition=max_repetition,
-        leaks=(*LEAKS, *(phrase.lower() for phrase in leaks)),
+        leaks=tuple(dict.fromkeys((*LEAKS, *known.leaks, *(phrase.lower() for phrase in leaks)))),
         near_duplicates=near_duplicates is not None,
+        one_paragraph=known.one_paragraph,
+        prompts=known.prompts,
     )
     rows = itertools.islice(open_rows(path, asked, load_options.get("cache_dir")), limit)
     started = time.monotonic()
     with _Folder(Path(output_dir), overwrite) as folder:
-        facts = Facts(folder.work, checks, near_duplicates)
+        facts = Facts(folder.work, checks, near_duplicates, known.tasks)
         try:
             facts.read(rows)
             verdict = Verdict(facts, length, length_quantiles, exact_duplicates)

@@ -106,7 +106,7 @@ class _Batch:
         keep_environment_secrets()  # a service may repeat the key that the files were sent with
         self.settings = Settings(model, dict(parameters or {}), limit, max_pixels, send_paths, seed)
         self.source: Source = open_source(path_or_rows, name, loading)
-        self.choice = PromptChoice(prompt, self.source.config, seed)
+        self.choice = PromptChoice(prompt, self.source.config, seed, self.source.facts)
         self.folder = Path(output_dir).expanduser().absolute()
         manifest = manifest_of(self.source, self.choice, self.settings, unit_rows)
         self.ledger, self.notes = open_ledger(self.folder, self.source, unit_rows, manifest, widen)

@@ -8,7 +8,9 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from llava_zh.catalog.prompts import PROMPTS, Prompt, draw_task, load_prompt
+from llava_zh.catalog.facts import DatasetFacts
+from llava_zh.catalog.prompts import PROMPTS, TASK_ROWS, Prompt, caption_prompt, draw_task, load_prompt
+from llava_zh.catalog.registry import configs_called
 from llava_zh.errors import BadAnswer, BadArgument, BadRow
 from llava_zh.gates.safe_text import cut
 from llava_zh.images.names import ImageSource
@@ -34,22 +36,25 @@ class PromptChoice:
             that were published) or None (what the row's config was made with).
         config: Config that every row belongs to, if known.
         seed: Seed of the draw.
+        facts: The dataset that every row belongs to, if known.
     """
 
-    def __init__(self, prompt: str | None, config: str | None, seed: int) -> None:
+    def __init__(self, prompt: str | None, config: str | None, seed: int, facts: DatasetFacts | None = None) -> None:
         self._seed = seed
+        own = {one.id: one for one in facts.prompts} if facts is not None else {}
         if prompt is None:
-            prompt = _default_prompt(config)
-        self._fixed = None if prompt == LLAVA else load_prompt(prompt)
+            prompt = _default_prompt(config, facts)
+        self._fixed = None if prompt == LLAVA else own.get(prompt) or load_prompt(prompt)
+        # A dataset's own prompt for a task goes before the usual one, and so do its proportions of the tasks.
+        self._by_task = {one.task: one for one in (*PROMPTS.values(), *own.values()) if one.task is not None}
+        configs = facts.configs if facts is not None else ()
+        rows = {one.task: one.rows for one in configs if one.task is not None and one.rows}
+        self._proportions = {task: number for task, number in rows.items() if task in self._by_task} or TASK_ROWS
 
     @property
     def prompts(self) -> list[Prompt]:
         """Every prompt that a row may get."""
-        return (
-            [self._fixed]
-            if self._fixed
-            else [PROMPTS[task] for task in ("conversation", "complex_reasoning", "detail")]
-        )
+        return [self._fixed] if self._fixed else list(self._by_task.values())
 
     def of(self, row: Mapping[str, Any], images: Sequence[str]) -> Prompt:
         """The prompt of a row, whose images are told apart by these texts."""
@@ -57,27 +62,24 @@ class PromptChoice:
             return self._fixed
         task = row.get("task")
         if task is None:
-            task = draw_task("\n".join(images), self._seed)
-        if task not in PROMPTS:
+            task = draw_task("\n".join(images), self._seed, self._proportions)
+        if task not in self._by_task:
             known = ", ".join(prompt.id for prompt in self.prompts)
             raise BadRow(
                 f"Row {row.get('id')!r}: task expected to be one of {known}; found {task!r}.",
                 field="task", expected=known, found=repr(task),
             )  # fmt: skip
-        return PROMPTS[task]
+        return self._by_task[task]
 
 
-def _default_prompt(config: str | None) -> str:
-    if config in ("default", "conversation", "complex_reasoning", "detail"):
-        return LLAVA
-    for ending, prompt in (
-        ("multi_en", "original"),
-        ("multi_zh", "original"),
-        ("_en", "caption_en"),
-        ("_zh", "caption_zh"),
-    ):
-        if config is not None and config.endswith(ending):
-            return prompt
+def _default_prompt(config: str | None, facts: DatasetFacts | None) -> str:
+    """The prompt that the texts of a configuration were made with, or one for captions in the language it ends in."""
+    if config is not None:
+        known = [facts.config(config)] if facts is not None else [one for _, one in configs_called(config)]
+        if (named := next((one.prompt for one in known if one.prompt is not None), None)) is not None:
+            return named
+        if facts is None and (usual := caption_prompt(config.rpartition("_")[2])) is not None:
+            return usual.id
     raise BadArgument(f"prompt is needed for these rows. Known: {', '.join(PROMPTS)}, {LLAVA}; or the path of a file.")
 
 

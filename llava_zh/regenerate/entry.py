@@ -110,7 +110,7 @@ def regenerate(
         stall_after=stall_after,
     )  # fmt: skip
     rows = open_source(path_or_rows, name, loading)
-    choice = PromptChoice(prompt, rows.config, seed)
+    choice = PromptChoice(prompt, rows.config, seed, rows.facts)
     folder = Path(output_dir).expanduser().absolute()
     manifest = manifest_of(rows, choice, settings, unit_rows)
     ledger, notes = open_ledger(folder, rows, unit_rows, manifest, widen)

@@ -11,6 +11,7 @@ from llava_zh.errors import BadArgument, RunConflict
 from llava_zh.regenerate.plan import Begun, Closed, Looked, Plan, Selection, Start, Unit
 
 if TYPE_CHECKING:
+    from llava_zh.catalog.facts import DatasetFacts
     from llava_zh.regenerate.published import PublishedRows
 
 
@@ -66,6 +67,7 @@ class Source:
         image_base: Folder or URL that was put before the images' published paths.
         published: The rows of a dataset given by name, in place of `rows`.
         asked: The request for that dataset, for whoever reads the manifest.
+        facts: What is known of that dataset.
     """
 
     rows: Any
@@ -76,6 +78,7 @@ class Source:
     image_base: str = ""
     published: PublishedRows | None = None
     asked: dict[str, Any] = field(default_factory=dict)
+    facts: DatasetFacts | None = None
 
     def selection(self) -> Selection:
         """Which rows are asked for, and what that means now."""
@@ -163,6 +166,7 @@ def _published(path: str, name: str | None, loading: Mapping[str, Any]) -> Sourc
     return Source(
         (), builder.FACTS.name, config.name, identity,
         image_base=getattr(config.images, "base", ""), published=PublishedRows(builder), asked=request.to_dict(),
+        facts=builder.FACTS,
     )  # fmt: skip
 
 
