@@ -13,6 +13,7 @@ from llava_zh.errors import BadArgument, BadRow, DataFileNotFound
 from llava_zh.files import jsonl
 from llava_zh.images.names import image_label
 from llava_zh.rows import records
+from llava_zh.rows.given import GivenImages, given_images
 from llava_zh.rows.records import Expect, Place
 
 if TYPE_CHECKING:
@@ -72,32 +73,35 @@ def _rows_of_dataset(request: Request, cache_dir: Any) -> Iterator[Row]:
     if request.given() & {"row_format", "options"}:
         raise BadArgument("row_format: rows are curated as published. Load what is kept in the form you want.")
     builder = builder_of(request, cache_dir)
-    builder.images_as_published = True  # so a missing image keeps its name, by which loading finds nothing again
-    rows = builder.as_streaming_dataset(split="train").decode(False)
-    return _some(rows, request.path, builder)
+    return _loaded(builder, request.path)
 
 
-def _some(rows: Iterable[Any], path: str, builder: PublishedBuilder) -> Iterator[Row]:
+def _loaded(builder: PublishedBuilder, path: str) -> Iterator[Row]:
     empty = True
-    for position, row in enumerate(rows):
+    for position, row in enumerate(builder.rows_as_published()):
         empty = False
-        yield _of_mapping(row, Place(path, row=position))
+        turns = [(turn["from"], turn["value"]) for turn in row["conversations"]]
+        yield _with_images(Place(path, row=position), row, given_images(row), turns)
     if empty:
         raise builder.nothing_left()
+
+
+# -- rows given --------------------------------------------------------------------------------------------
 
 
 def _of_mapping(fields: Mapping[str, Any], place: Place) -> Row:
     if not isinstance(fields, Mapping):
         raise records.bad_row(place, "row", "a mapping", type(fields).__name__)
-    turns = _turns(place, fields)
-    key = next((alias for alias in records.ALIASES["image"] if fields.get(alias) is not None), "image")
-    image = fields.get(key)
-    items = list(image) if isinstance(image, list | tuple) else [image]
-    names = [None if item is None else image_label(item) for item in items]
-    pictures = [_embedded(item) for item in items]
-    if not items or any(name is None and data is None for name, data in zip(names, pictures, strict=True)):
-        raise records.bad_row(place, key, "an image's path or its bytes (of a dataset, take .decode(False))", image)
-    return _published(place, fields, key, names if isinstance(image, list | tuple) else names[0], turns, pictures)
+    return _with_images(place, fields, given_images(fields), _turns(place, fields))
+
+
+def _with_images(place: Place, fields: Mapping[str, Any], given: GivenImages, turns: list[tuple[str, str]]) -> Row:
+    names = [None if image is None else image_label(image) for image in given.images]
+    pictures = [_embedded(image) for image in given.images]
+    if not names or any(name is None and data is None for name, data in zip(names, pictures, strict=True)):
+        wanted = "an image's path or its bytes (of a dataset, take .decode(False))"
+        raise records.bad_row(place, given.field, wanted, fields.get(given.field))
+    return _published(place, fields, given.field, names if given.listed else names[0], turns, pictures)
 
 
 def _embedded(image: Any) -> bytes | None:

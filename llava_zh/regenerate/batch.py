@@ -17,7 +17,7 @@ from llava_zh.errors import BadAnswer, BadFile, LlavaZhError, RootNotFound
 from llava_zh.gates import limits
 from llava_zh.gates.safe_text import keep_environment_secrets
 from llava_zh.images.names import image_name
-from llava_zh.regenerate.dialogue import Messages, PromptChoice, converse
+from llava_zh.regenerate.dialogue import Messages, PromptChoice, converse, row_turns
 from llava_zh.regenerate.faults import Refused, Transient
 from llava_zh.regenerate.images import Picture, keep_image, load_picture
 from llava_zh.regenerate.jobs import Job, failure, finished_row, make_job, passed_key
@@ -234,7 +234,7 @@ def _first_request(job: Job, pictures: list[Picture], settings: Settings) -> byt
     Raises:
         Refused: The row takes several requests, each with the answers to those before; a batch cannot ask them.
     """
-    turns = [turn for turn in job.row.get("conversations") or () if turn.get("from") == "human"]
+    turns = [turn for turn in row_turns(job.row) if turn["from"] == "human"]
     if job.prompt.kind == "original" and len(turns) > 1:
         raise Refused(
             f"Row {job.row.get('id')!r} has {len(turns)} human turns; a batch can ask only rows with one. "

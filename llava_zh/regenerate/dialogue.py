@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -84,11 +84,9 @@ def _default_prompt(config: str | None, facts: DatasetFacts | None) -> str:
 
 
 def row_images(row: Mapping[str, Any]) -> list[ImageSource]:
-    """The images of a row, one or several; `image` and `images` are both read."""
+    """The images of a row as it is loaded, one or several."""
     found = row.get("image")
-    if found is None:
-        found = row.get("images")
-    images: list[Any] = list(found) if isinstance(found, list | tuple) else [found]
+    images: list[Any] = found if isinstance(found, list) else [found]
     if not images or any(image is None for image in images):
         raise BadRow(
             f"Row {row.get('id')!r} has no image: expected a path, URL, bytes or picture under 'image'; "
@@ -100,8 +98,8 @@ def row_images(row: Mapping[str, Any]) -> list[ImageSource]:
 
 def row_turns(row: Mapping[str, Any]) -> Turns:
     """The conversation a row came with, each turn as ``{"from", "value"}``; empty if it has none."""
-    turns: Iterable[Mapping[str, Any]] = row.get("conversations") or ()
-    return [{"from": str(turn["from"]), "value": str(turn.get("value") or turn.get("text") or "")} for turn in turns]
+    turns: Turns = row.get("conversations") or []
+    return turns
 
 
 def row_key(dataset: str, row: Mapping[str, Any], position: int, images: Sequence[str], prompt: Prompt) -> str:
@@ -197,7 +195,7 @@ def published_row(
         turns: The new conversation.
         facts: The ``regenerated`` object; the old conversation is added to it.
     """
-    several = isinstance(row.get("image", row.get("images")), list | tuple)
+    several = isinstance(row.get("image"), list)
     published: dict[str, Any] = {} if row.get("id") is None else {"id": row["id"]}
     published["image"] = list(names) if several else names[0]
     for field, value in row.items():

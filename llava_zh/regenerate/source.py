@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from llava_zh.errors import BadArgument, RunConflict
 from llava_zh.regenerate.plan import Begun, Closed, Looked, Plan, Selection, Start, Unit
+from llava_zh.rows.given import as_loaded
+from llava_zh.rows.records import Place
 
 if TYPE_CHECKING:
     from llava_zh.catalog.facts import DatasetFacts
@@ -116,16 +118,17 @@ class _Iterated:
         rows = iter(self._rows)
         for row in islice(rows, self._skipped):
             if self.position in self._firsts:
-                yield Passed(self.position, _as_row(row))
+                yield Passed(self.position, _as_row(row, self.position))
             self.position += 1
         for row in rows:
             self.position += 1
-            yield self.position - 1, _as_row(row)
+            yield self.position - 1, _as_row(row, self.position - 1)
         self._ended = True
 
 
-def _as_row(row: Any) -> Mapping[str, Any]:
-    return row if isinstance(row, Mapping) else {"image": row}
+def _as_row(row: Any, position: int) -> Mapping[str, Any]:
+    """A row that was given, or an image alone, as rows of a dataset are."""
+    return as_loaded(Place("rows", row=position), row) if isinstance(row, Mapping) else {"image": row}
 
 
 def open_source(path_or_rows: Any, name: str | None, loading: Mapping[str, Any]) -> Source:

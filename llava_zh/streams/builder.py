@@ -31,6 +31,7 @@ from ..rows.formats import RowShape, to_rows
 from ..rows.records import Expect
 from .insides import leave_as_it_is
 from .left_out import Account, Tally
+from .python_rows import python_rows
 from .typed import TypedArrowExamples
 
 logger = get_logger(__name__)
@@ -194,6 +195,17 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
 
     def _tables(self, shards: list[Shard], tally: Tally) -> Iterator[tuple[tuple[int, int], pa.Table]]:
         return self.annotations(shards, tally, self.row_maker(tally))
+
+    def rows_as_published(self) -> Iterator[dict[str, Any]]:
+        """The rows one by one, with their images named as the files name them and none of them opened.
+
+        So an image that is missing keeps its name, by which loading what is written finds nothing again.
+        """
+        self.images_as_published = True
+        tally = self.tally()
+        for _, table in self._tables(self.shards(), tally):
+            yield from python_rows(table)
+        tally.report()
 
     def row_maker(self, tally: Tally) -> Callable[[pa.Table], pa.Table]:
         """The function that makes rows of a table of annotations; `tally` counts the images it gives as null."""

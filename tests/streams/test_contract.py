@@ -37,7 +37,7 @@ def tables(shards: list[int]) -> Iterator[tuple[Any, pa.Table]]:
 
 
 def examples() -> ArrowExamplesIterable:
-    return ArrowExamplesIterable(tables, {"shards": [0, 1, 2]}, None)
+    return ArrowExamplesIterable(tables, {"shards": [0, 1, 2]})
 
 
 class Numbers(ArrowBasedBuilder):  # type: ignore[misc]
@@ -71,7 +71,7 @@ class Numbers(ArrowBasedBuilder):  # type: ignore[misc]
             raise error.__cause__ from None
 
     def _get_examples_iterable_for_split(self, split_generator: Any) -> Any:
-        return ArrowExamplesIterable(self._generate_tables, split_generator.gen_kwargs, None)
+        return ArrowExamplesIterable(self._generate_tables, split_generator.gen_kwargs)
 
 
 def test_a_builder_is_prepared_and_streamed_by_the_hooks_that_ours_overrides(tmp_path: Path) -> None:
