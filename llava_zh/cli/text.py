@@ -54,16 +54,6 @@ def width(text: str) -> int:
     )
 
 
-def shorten(text: str, at_most: int) -> str:
-    """The start of `text` on one line of that many columns."""
-    text = printable(" ".join(text.split()))
-    if width(text) <= at_most:
-        return text
-    while width(text) >= at_most:
-        text = text[:-1]
-    return f"{text}…"
-
-
 def wrap(text: str, at_most: int) -> Iterator[str]:
     """The lines of `text`, each broken where it grows wider than `at_most` columns."""
     for line in printable(text).split("\n"):

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from ..errors import BadArchive, BadArgument, BadImage, ImageNotFound, OutputError, UnsafeName
 from ..gates import pictures, places
 from ..gates.safe_text import get_logger, safe
-from ..images.decode import read_bytes, smaller
+from ..images.decode import QUALITY_KEPT, read_bytes, smaller
 from ..images.locations import ArchivedImages, EmbeddedImages, FolderImages, Images, Sa1bImages, UnresolvedImages
 from ..images.prefixed import PrefixedImages
 from ..sa1b.published import SCHEME
@@ -24,7 +24,6 @@ from . import files, names
 logger = get_logger(__name__)
 
 _IN_ROWS = "images='url': the published rows hold their pictures themselves; use 'embed' or 'files'."
-JPEG_QUALITY = 90
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ class ImageExport:
         pictures.whole(data, label)
         size = None
         if self.max_side is not None:
-            small = smaller(data, label, max_side=self.max_side, quality=JPEG_QUALITY, keep_alpha=True)
+            small = smaller(data, label, max_side=self.max_side, quality=QUALITY_KEPT, keep_alpha=True)
             data, size = small.data, small.size
         return Pixels(data, names.file_name(path, data, embedded=embedded is not None), size)
 

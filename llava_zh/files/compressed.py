@@ -16,7 +16,6 @@ from ..errors import BadFile, LlavaZhError
 from .data_files import DataFile
 from .file_streams import Stream, whole
 
-GZIP = b"\x1f\x8b"
 # Decompressed bytes that are made at once, and compressed ones that are handed over at once.
 _PIECE = 2 << 20
 _FED = 256 << 10

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..errors import BadFile
 from ..gates.json_values import BOM
+from ..gates.magic import begins_as
 
 _ENDINGS = {
     ".jsonl": "jsonl",
@@ -24,21 +25,20 @@ _ENDINGS = {
 # So much of a file's start is looked at.
 HEAD = 512
 _TO_UTF8 = "Convert it first: iconv -f {} -t UTF-8 OLD > NEW"
-# How files start that are no JSON, what they are, and what to do with them.
-_MAGIC = (
-    (b"\x1f\x8b", "gzip data", "Give it a name that ends in .jsonl.gz, or unpack it with gunzip."),
-    (b"\x28\xb5\x2f\xfd", "zstd data", "Give it a name that ends in .jsonl.zst, or unpack it with zstd -d."),
-    (b"BZh", "bzip2 data", "Unpack it with bunzip2 first."),
-    (b"\xfd7zXZ\0", "xz data", "Unpack it with unxz first."),
-    (b"PK\x03\x04", "a zip archive", "Unpack it first."),
-    (b"PAR1", "a Parquet file", "Give it a name that ends in .parquet."),
-    (b"\x89HDF", "an HDF5 file", "Convert it to JSON Lines or Parquet."),
-    (b"ARROW1", "an Arrow file", "Convert it to Parquet."),
-    (b"\xff\xfe\0\0", "text in UTF-32", _TO_UTF8.format("UTF-32")),
-    (b"\0\0\xfe\xff", "text in UTF-32", _TO_UTF8.format("UTF-32")),
-    (b"\xff\xfe", "text in UTF-16 (as PowerShell's > writes it)", _TO_UTF8.format("UTF-16")),
-    (b"\xfe\xff", "text in UTF-16", _TO_UTF8.format("UTF-16")),
-)
+# What to do with a file that is no JSON, by what it is.
+_ADVICE = {
+    "gzip data": "Give it a name that ends in .jsonl.gz, or unpack it with gunzip.",
+    "zstd data": "Give it a name that ends in .jsonl.zst, or unpack it with zstd -d.",
+    "bzip2 data": "Unpack it with bunzip2 first.",
+    "xz data": "Unpack it with unxz first.",
+    "a zip archive": "Unpack it first.",
+    "a Parquet file": "Give it a name that ends in .parquet.",
+    "an HDF5 file": "Convert it to JSON Lines or Parquet.",
+    "an Arrow file": "Convert it to Parquet.",
+    "text in UTF-32": _TO_UTF8.format("UTF-32"),
+    "text in UTF-16": _TO_UTF8.format("UTF-16"),
+    "text in UTF-16 (as PowerShell's > writes it)": _TO_UTF8.format("UTF-16"),
+}
 # Encodings with more than one byte a letter, without a byte order mark: where the zeros of plain letters are.
 _WIDE = (
     ((0, 1, 1, 1), "UTF-32LE"),
@@ -46,7 +46,6 @@ _WIDE = (
     ((0, 1, 0, 1), "UTF-16LE"),
     ((1, 0, 1, 0), "UTF-16BE"),
 )
-_HTML = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<body")
 
 
 def kind_of(name: str) -> str | None:
@@ -60,13 +59,13 @@ def kind_of(name: str) -> str | None:
 
 def recognised(head: bytes) -> str:
     """What bytes at the start of a file or line are that is no JSON in UTF-8, and what to do; "" when not known."""
-    for magic, what, advice in _MAGIC:
-        if head.startswith(magic):
-            return f"This is {what}. {advice}"
+    what = begins_as(head)
+    if advice := _ADVICE.get(what):
+        return f"This is {what}. {advice}"
     for zeros, encoding in _WIDE:
         if len(head) >= 8 and all(bool(byte) != bool(zero) for byte, zero in zip(head[:8], zeros * 2, strict=True)):
             return f"This is text in {encoding}. {_TO_UTF8.format(encoding)}"
-    if head.removeprefix(BOM).lstrip()[:9].lower().startswith(_HTML):
+    if what in ("an HTML page", "an XML file"):
         return "This is a web page, not data: an error or a login page of a server. Fetch the file again."
     return ""
 

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from ..errors import BadFile
 from ..gates.limits import MEMBERS
+from ..gates.magic import GZIP
 from ..sa1b.tar_header import BLOCK, REGULAR, Pax, checksum_fits, header_name, is_header, number, with_records
-from .compressed import GZIP, gunzipped
+from .compressed import gunzipped
 
 # Extended headers of one member, together.
 _MAX_EXTENDED = 1 << 20

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import BadImage, LlavaZhError
 from .limits import PICTURE_PIXELS
+from .magic import JPEG, begins_as
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,21 +40,6 @@ _SUFFIXES = {
     "BMP": ".bmp",
     "TIFF": ".tif",
 }
-
-# What turns up in the place of a picture, by how it begins, in lower case and without spaces before it.
-_OTHERS = (
-    (b"<!doctype html", "an HTML page"),
-    (b"<html", "an HTML page"),
-    (b"<svg", "an SVG drawing"),
-    (b"<?xml", "an XML file"),
-    (b"version https://git-lfs", "a Git LFS pointer, not the file itself"),
-    (b"%!ps", "an EPS or PostScript file"),
-    (b"\xc5\xd0\xd3\xc6", "an EPS file"),
-    (b"%pdf", "a PDF"),
-    (b"{", "JSON"),
-    (b"pk\x03\x04", "a zip archive"),
-    (b"\x1f\x8b", "gzip data"),
-)
 
 # A JPEG has a few dozen segments before its pixels, a PNG a chunk for some kB; a file made of nothing else would keep
 # the walk over them busy for minutes.
@@ -160,7 +146,7 @@ def _jpeg(data: bytes, name: str) -> tuple[Header, int] | None:
 
     Nearly every picture is a JPEG, and a walk over its segments takes a tenth of the time of opening it with Pillow.
     """
-    if data[:2] != b"\xff\xd8":
+    if not data.startswith(JPEG):
         return None
     at, found = 2, None
     for _ in range(_MOST_SEGMENTS):
@@ -269,8 +255,8 @@ def _kind(data: bytes) -> str:
     """What `data` is, which is no picture."""
     if not data:
         return "the file is empty"
-    start = data[:64].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    known = next((f", {what}" for prefix, what in _OTHERS if start.startswith(prefix)), "")
+    what = begins_as(data[:64]) or ("JSON" if data[:64].lstrip().startswith(b"{") else "")
+    known = f", {what}" if what else ""
     if not data[:64].strip(b"\0"):
         known = ", which begins with zeros"
     return f"no image, but {len(data)} bytes that start with {data[:16]!r}{known}"

@@ -14,17 +14,22 @@ from ..errors import UnsafeName
 
 # Each is an expression of Python's and of RE2, which looks at a column of names at once.
 _ABSOLUTE = r"^[/\\]"
-_CONTROL = r"[\x00-\x1f\x7f]"
-_DRIVE = r"^[A-Za-z]:|:[:/]"
+CONTROL = r"[\x00-\x1f\x7f]"
+DRIVE = r"^[A-Za-z]:|:[:/]"
 _BACKSLASH = r"\\"
 _UPWARDS = r"(^|/)\.\.(/|$)"
 _EMPTY = r"^(\.?/)*\.?$"
 # Whatever text :func:`checked_name` refuses on every system matches this, and no other.
-UNSAFE = "|".join((_ABSOLUTE, _CONTROL, _DRIVE, _BACKSLASH, _UPWARDS, _EMPTY))
+UNSAFE = "|".join((_ABSOLUTE, CONTROL, DRIVE, _BACKSLASH, _UPWARDS, _EMPTY))
 #: Bytes of one step of a path, which is what file systems take, and of a whole name below its folder.
 LONGEST_STEP, LONGEST_NAME = 255, 2048
 # Names that Windows gives to devices, in any folder and with any ending.
 _DEVICE = re.compile(r"^(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)", re.IGNORECASE)
+
+
+def steps(path: str) -> list[str]:
+    """The steps of a path with ``/``, without those that lead nowhere (empty ones and ``.``)."""
+    return [step for step in path.split("/") if step not in ("", ".")]
 
 
 def checked_name(name: str, whose: str = "") -> str:
@@ -52,8 +57,8 @@ def unsafe(name: str) -> str:
     return (
         "is empty" if re.search(_EMPTY, name)
         else "is absolute" if re.search(_ABSOLUTE, name)
-        else "holds a control character" if re.search(_CONTROL, name)
-        else "holds a drive or a scheme" if re.search(_DRIVE, name)
+        else "holds a control character" if re.search(CONTROL, name)
+        else "holds a drive or a scheme" if re.search(DRIVE, name)
         else "holds a backslash" if re.search(_BACKSLASH, name)
         else "leads out through '..'" if re.search(_UPWARDS, name)
         else "is no UTF-8" if not _encodable(name)

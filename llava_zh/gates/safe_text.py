@@ -64,6 +64,21 @@ def keep_secret(secret: object) -> None:
         _signs[:] = dict.fromkeys(signs)
 
 
+def public_name(url: str, *, user: bool = False, query: bool = False) -> str:
+    """`url` fit for a message: without a user, a password and the query, which may be a signature.
+
+    Args:
+        user, query: Keep them, where they are part of the place and no secret.
+    """
+    scheme, slashes, rest = url.partition("://")
+    if not slashes:
+        return url
+    place, mark, asked = rest.partition("?")
+    host, slash, path = place.partition("/")
+    host = host if user else host.rpartition("@")[2]
+    return f"{scheme}://{host}{slash}{path}{mark + asked if query else ''}"
+
+
 def keep_url_secrets(url: object) -> None:
     """:func:`keep_secret` for the password in a URL and for the values of its query, which may be a signature."""
     if not isinstance(url, str) or "://" not in url:

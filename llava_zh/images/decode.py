@@ -31,6 +31,11 @@ Source = bytes | str | os.PathLike[str] | Mapping[str, Any]
 
 MODES = ("RGB", "L", "RGBA")
 
+#: Quality of the JPEGs that are made here. What is sent to a model is forgotten afterwards, and small print should be
+#: read in it: next to nothing is lost, and colours are not halved. What an export keeps costs disk as long as it is
+#: kept, so it is written with the usual loss.
+QUALITY_SENT, QUALITY_KEPT = 95, 90
+
 
 @overload
 def decode_image(

@@ -15,14 +15,11 @@ from pathlib import Path
 
 from llava_zh.errors import BadArgument, BadImage, ImageNotFound, LlavaZhError
 from llava_zh.gates import pictures
-from llava_zh.images.decode import as_jpeg, read_bytes, smaller
+from llava_zh.images.decode import QUALITY_SENT, as_jpeg, read_bytes, smaller
 from llava_zh.images.names import ImageSource, image_label, path_of
 from llava_zh.regenerate.faults import Transient
 from llava_zh.storage.durable import explained, holds
 from llava_zh.storage.lines import write_lines
-
-#: Quality of the JPEG that a PIL image, or a downscaled one, is sent as.
-JPEG_QUALITY = 95
 
 _KEEPING = threading.Lock()
 
@@ -61,7 +58,7 @@ def fetch_image(image: ImageSource, max_pixels: int | None) -> bytes:
         return data
     where = _where(image)
     check_image(data, where)
-    small = smaller(data, where, max_pixels=max_pixels, quality=JPEG_QUALITY, subsampling=0, keep_alpha=False)
+    small = smaller(data, where, max_pixels=max_pixels, quality=QUALITY_SENT, subsampling=0, keep_alpha=False)
     return small.data
 
 
@@ -97,7 +94,7 @@ def read_image(image: ImageSource) -> bytes:
     if isinstance(image, str | os.PathLike):
         return _read(os.fspath(image))
     if hasattr(image, "tobytes") and hasattr(image, "save"):
-        return as_jpeg(image, quality=JPEG_QUALITY, subsampling=0)
+        return as_jpeg(image, quality=QUALITY_SENT, subsampling=0)
     raise BadArgument(
         "An image must be a path, a URL, bytes, a PIL image or {'path': …, 'bytes': …}; "
         f"found {type(image).__name__}."

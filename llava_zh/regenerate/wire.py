@@ -14,7 +14,8 @@ from urllib.request import getproxies, proxy_bypass
 import msgspec
 
 from llava_zh.errors import BadArgument
-from llava_zh.gates.safe_text import keep_environment_secrets, keep_secret, keep_url_secrets
+from llava_zh.gates.magic import GZIP
+from llava_zh.gates.safe_text import keep_environment_secrets, keep_secret, keep_url_secrets, public_name
 from llava_zh.regenerate.faults import Transient
 from llava_zh.regenerate.protocol import excerpt
 
@@ -58,6 +59,7 @@ def address_of(base_url: str, api_key: str) -> Address:
     except ValueError:
         known = None
     if not known or any(character <= " " for character in base_url):
+        # What does not parse is cut at the last @, wherever it stands: a password may hold slashes.
         shown = base_url.rpartition("@")[2].partition("?")[0]
         raise BadArgument(f"base_url must be an http(s) URL such as http://127.0.0.1:8000/v1; found {shown!r}.")
     authorization = f"Bearer {api_key}" if api_key else None
@@ -71,9 +73,8 @@ def address_of(base_url: str, api_key: str) -> Address:
         keep_secret(basic)
         authorization = f"Basic {basic}"
     path = parts.path.rstrip("/").removesuffix("/chat/completions") or "/v1"
-    netloc = parts.netloc.rpartition("@")[2]
     return Address(
-        urlunsplit((parts.scheme, netloc, path, "", "")),
+        public_name(urlunsplit((parts.scheme, parts.netloc, path, "", ""))),
         parts.query,
         authorization,
         _proxy(parts.hostname or "", parts.scheme),
@@ -151,7 +152,6 @@ async def read_reply(response: aiohttp.ClientResponse, limit: int) -> Reply:
 
 # Gzip may be several members one after the other (RFC 1952, 2.2), as of a proxy that flushes. No server writes more.
 _MEMBERS = 64
-_GZIP = b"\x1f\x8b"
 
 
 def decompressed(body: bytes, encoding: str, limit: int) -> bytes:
@@ -190,7 +190,7 @@ def _inflated(body: bytes, window: int, limit: int) -> bytes | None:
         if len(found) > limit:
             return found
         rest = inflate.unused_data
-        if not inflate.eof or (rest and not rest.startswith(_GZIP)):
+        if not inflate.eof or (rest and not rest.startswith(GZIP)):
             return None
         if not rest:
             return found

@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 from llava_zh.forks import Lock
-from llava_zh.gates.safe_text import keep_secret, keep_url_secrets
+from llava_zh.gates.safe_text import keep_secret, keep_url_secrets, public_name
 
 # In these the user is part of the place, and no secret unless a password is with it.
 _USER_IS_A_PLACE = ("ssh", "sftp", "ftp", "hdfs", "webhdfs", "smb")
@@ -25,19 +25,10 @@ _lock = Lock()
 
 def public(root: str) -> str:
     """`root` without user, password and query (which may be a signature); one that has none is given back as it is."""
-    scheme, slashes, rest = root.partition("://")
-    if not slashes or ("@" not in rest and "?" not in rest):
-        return root
-    try:
-        split = urlsplit(root)
-        password = split.password
-    except ValueError:
-        return root
-    host = split.netloc
-    if password is not None or scheme not in _USER_IS_A_PLACE:
-        host = host.rpartition("@")[2]
-    query = split.query if not scheme.startswith("http") else ""
-    return urlunsplit((split.scheme, host, split.path, query, "")) if host != split.netloc or split.query else root
+    scheme, _, rest = root.partition("://")
+    user = rest.partition("/")[0].rpartition("@")[0]
+    place = scheme in _USER_IS_A_PLACE and ":" not in user
+    return public_name(root, user=place, query=not scheme.startswith("http"))
 
 
 def remember(root: str, options: Mapping[str, Any] | None = None) -> str:

@@ -323,10 +323,6 @@ class Sa1bFileSystem(AbstractFileSystem):  # type: ignore[misc]
             root.refresh(everything=True)
         return members.match(roots, paths)
 
-    def find_member(self, path: str) -> str | None:
-        """As `find_members`, for one path."""
-        return self.find_members([self._strip_protocol(path)])[0]
-
     def archive_of(self, paths: Any, names: Iterable[str] | None = None) -> Any:
         """The names of the archives (``sa_000003``) that `paths`, an Arrow array of text, are in; null where unknown.
 

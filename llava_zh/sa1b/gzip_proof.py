@@ -16,7 +16,7 @@ import msgspec
 from llava_zh.errors import BadArchive
 from llava_zh.gates.pictures import JPEG_SUFFIXES
 from llava_zh.sa1b.deflate_trees import Block, blocks
-from llava_zh.sa1b.jpeg_check import BadJpeg, check_jpeg, seam
+from llava_zh.sa1b.jpeg_check import BadJpeg, NotBaseline, check_jpeg, seam
 
 if TYPE_CHECKING:
     from llava_zh.sa1b.gzip_points import PointReader
@@ -95,7 +95,7 @@ def kind_of(name: str) -> str:
 def _jump(data: bytes) -> float:
     try:
         return seam(check_jpeg(data))[0]
-    except (BadJpeg, NotImplementedError):
+    except (BadJpeg, NotBaseline):
         return 0.0
 
 
@@ -132,7 +132,7 @@ def problem(name: str, data: bytes | None) -> Wrong | None:
             check_jpeg(data)
         except BadJpeg as error:
             return Wrong(f"is no whole JPEG: {error}", len(data) if error.at is None else error.at)
-        except NotImplementedError:
+        except NotBaseline:
             return None if data[-2:] == b"\xff\xd9" else Wrong("has no end marker", len(data))
     elif name.endswith(".json"):
         try:

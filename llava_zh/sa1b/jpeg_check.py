@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from llava_zh.gates.magic import JPEG
+
 _BASELINE = (0xC0, 0xC1)
 _MAX_BLOCKS = 1 << 24
 _SLACK = 1024  # bytes that a wrong place is given more, for the zeros that are stuffed in
@@ -43,12 +45,16 @@ class BadJpeg(ValueError):
         self.at = at
 
 
+class NotBaseline(ValueError):
+    """A JPEG of a kind that is not walked over (progressive, arithmetic, with restart markers), good or not."""
+
+
 def check_jpeg(data: bytes) -> Scan:
     """The blocks of the baseline JPEG `data`.
 
-    Raises: BadJpeg where it is damaged; NotImplementedError for a JPEG of another kind (progressive, arithmetic, ...).
+    Raises: BadJpeg where it is damaged; NotBaseline for a JPEG of another kind.
     """
-    if data[:2] != b"\xff\xd8":
+    if not data.startswith(JPEG):
         raise BadJpeg("it does not start as a JPEG")
     frame: _Frame | None = None
     tables: dict[int, Lookup] = {}
@@ -65,7 +71,7 @@ def check_jpeg(data: bytes) -> Scan:
         if marker in _BASELINE:
             frame = _frame(body)
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            raise NotImplementedError("not a baseline JPEG")
+            raise NotBaseline("not a baseline JPEG")
         elif marker == 0xC4:
             _huffman(body, tables)
         elif marker == 0xDD and length == 4:
@@ -74,7 +80,7 @@ def check_jpeg(data: bytes) -> Scan:
             if frame is None:
                 raise BadJpeg("the picture comes before its frame")
             if restart:
-                raise NotImplementedError("restart markers")
+                raise NotBaseline("restart markers")
             return _scan(data, position, body, frame, tables)
         elif not (0xE0 <= marker <= 0xEF or marker in (0xDB, 0xFE, 0xDD)):
             raise BadJpeg(f"an unknown marker {marker:#x}")
@@ -120,7 +126,7 @@ def _ac_steps(table: Lookup) -> Lookup:
 
 def _scan(data: bytes, start: int, header: bytes, frame: _Frame, tables: dict[int, Lookup]) -> Scan:
     if len(header) != 4 + 2 * len(frame.components) or header[0] != len(frame.components):
-        raise NotImplementedError("several scans")
+        raise NotBaseline("several scans")
     raw = np.frombuffer(data, "u1", offset=start)
     marks = np.flatnonzero(raw[:-1] == 0xFF)
     ends = marks[raw[marks + 1] != 0]

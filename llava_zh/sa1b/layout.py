@@ -29,14 +29,14 @@ import numpy as np
 from llava_zh.errors import BadArchive, BadIndex, ImageNotFound, RootNotFound
 from llava_zh.gates.limits import INDEX
 from llava_zh.gates.links import lead_out
-from llava_zh.gates.safe_text import one_line
+from llava_zh.gates.safe_text import one_line, public_name
 from llava_zh.sa1b import store
 from llava_zh.sa1b.archive import Archive
 from llava_zh.sa1b.discovery import Found, discover
 from llava_zh.sa1b.index import Member
 from llava_zh.sa1b.remote import NO_LISTING, RefusedImage, explained, fetch, status_of, trouble, verdict
 from llava_zh.sa1b.source import LocalSource, RemoteSource, Source, open_limit
-from llava_zh.sa1b.urls import SHARD_NAME, archive_stem, member_key, public_name
+from llava_zh.sa1b.urls import SHARD_NAME, archive_stem, member_key
 
 #: Archives kept open by a root, where it is set; else their share of the descriptors that this process may have.
 MAX_OPEN: int | None = None

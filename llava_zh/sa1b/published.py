@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llava_zh.errors import BadArgument
+from llava_zh.gates.places import CONTROL, DRIVE, LONGEST_STEP, steps
 
 SCHEME = "sa1b://"
 
@@ -31,22 +32,24 @@ NO_BYTES = "!no-bytes/"
 #: The same for a path that begins like none of those whose place is known.
 NOWHERE = "!nowhere/"
 
-_LONGEST_NAME = 255  # bytes; what file systems have
-_LONGEST_PATH = 4000
+_LONGEST_PATH = 4000  # bytes; a path that is only looked up may be longer than one that files are written under
 _MARKS = (NAME, DATA, REFUSED, LINK, NO_BYTES, NOWHERE)
 _PIECE = 1 << 17
 _SUSPECT = tuple(bytes([byte]) for byte in b"\\:!\x7f")
 _WILD_BYTES = tuple(bytes([byte]) for byte in b"%*?[]")
 _WILD = re.compile(r"[%*?\[\]]")
-_DRIVE = re.compile(r"[A-Za-z]:")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_DRIVE, _CONTROL = re.compile(DRIVE), re.compile(CONTROL)
 
 
 def problem(path: str) -> str | None:
-    """Why `path` can be no image below a root; None for one that can. A backslash counts as a slash."""
+    """Why `path` can be no image below a root; None for one that can.
+
+    `gates.places` has the law of names that files are written under. This one reads, so a backslash counts as a slash
+    (rows were written on Windows too); and its names become parts of a URL, so ``::`` and a colon at the end do harm.
+    """
     path = path.replace("\\", "/")
     parts = path.split("/")
-    if all(part in ("", ".") for part in parts):
+    if not steps(path):
         return "is empty"
     if path.startswith("/"):
         return "is absolute"
@@ -54,15 +57,15 @@ def problem(path: str) -> str | None:
         return "leads out through '..'"
     if "::" in path or path.endswith(":"):
         return "holds '::' or ends in ':', which separates the parts of a chained URL"
-    if ":/" in path or _DRIVE.match(path):
+    if _DRIVE.search(path):
         return "holds a scheme or a drive"
     if _CONTROL.search(path):
         return "holds a control character"
     if path.startswith("!") and path.startswith(_MARKS):
         return "starts like a mark of ours"
-    if len(path) * 4 > _LONGEST_NAME:
+    if len(path) * 4 > LONGEST_STEP:
         sizes = [len(part.encode("utf-8", "surrogatepass")) for part in parts]
-        if max(sizes) > _LONGEST_NAME or sum(sizes) + len(sizes) > _LONGEST_PATH:
+        if max(sizes) > LONGEST_STEP or sum(sizes) + len(sizes) > _LONGEST_PATH:
             return "is longer than any file's name"
     return None
 
@@ -72,7 +75,7 @@ def plain(path: str) -> str | None:
     path = path.removeprefix(SCHEME)
     if problem(path) is not None:
         return None
-    return "/".join(part for part in path.replace("\\", "/").split("/") if part not in ("", "."))
+    return "/".join(steps(path.replace("\\", "/")))
 
 
 def mark(path: str, why: str = REFUSED) -> str:
@@ -156,7 +159,7 @@ def _suspect(data: Any, offsets: Any) -> bool:
     if not len(data):
         return False
     lengths = np.diff(offsets)
-    if lengths.max() > _LONGEST_NAME or data.min() < 0x20:
+    if lengths.max() > LONGEST_STEP or data.min() < 0x20:
         return True
     text = data.tobytes()
     if any(byte in text for byte in _SUSPECT):

@@ -14,8 +14,8 @@ import fsspec.asyn
 
 from llava_zh.errors import BadArchive
 from llava_zh.forks import in_child
+from llava_zh.gates.safe_text import public_name
 from llava_zh.sa1b.remote import explained
-from llava_zh.sa1b.urls import public_name
 
 _ENDS = 64 << 10  # bytes at each end of a remote archive that tell it from another of the same size
 _OPEN = 128  # archives held open at most

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from llava_zh.errors import BadArchive, BadIndex, LlavaZhError
 from llava_zh.gates import limits
+from llava_zh.gates.magic import GZIP, ZIP
 from llava_zh.gates.safe_text import get_logger
 from llava_zh.sa1b.index import ArchiveIndex, Scan, assemble
 from llava_zh.sa1b.source import Source
@@ -44,9 +45,9 @@ def detect(source: Source) -> str:
     Raises: BadArchive for anything else.
     """
     head = source.read_at(0, 512)
-    if head[:2] == b"\x1f\x8b":
+    if head.startswith(GZIP):
         return "gzip"
-    if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+    if head.startswith((ZIP, b"PK\x05\x06")):  # the second is an empty zip
         return "zip"
     if head[257:262] == b"ustar" or (len(head) == 512 and not any(head)) or _old_tar(head):
         return "tar"
@@ -91,7 +92,7 @@ def scan(source: Source, threads: int = 0, progress: Callable[[int], object] | N
 def first_id(source: Source) -> int | None:
     """The image id of the first member name, sa_<id>, that an archive's first bytes show; None if they show none."""
     head = source.read_at(0, 64 << 10)
-    if head[:2] == b"\x1f\x8b":
+    if head.startswith(GZIP):
         with contextlib.suppress(zlib.error):
             head = zlib.decompressobj(31).decompress(head, 1 << 20)
     match = SA_NAME.search(head.decode("latin-1"))

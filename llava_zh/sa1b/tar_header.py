@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from llava_zh.gates.places import steps
+
 BLOCK = 512
 #: A name or a size that no file can have is no name or size. The first is Linux' PATH_MAX.
 _LONGEST_NAME = 4096
@@ -43,9 +45,10 @@ def safe_name(name: str) -> str | None:
     """`name` without leading and doubled ``/`` and ``./``.
 
     None if it is empty, longer than any path, goes through ``..``, or holds NUL, ``::`` or ``://``: with the last two
-    a URL that is built of it names another place.
+    a URL that is built of it names another place. Nothing is written by such a name, so all else is let through that
+    archives hold, where `gates.places` refuses it: a leading slash, backslashes, control characters.
     """
-    parts = [part for part in name.split("/") if part not in ("", ".")]
+    parts = steps(name)
     if ".." in parts or not parts or "\0" in name or "::" in name or "://" in name or len(name) > _LONGEST_NAME:
         return None
     return "/".join(parts)

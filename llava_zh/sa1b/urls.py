@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from llava_zh.errors import BadArgument, RootNotFound
+from llava_zh.gates.places import steps
 from llava_zh.gates.safe_text import keep_url_secrets
 from llava_zh.sa1b.access import remember
 
@@ -94,15 +95,6 @@ def image_url(path: str, root: str | os.PathLike[str] | Sequence[str | os.PathLi
     return f"sa1b://{image_path(path)}{url_suffix(root)}"
 
 
-def public_name(url: str) -> str:
-    """`url` fit for a message: without a user, a password and the query, which may be a signature."""
-    scheme, slashes, rest = url.partition("://")
-    if not slashes:
-        return url
-    host, slash, path = rest.partition("?")[0].partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
-
-
 def normalize(path: str) -> str:
     """`path` inside the filesystem: no scheme, no chain, no leading ``./`` or ``/``; ``..`` is refused."""
     if path.startswith("sa1b://"):
@@ -110,7 +102,7 @@ def normalize(path: str) -> str:
     if "::" in path:
         path = path.split("::", 1)[0]
     if "//" in path or "./" in path or path.startswith("/") or path.endswith(("/", "/.", "..")) or path == ".":
-        parts = [part for part in path.split("/") if part not in ("", ".")]
+        parts = steps(path)
         if ".." in parts:
             raise BadArgument(f"The image path {path!r} leaves its archive through '..'.")
         path = "/".join(parts)

@@ -51,11 +51,6 @@ def test_control_characters_are_written_out() -> None:
     assert text.printable("a\x1b[2Jb\x9bc\r\n") == "a\\x1b[2Jb\\x9bc\\x0d\n"
 
 
-def test_shortened_text_fits_and_ends_in_an_ellipsis() -> None:
-    assert text.shorten("图中是\n一片草地", 9) == "图中是 …"
-    assert text.shorten("short", 9) == "short"
-
-
 def test_a_table_is_aligned_by_columns_of_the_terminal() -> None:
     assert text.table([("图像", "1", "x"), ("a", "22", "")], right=(1,)) == "图像   1  x\na     22"
 

@@ -161,7 +161,7 @@ def test_parquet_in_which_each_text_repeats_the_one_before_is_read_too(tmp_path:
 _FUZZED = """
 import resource, sys
 from pathlib import Path
-from llava_zh import readers
+from llava_zh.files import readers
 from llava_zh.errors import LlavaZhError
 from llava_zh.data_files import local_files
 from llava_zh.shards import Reading

@@ -392,7 +392,7 @@ def test_files_are_closed_when_reading_ends_early(tmp_path: Path) -> None:
     code = f"""
 import os, warnings
 warnings.simplefilter("error")
-from llava_zh import readers
+from llava_zh.files import readers
 from llava_zh.data_files import local_files
 from llava_zh.records import Expect
 from llava_zh.shards import Reading

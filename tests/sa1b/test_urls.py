@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llava_zh.errors import BadArgument, RootNotFound
+from llava_zh.gates.safe_text import public_name
 from llava_zh.sa1b import image_url, search_path, url_suffix, urls
 
 
@@ -100,4 +101,4 @@ def test_an_archive_is_addressed_by_its_stem(file: str, stem: str | None) -> Non
 
 
 def test_secrets_in_a_url_are_not_shown() -> None:
-    assert urls.public_name("https://me:secret@host/x?sig=secret") == "https://host/x"
+    assert public_name("https://me:secret@host/x?sig=secret") == "https://host/x"

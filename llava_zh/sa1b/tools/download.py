@@ -13,11 +13,12 @@ from typing import Any
 
 from llava_zh.errors import BadArchive, BadArgument, BadFile, HubError, LlavaZhError, UnknownName
 from llava_zh.gates.places import checked_name
+from llava_zh.gates.safe_text import public_name
 from llava_zh.sa1b import store
 from llava_zh.sa1b.lists import is_archive, read_checklist, read_links
 from llava_zh.sa1b.source import LocalSource
 from llava_zh.sa1b.tools.output import check_space, output_folder
-from llava_zh.sa1b.urls import archive_names, archive_stem, public_name
+from llava_zh.sa1b.urls import archive_names, archive_stem
 from llava_zh.storage import http
 from llava_zh.storage.atomic import give_name
 from llava_zh.storage.continued import fetch_rest

@@ -27,6 +27,7 @@ import numpy as np
 
 from llava_zh.errors import BadArchive, BadArgument, BadImage, LlavaZhError, RootNotFound
 from llava_zh.gates import pictures
+from llava_zh.gates.magic import JPEG
 from llava_zh.gates.pictures import JPEG_SUFFIXES
 from llava_zh.gates.safe_text import json_text, one_line
 from llava_zh.sa1b.contents import ARCHIVE_FILES, Contents, Item, chosen, trouble
@@ -435,7 +436,7 @@ def _reason(contents: Contents, item: Item) -> tuple[str | None, int]:
 
 def jpeg_problem(data: bytes) -> str | None:
     """Why `data` is no JPEG that decodes in full, or None if it is one."""
-    if data[:2] != b"\xff\xd8":
+    if not data.startswith(JPEG):
         return f"is no JPEG: {len(data):,} bytes that start with {data[:8]!r}"
     try:
         pictures.decodes(data, "")
