@@ -27,6 +27,7 @@ from llava_zh.files import jsonl
 from llava_zh.rows.records import Place
 from llava_zh.storage.durable import explained
 from llava_zh.storage.lines import write_lines
+from llava_zh.storage.progress import Progress
 
 #: Lowest and highest length; ``None`` is open.
 Bounds = tuple[int | None, int | None]
@@ -59,16 +60,13 @@ class Facts:
 
     def read(self, rows: Iterable[Row]) -> None:
         """The first pass."""
-        from huggingface_hub.utils.tqdm import tqdm
-
-        bar = tqdm(desc="Looking", unit=" rows")  # type: ignore[no-untyped-call]
-        with bar as progress:
+        with Progress("Looking", unit="rows") as progress:
             for batch in _batches(rows):
                 findings = [self._checks.look_at(row.fields, row.turns) for row in batch]
                 with explained(self._work):
                     self.spool.add(batch, [finding.defects for finding in findings])
                     self._note(batch, findings)
-                progress.update(len(batch))
+                progress.add(len(batch))
         with explained(self._work):
             self.spool.flush()
             self.columns.flush()

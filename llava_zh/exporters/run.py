@@ -23,6 +23,7 @@ from ..errors import OutputError, RunConflict
 from ..gates import places, sizes
 from ..gates.safe_text import get_logger
 from ..storage.durable import explained, sync_folder
+from ..storage.progress import Progress
 from ..streams.left_out import Account
 from . import shards
 from .card import card
@@ -261,13 +262,11 @@ class _Workers:
         Raises:
             OutputError: A process died.
         """
-        from huggingface_hub.utils.tqdm import tqdm
-
-        with tqdm(total=len(items), desc=what, unit="file") as bar:  # type: ignore[no-untyped-call]
+        with Progress(what, len(items), unit="files") as progress:
             if self._pool is None:
                 for item in items:
                     result = work(job, item)
-                    bar.update()
+                    progress.add(1)
                     yield result
                 return
             futures: dict[int, Future[Result]] = {}
@@ -279,7 +278,7 @@ class _Workers:
                         begun += 1
                     wait([futures[number]], return_when=FIRST_COMPLETED)
                     result = futures.pop(number).result()
-                    bar.update()
+                    progress.add(1)
                     yield result
             except BrokenProcessPool as error:
                 raise OutputError(

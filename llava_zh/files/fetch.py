@@ -12,7 +12,7 @@ import glob
 import hashlib
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,10 +21,10 @@ import filelock
 
 from ..errors import BadFile, LlavaZhError, OutputError, RunConflict
 from ..gates.places import check_length, checked_name, inside
-from ..gates.safe_text import one_line
 from ..storage.atomic import give_name
 from ..storage.continued import fetch_rest
 from ..storage.durable import check_kind
+from ..storage.progress import Progress
 from . import hub
 from .data_files import DataFile
 
@@ -155,21 +155,21 @@ def _digest(file: DataFile) -> str:
     digest = hashlib.sha256()
     if hash_name(file) == "git SHA-1":
         digest = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
-    with open(file.path, "rb") as handle, _progress("checking", file, 0) as advance:
+    with open(file.path, "rb") as handle, _progress("checking", file, 0) as progress:
         while chunk := handle.read(_CHUNK):
             digest.update(chunk)
-            advance(len(chunk))
+            progress.add(len(chunk))
     return digest.hexdigest()
 
 
 def _append(file: DataFile, part: Path, token: Any) -> None:
     """Fetch into `part` what it lacks of `file`."""
-    with _progress("fetching", file, part.stat().st_size if part.is_file() else 0) as advance:
+    with _progress("fetching", file, part.stat().st_size if part.is_file() else 0) as progress:
         fetch_rest(
             part,
             file.size,
             lambda offset, length: hub.read(file, offset, length, token),
-            advance,
+            progress.add,
             what=file.label,
             hint="Run the command again, or try the other --source.",
         )
@@ -210,12 +210,5 @@ def _written(target: Path) -> Iterator[None]:
         raise OutputError(f"{target}: cannot be written ({error.strerror}).{kept}") from error
 
 
-@contextlib.contextmanager
-def _progress(doing: str, file: DataFile, start: int) -> Iterator[Callable[[int], object]]:
-    """A bar in bytes for what takes longer than a second; the hub client's usual switches silence it."""
-    from huggingface_hub.utils.tqdm import tqdm
-
-    what = one_line(f"{doing} {PurePosixPath(file.name).name}")
-    bar: Any = tqdm(total=file.size, initial=start, unit="B", unit_scale=True, desc=what, delay=1)  # type: ignore[no-untyped-call]
-    with bar:
-        yield bar.update
+def _progress(doing: str, file: DataFile, start: int) -> Progress:
+    return Progress(f"{doing} {PurePosixPath(file.name).name}", file.size, done=start)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from llava_zh.regenerate.selection import open_ledger
 from llava_zh.regenerate.serve import Served
 from llava_zh.regenerate.source import Source, open_source
 from llava_zh.regenerate.tasks import run_blocking
+from llava_zh.storage.progress import Progress
 
 
 def regenerate(
@@ -197,34 +197,22 @@ class _Bar:
     """The live line: done, failed, rows a second, tokens a second, in flight and the time left."""
 
     def __init__(self, show: bool, rows: Source, limit: int | None, ledger: Ledger, session: Session) -> None:
-        from huggingface_hub.utils.tqdm import tqdm
-
         total = min((count for count in (rows.total, limit) if count is not None), default=None)
         self._ledger, self._session = ledger, session
-        self._shown = show
-        bar: Any = tqdm
-        self._bar = bar(
-            total=total, initial=self._through(), unit="row", file=sys.stderr, disable=not show,
-            name="llava_zh.regenerate",
-        )  # fmt: skip
+        self._progress = Progress("Regenerating", total, unit="rows", done=self._through(), show=show)
+        self.say = self._progress.say
 
     def _through(self) -> int:
         return self._ledger.tally.rows + sum(self._ledger.failures.values())
 
     def update(self) -> None:
         session = self._session
-        self._bar.set_postfix_str(
+        self._progress.note(
             f"failed {sum(self._ledger.failures.values())}, {session.in_flight} in flight, "
-            f"{session.completion_tokens / session.seconds:.0f} tokens/s",
-            refresh=False,
+            f"{session.completion_tokens / session.seconds:.0f} tokens/s"
         )
-        self._bar.update(self._through() - self._bar.n)
-
-    def say(self, line: str) -> None:
-        """Put a line for the reader above the bar."""
-        if self._shown:
-            self._bar.write(line, file=sys.stderr)
+        self._progress.reach(self._through())
 
     def close(self) -> None:
         self.update()
-        self._bar.close()
+        self._progress.close()

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
 
 from llava_zh.errors import UnknownName
 from llava_zh.sa1b.contents import trouble
 from llava_zh.sa1b.gzip_points import cores
 from llava_zh.sa1b.layout import Root
 from llava_zh.sa1b.tree import ArchiveInfo, archive_info
+from llava_zh.storage.progress import Progress
 
 
 def build_all(
@@ -29,11 +28,13 @@ def build_all(
     todo = [job for job in found if rebuild or sidecar or not archive_info(*job).indexed]
     workers = max(1, min(num_proc or cores(), len(todo)))
     threads = max(1, cores() // workers)
-    with _Bar(todo) as bar, ThreadPoolExecutor(workers) as pool:
+    label = f"Indexing {len(todo)} archives"
+    with Progress(label, _bytes(todo)) as shown, ThreadPoolExecutor(workers) as pool:
+        all_done = _Done(shown)
 
         def build_one(job: tuple[Root, str, str]) -> ArchiveInfo:
             root, name, path = job
-            progress = partial(bar.update, root.full_name(path))
+            progress = partial(all_done.reach, root.full_name(path))
             try:
                 root.build(path, sidecar=sidecar, threads=threads, rebuild=rebuild, progress=progress)
                 return archive_info(root, name, path)
@@ -43,28 +44,19 @@ def build_all(
         return list(pool.map(build_one, todo))
 
 
-class _Bar:
-    """One progress bar over the bytes of all archives."""
+class _Done:
+    """The bytes that are done of all archives, which are indexed at the same time."""
 
-    def __init__(self, jobs: list[tuple[Root, str, str]]) -> None:
-        from huggingface_hub.utils.tqdm import tqdm
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._of: dict[str, int] = {}
 
-        total = 0
-        for root, _, path in jobs:
-            hit = root.file(path)
-            total += hit.size if hit is not None else 0
-        self._done: dict[str, int] = {}
-        self._lock = threading.Lock()
-        label = f"Indexing {len(jobs)} archives"
-        self._bar: Any = tqdm(total=total, unit="B", unit_scale=True, desc=label, delay=1)  # type: ignore[no-untyped-call]
+    def reach(self, path: str, done: int) -> None:
+        """So much of the archive at `path` is done; one thread at a time tells of it."""
+        self._progress.add(done - self._of.get(path, 0))
+        self._of[path] = done
 
-    def __enter__(self) -> _Bar:
-        return self
 
-    def __exit__(self, *error: object) -> None:
-        self._bar.close()
-
-    def update(self, path: str, done: int) -> None:
-        with self._lock:
-            self._bar.update(done - self._done.get(path, 0))
-            self._done[path] = done
+def _bytes(jobs: list[tuple[Root, str, str]]) -> int:
+    hits = [root.file(path) for root, _, path in jobs]
+    return sum(hit.size for hit in hits if hit is not None)

@@ -17,7 +17,7 @@ import stat
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ import numpy as np
 from llava_zh.errors import BadArchive, BadIndex, ImageNotFound, RootNotFound
 from llava_zh.gates.limits import INDEX
 from llava_zh.gates.links import lead_out
-from llava_zh.gates.safe_text import one_line, public_name
+from llava_zh.gates.safe_text import public_name
 from llava_zh.sa1b import store
 from llava_zh.sa1b.archive import Archive
 from llava_zh.sa1b.discovery import Found, discover
@@ -37,6 +37,7 @@ from llava_zh.sa1b.index import Member
 from llava_zh.sa1b.remote import NO_LISTING, RefusedImage, explained, fetch, status_of, trouble, verdict
 from llava_zh.sa1b.source import LocalSource, RemoteSource, Source, open_limit
 from llava_zh.sa1b.urls import SHARD_NAME, archive_stem, member_key
+from llava_zh.storage.progress import Progress
 
 #: Archives kept open by a root, where it is set; else their share of the descriptors that this process may have.
 MAX_OPEN: int | None = None
@@ -429,8 +430,8 @@ class Root:
         if "progress" in options:
             index = store.build(source, self.full_name(path), **options)
         else:
-            with _progress_bar(path, source.size) as progress:
-                index = store.build(source, self.full_name(path), progress=progress, **options)
+            with Progress(f"Indexing {path}", source.size) as progress:
+                index = store.build(source, self.full_name(path), progress=progress.reach, **options)
         self._indexed[path] = time.monotonic(), time.monotonic() - begun
         return self._keep(path, Archive(source, index))
 
@@ -474,13 +475,3 @@ class Root:
                     if ids is not None:
                         ranges.append((*ids, stem))
         return sorted(ranges)
-
-
-@contextlib.contextmanager
-def _progress_bar(path: str, size: int) -> Iterator[Callable[[int], object]]:
-    """Gives a function of the bytes done so far, shown as a bar when it takes longer than a second."""
-    from huggingface_hub.utils.tqdm import tqdm
-
-    bar: Any = tqdm(total=size, unit="B", unit_scale=True, desc=f"Indexing {one_line(path)}", delay=1)  # type: ignore[no-untyped-call]
-    with bar:
-        yield lambda done: bar.update(done - bar.n)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from llava_zh.errors import BadArchive, BadArgument, BadFile, HubError, LlavaZhError, UnknownName
 from llava_zh.gates.places import checked_name
@@ -23,6 +22,7 @@ from llava_zh.storage import http
 from llava_zh.storage.atomic import give_name
 from llava_zh.storage.continued import fetch_rest
 from llava_zh.storage.durable import check_kind, explained
+from llava_zh.storage.progress import Progress
 
 #: What servers of signed links answer once the link is too old, or not the one that was given out.
 _EXPIRED = (400, 401, 403, 410)
@@ -85,9 +85,9 @@ def download(
         try:
             list(pool.map(_Job.prepare, jobs))
             check_space(folder, sum(job.lacking for job in jobs), f"Fetching {len(jobs)} files")
-            with _bar(jobs) as bar:
+            with _progress(jobs) as progress:
                 for job in jobs:
-                    job.progress = bar.update
+                    job.progress = progress.add
                 list(pool.map(_Job.run, jobs))
         except BaseException:
             for job in jobs:
@@ -119,14 +119,9 @@ def _chosen(
     return {name: links[name] for name in names}
 
 
-def _bar(jobs: list[_Job]) -> Any:
-    from huggingface_hub.utils.tqdm import tqdm
-
+def _progress(jobs: list[_Job]) -> Progress:
     total = sum(job.result.size or 0 for job in jobs if not job.finished)
-    there = total - sum(job.lacking for job in jobs)
-    return tqdm(  # type: ignore[no-untyped-call]
-        total=total, initial=there, unit="B", unit_scale=True, desc=f"Fetching {len(jobs)} files", delay=1
-    )
+    return Progress(f"Fetching {len(jobs)} files", total, done=total - sum(job.lacking for job in jobs))
 
 
 class _Job:

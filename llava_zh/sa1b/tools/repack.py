@@ -32,6 +32,7 @@ from llava_zh.sa1b.tree import ArchiveInfo
 from llava_zh.sa1b.urls import key_name, member_key
 from llava_zh.storage.atomic import atomic
 from llava_zh.storage.durable import explained
+from llava_zh.storage.progress import Progress
 
 if TYPE_CHECKING:
     from llava_zh.sa1b.filesystem import Sa1bFileSystem
@@ -129,13 +130,14 @@ def repack(
     _refuse_sources(fs.roots, Path(output_dir))
     fs.build_index([name for name, info in first.items() if info.kind in ARCHIVE_FILES and not info.indexed])
     workers = max(1, min(cores() if num_proc is None else num_proc, len(first)))
-    with output_folder(output_dir) as folder, ThreadPoolExecutor(workers) as pool, _bar(len(first)) as bar:
+    progress = Progress("Repacking", len(first), unit="archives")
+    with output_folder(output_dir) as folder, ThreadPoolExecutor(workers) as pool, progress:
         job = _Job(fs, folder, images, masks)
         results = []
         try:
             for one in pool.map(job.run, sorted(first.values(), key=lambda info: info.name)):
                 results.append(one)
-                bar.update(1)
+                progress.add(1)
         except BaseException:
             job.stop.set()
             pool.shutdown(cancel_futures=True)
@@ -147,12 +149,6 @@ def _refuse_sources(roots: list[Root], folder: Path) -> None:
     places = [Path(root.join(place)).resolve() for root in roots if root.local for place in ("", "data", "images")]
     if folder.expanduser().resolve() in places:
         raise BadArgument(f"{folder} is where the archives are. Give another folder: plain tars have the same names.")
-
-
-def _bar(archives: int) -> Any:
-    from huggingface_hub.utils.tqdm import tqdm
-
-    return tqdm(total=archives, unit=" archives", desc="Repacking", delay=1)  # type: ignore[no-untyped-call]
 
 
 class _Written(NamedTuple):

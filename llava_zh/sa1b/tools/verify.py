@@ -42,6 +42,7 @@ from llava_zh.sa1b.urls import key_name
 from llava_zh.storage.atomic import write_atomically
 from llava_zh.storage.durable import check_kind, explained
 from llava_zh.storage.lines import AppendFile
+from llava_zh.storage.progress import Progress
 
 if TYPE_CHECKING:
     from llava_zh.sa1b.filesystem import Sa1bFileSystem
@@ -266,22 +267,19 @@ class _Run:
 
     def work(self, workers: int) -> None:
         """Check what is to be checked; each piece is in the state file before the next is waited for."""
-        from huggingface_hub.utils.tqdm import tqdm
-
         # Whole archives go first: each is one long piece, and a long piece at the end would have a core to itself.
         jobs = sorted(self.todo, key=lambda job: job[3] > 0)
         # A process takes as long to start as some hundreds of images, or megabytes, to check.
         weight = sum(stop - start or (info.size or 0) >> 20 for info, _, start, stop in jobs)
         workers = min(workers, weight // PIECE, len(jobs))
-        bar: Any = tqdm(total=self.total, unit=" members", desc="Verifying", delay=1)  # type: ignore[no-untyped-call]
-        with bar:
+        with Progress("Verifying", self.total, unit="members") as progress:
             for info, piece in _checked(self.fs, jobs, workers):
                 if isinstance(piece, str):
                     self.reports[_file(info)].problem = piece
                     continue
                 self.state.add(piece)
                 self._take(info, piece)
-                bar.update(piece.stop - piece.start)
+                progress.add(piece.stop - piece.start)
 
     def _take(self, info: ArchiveInfo, piece: Piece) -> None:
         report = self.reports[_file(info)]
