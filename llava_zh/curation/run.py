@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -21,6 +22,7 @@ from llava_zh.curation.report import CurationReport
 from llava_zh.curation.source import Source, open_rows
 from llava_zh.errors import BadArgument, RunConflict
 from llava_zh.storage.durable import check_kind, explained
+from llava_zh.storage.held import held
 from llava_zh.storage.lines import write_lines
 
 
@@ -181,23 +183,18 @@ class _Folder:
         self.path = path
         self.work = path / ".curating"
         self._overwrite = overwrite
+        self._held = contextlib.ExitStack()
 
     def __enter__(self) -> _Folder:
-        from filelock import FileLock, Timeout
-
         lock = self.path / ".curating.lock"
         with explained(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            check_kind(lock)
-            self._lock = FileLock(lock)
-            try:
-                self._lock.acquire(blocking=False)
-            except Timeout:
-                raise RunConflict(f"{self.path} is in use by another curation. Wait for it or end it.") from None
+            busy = f"{self.path} is in use by another curation. Wait for it or end it."
+            self._held.enter_context(held(lock, lambda: busy))
         try:
             self._claim()
         except BaseException:
-            self._lock.release()
+            self._held.close()
             lock.unlink(missing_ok=True)  # the folder is someone else's
             raise
         return self
@@ -224,4 +221,4 @@ class _Folder:
 
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.work, ignore_errors=True)
-        self._lock.release()
+        self._held.close()

@@ -26,7 +26,7 @@ def appearing(path: Path, temporary: Path) -> Iterator[BufferedRandom]:
     """
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # The names of all files of an export are synced once, at its end.
+        # The names of data files are synced once, at the end of the export.
         with atomic(path, _part(path, temporary), sync_name=False) as file:
             yield file
 

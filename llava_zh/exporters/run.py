@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -17,12 +18,12 @@ from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
-from filelock import FileLock, Timeout
 
 from ..errors import OutputError, RunConflict
 from ..gates import places, sizes
 from ..gates.safe_text import get_logger
 from ..storage.durable import explained, sync_folder
+from ..storage.held import held
 from ..storage.progress import Progress
 from ..streams.left_out import Account
 from . import shards
@@ -99,16 +100,13 @@ def run(job: Job, request: dict[str, Any], num_shards: int | None, rows: int, nu
     start = time.perf_counter()
     for config in range(len(job.builders)):
         job.image_export(config).check()
-    try:
-        _check_usable(job.folder)
-        job.hidden.mkdir(parents=True, exist_ok=True)
-        _check_no_links(job)
-        lock = FileLock(job.hidden / "lock").acquire(timeout=0)
-    except Timeout:
-        raise RunConflict(f"{job.folder}: another process is exporting to this folder. Wait for it to end.") from None
-    except OSError as error:
-        raise OutputError(f"{job.folder}: cannot be written to ({error.strerror or error}).") from error
-    with lock:
+    busy = f"{job.folder}: another process is exporting to this folder. Wait for it to end."
+    with contextlib.ExitStack() as stack:
+        with explained(job.folder, "written to"):
+            _check_usable(job.folder)
+            job.hidden.mkdir(parents=True, exist_ok=True)
+            _check_no_links(job)
+            stack.enter_context(held(job.hidden / "lock", lambda: busy))
         pieces = shards.plan(job.builders, _chunk_size(job, num_shards or shards.usual_number(job, rows)))
         outputs = shards.arrange(job, pieces, num_shards, rows)
         _agree(job, request | {"num_shards": len(outputs) // len(job.builders)})

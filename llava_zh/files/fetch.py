@@ -17,13 +17,11 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import filelock
-
-from ..errors import BadFile, LlavaZhError, OutputError, RunConflict
+from ..errors import BadFile, LlavaZhError, OutputError
 from ..gates.places import check_length, checked_name, inside
 from ..storage.atomic import give_name
 from ..storage.continued import fetch_rest
-from ..storage.durable import check_kind
+from ..storage.held import held
 from ..storage.progress import Progress
 from . import hub
 from .data_files import DataFile
@@ -86,12 +84,8 @@ def into_folder(file: DataFile, folder: Path, token: Any = None, *, wait: bool =
     part = _part(file, target)
     with _written(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        check_kind(Path(f"{part}.lock"))
-        try:
-            lock = filelock.FileLock(f"{part}.lock", timeout=-1 if wait else 0).acquire()
-        except filelock.Timeout as error:
-            raise RunConflict(f"Another process is fetching {target}. Wait for it, or end it.") from error
-        with lock:
+        busy = f"Another process is fetching {target}. Wait for it, or end it."
+        with held(Path(f"{part}.lock"), None if wait else lambda: busy):
             if target.exists():  # fetched by the process that was waited for
                 return placed, True
             _append(file, part, token)

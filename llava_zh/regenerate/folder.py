@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
-from filelock import FileLock, Timeout
 
 from llava_zh.errors import RunConflict
 from llava_zh.gates.safe_text import get_logger, one_line
 from llava_zh.storage.durable import check_kind, explained, open_regular
+from llava_zh.storage.held import held
 
 logger = get_logger(__name__)
 
@@ -62,7 +62,7 @@ class RunFolder:
             self._check_kinds()
             self.journal.mkdir(exist_ok=True)
             self.data.mkdir(exist_ok=True)
-        self._lock = FileLock(self.journal / "lock")
+        self._held = contextlib.ExitStack()
         self._record = self.journal / "owner.json"
         self._owner = Owner(socket.gethostname(), os.getpid(), secrets.token_hex(8))
         self._lock_it()
@@ -70,7 +70,7 @@ class RunFolder:
             self._wait_for_other_machines()
             self._mark()
         except BaseException:
-            self._lock.release()
+            self._held.close()
             raise
 
     def close(self) -> None:
@@ -78,7 +78,7 @@ class RunFolder:
         with contextlib.suppress(OSError):
             if self._holder().token == self._owner.token:
                 self._record.unlink(missing_ok=True)
-        self._lock.release()
+        self._held.close()
 
     def beat(self) -> None:
         """Mark that this process lives, if it is time to.
@@ -110,13 +110,11 @@ class RunFolder:
                             check_kind(folder / entry.name)
 
     def _lock_it(self) -> None:
+        def busy() -> str:
+            return f"{self.path} is in use by a living run ({self._holder()}). Wait for it or end it."
+
         with explained(self._record):
-            try:
-                self._lock.acquire(blocking=False)
-            except Timeout:
-                raise RunConflict(
-                    f"{self.path} is in use by a living run ({self._holder()}). Wait for it or end it."
-                ) from None
+            self._held.enter_context(held(self.journal / "lock", busy))
 
     def _holder(self) -> Owner:
         """Who holds the run by its record; one without a token if there is none, or none that can be read."""

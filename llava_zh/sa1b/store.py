@@ -18,6 +18,7 @@ from llava_zh.sa1b.source import Source
 from llava_zh.sa1b.tar_scan import scan_tar
 from llava_zh.sa1b.urls import SA_NAME
 from llava_zh.storage.atomic import write_atomically
+from llava_zh.storage.held import held
 
 SUFFIX = ".sa1bx"
 _log = get_logger(__name__)
@@ -239,12 +240,10 @@ def _grown(source: Source, archive: str) -> Scan | None:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on `path`; none is taken where the cache cannot be written, as nothing is then shared."""
-    import filelock
-
     with contextlib.ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(filelock.FileLock(path))
+            stack.enter_context(held(path))
         except OSError as error:
             _log.debug("No lock %s: %s", path, error)
         yield

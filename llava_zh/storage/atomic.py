@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from io import BufferedRandom
 from pathlib import Path
 
-from filelock import FileLock
-
 from .durable import explained, open_regular, sync_folder
+from .held import held
 
 try:
     import fcntl
@@ -91,7 +90,7 @@ def _took_name(part: Path, path: Path) -> bool:
     except FileExistsError:
         return False
     except OSError:  # a file system without hard links
-        with FileLock(part.parent / "names.lock"):
+        with held(part.parent / "names.lock"):
             if path.exists():
                 return False
             part.replace(path)

@@ -163,9 +163,9 @@ import resource, sys
 from pathlib import Path
 from llava_zh.files import readers
 from llava_zh.errors import LlavaZhError
-from llava_zh.data_files import local_files
-from llava_zh.shards import Reading
-from llava_zh.records import Expect
+from llava_zh.files.data_files import local_files
+from llava_zh.files.shards import Reading
+from llava_zh.rows.records import Expect
 resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
 for name in sorted(p.name for p in Path(sys.argv[1]).iterdir()):
     Path(sys.argv[2]).write_text(name)

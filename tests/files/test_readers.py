@@ -393,9 +393,9 @@ def test_files_are_closed_when_reading_ends_early(tmp_path: Path) -> None:
 import os, warnings
 warnings.simplefilter("error")
 from llava_zh.files import readers
-from llava_zh.data_files import local_files
-from llava_zh.records import Expect
-from llava_zh.shards import Reading
+from llava_zh.files.data_files import local_files
+from llava_zh.rows.records import Expect
+from llava_zh.files.shards import Reading
 file = local_files({str(tmp_path)!r}, ["{file.name}"])[0]
 reading = Reading(Expect(), print, lambda names: None)
 (shard,) = readers.plan([file], chunk_size=1 << 20, num_shards=None)

@@ -8,10 +8,9 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import filelock
-
-from llava_zh.errors import OutputError, RunConflict
-from llava_zh.storage.durable import check_kind, explained
+from llava_zh.errors import OutputError
+from llava_zh.storage.durable import explained
+from llava_zh.storage.held import held
 
 
 @contextlib.contextmanager
@@ -23,18 +22,9 @@ def output_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(folder).expanduser().absolute()
     with explained(path):
         path.mkdir(parents=True, exist_ok=True)
-        check_kind(path / ".lock")
-        lock = filelock.FileLock(path / ".lock", timeout=0)
-        try:
-            lock.acquire()
-        except filelock.Timeout:
-            raise RunConflict(f"Another process is working in {path}. Wait for it, or end it.") from None
-        try:
+        busy = f"Another process is working in {path}. Wait for it, or end it."
+        with held(path / ".lock", lambda: busy, remove=True):
             yield path
-        finally:
-            with contextlib.suppress(OSError):  # Windows does not remove what is open; it does no harm there
-                (path / ".lock").unlink()
-            lock.release()
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
