@@ -75,7 +75,8 @@ LOADERS: dict[str, Callable[..., Any]] = {"ours": _ours, "stock": _stock}
 def prepare(side: str, path: str) -> float:
     """Prepare the Arrow cache with `num_proc=2`; imports are not counted."""
     import datasets  # noqa: F401
-    import llava_zh.builder  # noqa: F401
+
+    import llava_zh.streams.builder  # noqa: F401
 
     with tempfile.TemporaryDirectory(dir=Path(path).parent) as cache:
         start = time.perf_counter()
