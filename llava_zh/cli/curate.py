@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 
 from . import text
+from .commands import Subparsers, new_parser
 from .options import add_load_options, load_keywords
 
 _EXAMPLE = """\
-example:
   llava-zh curate internvl-sa-1b-caption single_zh --output-dir curated --length zh=30:1200
   llava-zh curate RUN_FOLDER --output-dir curated        # what `llava-zh regenerate` wrote
 
@@ -17,13 +17,13 @@ reasons in curated/dropped.jsonl, counts and examples in curated/report.json.
 """
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = subparsers.add_parser(
+def add_parser(subparsers: Subparsers) -> None:
+    parser = new_parser(
+        subparsers,
         "curate",
         help="drop outliers, duplicates, loops and leaked prompts, each row with its reasons",
         description="Drop the rows that are not worth training on, each with its reasons; keep the rest as published.",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        example=_EXAMPLE,
     )
     add = parser.add_argument
     add("path", metavar="PATH", help="a dataset's name, a run's folder, or a file of rows")

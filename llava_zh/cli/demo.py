@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import LlavaZhError
 from . import text
+from .commands import Subparsers, new_parser
 
 if TYPE_CHECKING:
     from ..demo import DemoPaths
@@ -37,9 +38,10 @@ class Loaded:
     caption: str
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
-    parser = subparsers.add_parser(
+    parser = new_parser(
+        subparsers,
         "demo",
         help="write a miniature of both datasets and load it; needs no network",
         description=(
@@ -47,8 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
             "SA-1B archives (gzip, as published) of drawn scenes whose captions describe them truly. Then loads "
             "every config prepared and streamed, opening each image. Nothing outside DIR is written."
         ),
-        epilog="Example:\n  llava-zh demo ./llava-zh-demo --rows 240",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        example="  llava-zh demo ./llava-zh-demo --rows 240",
     )
     parser.add_argument("folder", nargs="?", default="llava-zh-demo", metavar="DIR", help="default: ./llava-zh-demo")
     parser.add_argument(

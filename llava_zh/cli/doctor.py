@@ -19,9 +19,9 @@ from ..catalog.facts import DatasetFacts
 from ..errors import LlavaZhError
 from ..files.data_files import SOURCES
 from . import text
+from .commands import Subparsers, new_parser
 
 _EXAMPLE = """\
-Example:
   llava-zh doctor
   llava-zh doctor --source modelscope
   llava-zh doctor --data-dir llava-zh-demo/internvl --image-root llava-zh-demo/sa1b
@@ -53,9 +53,10 @@ class Finding:
 Findings = Iterator[Finding]
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
-    parser = subparsers.add_parser(
+    parser = new_parser(
+        subparsers,
         "doctor",
         help="what is installed, reachable and readable here, and what to do about the rest",
         description=(
@@ -63,8 +64,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
             "published files on them, the files and images on disk, caches. Nothing is downloaded or indexed. What is "
             "missing is told with what to do; the exit status is 1 only if what an option names cannot be used."
         ),
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        example=_EXAMPLE,
     )
     parser.add_argument("--source", choices=SOURCES, help="ask this hub only (default: both)")
     parser.add_argument("--data-dir", metavar="DIR", help="also check the published files in this folder")

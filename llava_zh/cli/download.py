@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import BadFile, HubError, UnknownName
 from . import text
+from .commands import Subparsers, new_parser
 from .options import add_dataset, add_source
 
 if TYPE_CHECKING:
@@ -16,16 +17,16 @@ if TYPE_CHECKING:
     from ..files.data_files import DataFile
 
 _EXAMPLE = """\
-Example:
   llava-zh download internvl-sa-1b-caption single_zh --dest captions
   llava-zh download internvl-sa-1b-caption single_zh --source modelscope
   llava-zh download llava-instruct-zh-600k --source modelscope --dest llava-instruct
 """
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
-    parser = subparsers.add_parser(
+    parser = new_parser(
+        subparsers,
         "download",
         help="fetch the published files, continue where it stopped, check sizes and hashes",
         description=(
@@ -33,8 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
             "of each against the hub's listing. A broken connection is continued at the byte reached; with --dest, so "
             "is a download that was stopped: run the same command again. Files that are there already are only checked."
         ),
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        example=_EXAMPLE,
     )
     add_dataset(parser)
     add_source(parser)

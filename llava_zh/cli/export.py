@@ -8,10 +8,10 @@ from typing import Any
 
 from ..exporters import IMAGE_MODES, TARGET_NAMES
 from . import text
+from .commands import Subparsers, new_parser
 from .options import add_dataset, add_load_options, load_keywords
 
 _EXAMPLE = """\
-Example:
   llava-zh export internvl-sa-1b-caption single_zh --to parquet ./captions
   llava-zh export internvl-sa-1b-caption single_en --to internvl ./internvl --sample 100000 --max-side 1344 \\
       --image-root /data/sa1b --archives available --num-proc 8
@@ -34,9 +34,10 @@ class _PositionalsAnywhere(argparse.ArgumentParser):
             self._collecting = False
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
-    parser = subparsers.add_parser(
+    parser = new_parser(
+        subparsers,
         "export",
         help="write a dataset in the form that a trainer or a tool reads",
         description=(
@@ -44,8 +45,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
             "InternVL or Qwen-VL's fine-tuning code reads, with the trainer's registration file and a dataset card. "
             "A run that was stopped is finished by the same command."
         ),
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        example=_EXAMPLE,
     )
     parser.__class__ = _PositionalsAnywhere
     add_dataset(parser)

@@ -7,22 +7,23 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from . import text
+from .commands import Subparsers, new_parser
 
 if TYPE_CHECKING:
     from ..catalog.facts import DatasetFacts
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
-    parser = subparsers.add_parser(
+    parser = new_parser(
+        subparsers,
         "list",
         help="the datasets and their configurations",
         description=(
             "Prints what can be loaded: rows, size of the published file, language, task and licence. "
             "Rows and sizes are what the dataset's page says; nothing is asked of the network."
         ),
-        epilog="Example:\n  llava-zh list\n  llava-zh list --json",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        example="  llava-zh list\n  llava-zh list --json",
     )
     parser.add_argument("--json", action="store_true", help="print a JSON list, one object a dataset")
     parser.set_defaults(run=run)

@@ -7,10 +7,10 @@ import json
 from typing import Any
 
 from . import text
+from .commands import Subparsers, new_parser
 from .options import add_dataset, add_load_options, load_keywords
 
 _EXAMPLE = """\
-Example:
   llava-zh regenerate internvl-sa-1b-caption single_zh --image-root /data/sa1b --output-dir captions \\
       --base-url http://127.0.0.1:8000/v1 --model OpenGVLab/InternVL2-Llama3-76B --concurrency 256
   llava-zh regenerate llava-instruct-zh-600k default --output-dir turns --model Qwen/Qwen2.5-VL-32B-Instruct \\
@@ -21,17 +21,17 @@ The output loads again: load_dataset("internvl-sa-1b-caption", "single_zh", data
 """
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
-    parser = subparsers.add_parser(
+    parser = new_parser(
+        subparsers,
         "regenerate",
         help="write new captions or conversations with a vision-language model, losing nothing",
         description=(
             "Asks a model behind one or several OpenAI-compatible servers about every image. Writes rows as published "
             "to OUT/data/*.jsonl, those given up to OUT/failed.jsonl and the figures to OUT/report.json."
         ),
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        example=_EXAMPLE,
     )
     add_dataset(parser)
     parser.add_argument("--output-dir", required=True, metavar="OUT", help="folder of this run")

@@ -8,27 +8,27 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from . import text
+from .commands import Subparsers, new_parser
 from .options import add_dataset, add_load_options, load_keywords
 
 _EXAMPLE = """\
-Example:
   llava-zh show internvl-sa-1b-caption single_zh -n 5
   llava-zh show llava-instruct-zh-600k conversation --json --row-format messages
   llava-zh show internvl-sa-1b-caption multi_zh -n 2 --data-dir llava-zh-demo/internvl --image-root llava-zh-demo/sa1b
 """
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
-    parser = subparsers.add_parser(
+    parser = new_parser(
+        subparsers,
         "show",
         help="print the first rows of a configuration",
         description=(
             "Streams the first rows of a configuration and prints them: text, and the size of each image that can be "
             "opened. From a hub, hardly more is read than these rows take."
         ),
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        example=_EXAMPLE,
     )
     add_dataset(parser)
     parser.add_argument("-n", type=_count, default=5, metavar="N", dest="count", help="number of rows (default: 5)")

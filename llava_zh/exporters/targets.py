@@ -124,6 +124,19 @@ def _text(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
+def _trainer(
+    record: Callable[[Row], Row],
+    register: Register,
+    usage: str,
+    *,
+    row_format: str = "sharegpt",
+    images: tuple[str, ...] = ("files", "url"),
+    absolute: bool = False,
+) -> Target:
+    """JSON Lines for a trainer, which opens the image files itself."""
+    return Target(_json_lines(record), ".jsonl", images, usage, row_format, register, absolute, trainer=True)
+
+
 TARGETS: Mapping[str, Target] = {
     "parquet": Target(
         writer=writers.ParquetWriter,
@@ -144,41 +157,19 @@ TARGETS: Mapping[str, Target] = {
         images=("embed", "url"),
         usage="webdataset.WebDataset(sorted(glob.glob({folder!r} + '/data/*.tar')))",
     ),
-    "llama-factory": Target(
-        writer=_json_lines(writers.sharegpt_record),
-        suffix=".jsonl",
-        images=("files", "url"),
-        usage="llamafactory-cli train … --dataset_dir {folder} --dataset {name}",
-        row_format="sharegpt",
-        register=_llama_factory,
-        trainer=True,
+    "llama-factory": _trainer(
+        writers.sharegpt_record, _llama_factory, "llamafactory-cli train … --dataset_dir {folder} --dataset {name}"
     ),
-    "ms-swift": Target(
-        writer=_json_lines(writers.messages_record),
-        suffix=".jsonl",
-        images=("files", "url", "embed"),
-        usage="swift sft … --custom_dataset_info {folder}/custom_dataset_info.json --dataset {names}",
+    "ms-swift": _trainer(
+        writers.messages_record,
+        _ms_swift,
+        "swift sft … --custom_dataset_info {folder}/custom_dataset_info.json --dataset {names}",
         row_format="messages",
-        register=_ms_swift,
+        images=("files", "url", "embed"),
         absolute=True,
-        trainer=True,
     ),
-    "internvl": Target(
-        writer=_json_lines(writers.internvl_record),
-        suffix=".jsonl",
-        images=("files", "url"),
-        usage="internvl_chat_finetune.py … --meta_path {folder}/meta.json",
-        row_format="sharegpt",
-        register=_internvl,
-        trainer=True,
+    "internvl": _trainer(
+        writers.internvl_record, _internvl, "internvl_chat_finetune.py … --meta_path {folder}/meta.json"
     ),
-    "qwen-vl": Target(
-        writer=_json_lines(writers.qwen_record),
-        suffix=".jsonl",
-        images=("files", "url"),
-        usage="append {folder}/qwen_vl_data.py to qwenvl/data/__init__.py",
-        row_format="sharegpt",
-        register=_qwen_vl,
-        trainer=True,
-    ),
+    "qwen-vl": _trainer(writers.qwen_record, _qwen_vl, "append {folder}/qwen_vl_data.py to qwenvl/data/__init__.py"),
 }

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
+
+from ..commands import Subparsers, new_parser
 
 # Module names; each adds its commands, in the order `llava-zh sa1b --help` lists them.
 _MODULES = ("status", "index", "look", "verify", "repack", "download")
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     """Add the command to the command line."""
-    parser = subparsers.add_parser(
+    parser = new_parser(
+        subparsers,
         "sa1b",
         help="SA-1B's archives: what is there, index, locate, verify, repack, download",
         description=(
             "Tools for SA-1B as it lies on disk or in a bucket: gzip tars, plain tars, zips, extracted folders, mixed "
             "in any way. The pixels are under SA-1B's research licence; nothing here passes them on."
         ),
-        epilog="Example:\n  llava-zh sa1b status --image-root /data/sa1b\n  llava-zh sa1b COMMAND --help",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        example="  llava-zh sa1b status --image-root /data/sa1b\n  llava-zh sa1b COMMAND --help",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in _MODULES:

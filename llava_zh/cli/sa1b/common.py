@@ -3,26 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..options import archive_list
 
 if TYPE_CHECKING:
     from ...sa1b.filesystem import Sa1bFileSystem
-
-Subparsers = Any  # argparse._SubParsersAction[argparse.ArgumentParser], which only type checkers can name
-
-
-def new_parser(subparsers: Subparsers, name: str, help: str, description: str, example: str) -> argparse.ArgumentParser:
-    """A parser of a command that takes --image-root."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        name,
-        help=help,
-        description=description,
-        epilog=f"Example:\n{example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    return parser
 
 
 def add_root(parser: argparse.ArgumentParser) -> None:

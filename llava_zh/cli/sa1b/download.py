@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from .. import text
-from .common import Subparsers, add_archives, add_num_proc, new_parser
+from ..commands import Subparsers, new_parser
+from .common import add_archives, add_num_proc
 
 _EXAMPLE = """\
   llava-zh sa1b download --links segment_anything_links.txt --output-dir /data/sa1b --archives 0-3

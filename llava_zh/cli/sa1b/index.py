@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from ...errors import LlavaZhError
 from .. import text
-from .common import Subparsers, add_archives, add_num_proc, add_root, filesystem, new_parser
+from ..commands import Subparsers, new_parser
+from .common import add_archives, add_num_proc, add_root, filesystem
 
 if TYPE_CHECKING:
     from ...sa1b.filesystem import Sa1bFileSystem

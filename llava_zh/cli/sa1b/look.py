@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ...errors import BadArgument, ImageNotFound, OutputError
 from .. import text
-from .common import Subparsers, add_root, filesystem, new_parser
+from ..commands import Subparsers, new_parser
+from .common import add_root, filesystem
 
 
 def add_parser(subparsers: Subparsers) -> None:

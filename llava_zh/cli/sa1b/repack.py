@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from .. import text
-from .common import Subparsers, add_archives, add_num_proc, add_root, filesystem, new_parser
+from ..commands import Subparsers, new_parser
+from .common import add_archives, add_num_proc, add_root, filesystem
 
 _EXAMPLE = """\
   llava-zh sa1b repack --image-root /data/sa1b --output-dir /nvme/sa1b

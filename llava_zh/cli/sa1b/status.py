@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from ...errors import DataFileNotFound
 from .. import text
+from ..commands import Subparsers, new_parser
 from ..options import add_source
-from .common import Subparsers, add_root, filesystem, new_parser
+from .common import add_root, filesystem
 
 if TYPE_CHECKING:
     from ...sa1b.filesystem import Sa1bFileSystem

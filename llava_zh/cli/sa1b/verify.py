@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import text
-from .common import Subparsers, add_archives, add_num_proc, add_root, filesystem, new_parser
+from ..commands import Subparsers, new_parser
+from .common import add_archives, add_num_proc, add_root, filesystem
 
 if TYPE_CHECKING:
     from ...sa1b.tools.verify import VerifyReport
