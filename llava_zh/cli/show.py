@@ -109,7 +109,7 @@ def _image(image: Mapping[str, Any], opens: bool) -> str:
 
 def image_size(image: Mapping[str, Any]) -> str:
     from ..gates import pictures
-    from ..images.decode import read_bytes
+    from ..images.reading import read_bytes
 
     data = image["bytes"] if image["bytes"] is not None else read_bytes(image["path"])
     found = pictures.header(data, "")

@@ -13,9 +13,10 @@ import pyarrow.compute as pc
 from ..errors import BadArchive, BadArgument, BadImage, ImageNotFound, OutputError, UnsafeName
 from ..gates import pictures, places
 from ..gates.safe_text import get_logger, safe
-from ..images.decode import QUALITY_KEPT, read_bytes, smaller
+from ..images.decode import QUALITY_KEPT, smaller
 from ..images.locations import ArchivedImages, EmbeddedImages, FolderImages, Images, Sa1bImages, UnresolvedImages
 from ..images.prefixed import PrefixedImages
+from ..images.reading import read_bytes
 from ..sa1b.published import SCHEME
 from ..storage.durable import explained, holds
 from ..streams.left_out import SHOWN

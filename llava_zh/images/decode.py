@@ -13,13 +13,13 @@ from __future__ import annotations
 import io
 import math
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from ..errors import BadArgument, BadImage, ImageNotFound, LlavaZhError
+from ..errors import BadArgument
 from ..gates import pictures
+from .reading import image_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,7 +87,7 @@ def decode_image(
             damaged, or cut short.
     """
     check_size(max_side, max_pixels, mode)
-    data, name = _read(source)
+    data, name = image_bytes(source)
     return decode_bytes(data, name, max_side, max_pixels, mode, as_array)
 
 
@@ -270,52 +270,3 @@ def _on_white(image: Image) -> Image:
     white.paste(image.convert(white.mode), mask=image.getchannel("A"))
     white.info = image.info
     return white
-
-
-def _read(source: Source) -> tuple[bytes, str]:
-    """The bytes of the file, and what messages call it."""
-    if isinstance(source, bytes | bytearray | memoryview):
-        return bytes(source), f"image of {len(source)} bytes"
-    if isinstance(source, Mapping):
-        path, data = source.get("path"), source.get("bytes")
-        if data is not None:
-            return data, path or f"image of {len(data)} bytes"
-        source = path if path is not None else source
-    if not isinstance(source, str | os.PathLike):
-        raise BadArgument(
-            f"Expected an image's bytes, path, URL or {{'bytes', 'path'}}, found {type(source).__name__}. "
-            "Rows of a dataset hold decoded pictures; llava_zh.decode_images(dataset, …) has them decoded smaller."
-        )
-    name = os.fspath(source)
-    return read_bytes(name), name
-
-
-def read_bytes(name: str) -> bytes:
-    """The bytes of the image at a path or URL.
-
-    Raises:
-        ImageNotFound: There is no such file.
-        BadImage: It cannot be read.
-    """
-    import fsspec
-    from fsspec.implementations.local import LocalFileSystem
-
-    try:
-        if "://" not in name or name.startswith("file://"):
-            path = LocalFileSystem._strip_protocol(name) if "://" in name else name
-            if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would never end
-                raise BadImage(f"{name}: cannot be read: it is no file.")
-            with open(path, "rb") as handle:
-                return handle.read()
-        if name.startswith("sa1b://"):
-            fs, path = fsspec.core.url_to_fs(name)
-            return bytes(fs.cat_file(path))
-        with fsspec.open(name, "rb") as handle:
-            return bytes(handle.read())
-    except LlavaZhError:
-        raise
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ImageNotFound(f"No image {name}. Check the path, or image_root.") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise BadImage(f"{name}: cannot be read ({reason}).") from None

@@ -8,18 +8,21 @@ truncated JPEG as if it were whole): it must be a picture, and there to its end.
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
-from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
-from llava_zh.errors import BadArgument, BadImage, ImageNotFound, LlavaZhError
+from llava_zh.errors import BadArgument
 from llava_zh.gates import pictures
-from llava_zh.images.decode import QUALITY_SENT, as_jpeg, read_bytes, smaller
+from llava_zh.images.decode import QUALITY_SENT, as_jpeg, smaller
 from llava_zh.images.names import ImageSource, image_label, path_of
+from llava_zh.images.reading import Unreadable, image_bytes
 from llava_zh.regenerate.faults import Transient
 from llava_zh.storage.durable import explained, holds
 from llava_zh.storage.lines import write_lines
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _KEEPING = threading.Lock()
 
@@ -83,40 +86,12 @@ def _where(image: ImageSource) -> str:
 
 def read_image(image: ImageSource) -> bytes:
     """The encoded bytes of `image`; a PIL image is encoded as JPEG."""
-    if isinstance(image, bytes | bytearray | memoryview):
-        return bytes(image)
-    if isinstance(image, Mapping):
-        if image.get("bytes") is not None:
-            return bytes(image["bytes"])
-        if not image.get("path"):
-            raise BadImage("An image has neither a path nor bytes; expected {'path': str} or {'bytes': bytes}.")
-        image = str(image["path"])
-    if isinstance(image, str | os.PathLike):
-        return _read(os.fspath(image))
     if hasattr(image, "tobytes") and hasattr(image, "save"):
-        return as_jpeg(image, quality=QUALITY_SENT, subsampling=0)
-    raise BadArgument(
-        "An image must be a path, a URL, bytes, a PIL image or {'path': …, 'bytes': …}; "
-        f"found {type(image).__name__}."
-    )
-
-
-def _read(path: str) -> bytes:
-    if "://" not in path or path.startswith("file://"):
-        return read_bytes(path)
-    import fsspec
-
+        return as_jpeg(cast("Image", image), quality=QUALITY_SENT, subsampling=0)
     try:
-        filesystem, inner = fsspec.core.url_to_fs(path)
-        data: bytes = filesystem.cat_file(inner)
-        return data
-    except LlavaZhError:
-        raise
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise ImageNotFound(f"Image {path} is not there. Check the path, or image_root.") from error
-    except Exception as error:  # every filesystem behind fsspec has errors of its own
-        # Not chained: errors of clients quote what they were about to send.
-        raise Transient(f"Image {path} cannot be read: {error!r}.", reason="image not readable") from None
+        return image_bytes(image)[0]
+    except Unreadable as error:
+        raise Transient(str(error), reason="image not readable") from None
 
 
 def check_image(data: bytes, where: str) -> pictures.Header:
