@@ -46,9 +46,11 @@ def is_named(file: DataFile, name: str) -> bool:
 
 
 def named(files: Sequence[DataFile], name: str) -> list[DataFile]:
-    """The published file called `name`, of several copies the first; or all files of a pattern."""
+    """The published file called `name`, of several copies the first; or all files of a pattern that can have rows."""
     found = [file for file in files if _matches(file.name, name)] or [file for file in files if is_named(file, name)]
-    return found if any(sign in name for sign in "*?[") else found[:1]
+    if not any(sign in name for sign in "*?["):
+        return found[:1]
+    return [file for file in found if readers.kind_of(file.name) not in (None, "zip")]
 
 
 def _matches(name: str, pattern: str) -> bool:
