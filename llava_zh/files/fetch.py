@@ -7,20 +7,20 @@ read in their source) throws the part away that a stopped download had, and 11.4
 from __future__ import annotations
 
 import contextlib
-import errno
 import glob
 import hashlib
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..errors import BadFile, LlavaZhError, OutputError
+from ..errors import BadFile, OutputError
 from ..gates.places import check_length, checked_name, inside
 from ..storage.atomic import give_name
 from ..storage.continued import fetch_rest
+from ..storage.durable import explained
 from ..storage.held import held
 from ..storage.progress import Progress
 from . import hub
@@ -82,7 +82,7 @@ def into_folder(file: DataFile, folder: Path, token: Any = None, *, wait: bool =
         check(placed, hint=f"It was not touched. Move it away or delete it, then run the command again: {target}")
         return placed, True
     part = _part(file, target)
-    with _written(target):
+    with explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         busy = f"Another process is fetching {target}. Wait for it, or end it."
         with held(Path(f"{part}.lock"), None if wait else lambda: busy):
@@ -188,20 +188,6 @@ def _remove_parts(target: Path) -> None:
     """Remove what unfinished files, also of earlier contents, and their locks have left."""
     for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.part*"):
         leftover.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _written(target: Path) -> Iterator[None]:
-    """A disk that is full or not writable, in our words; errors that already are pass."""
-    try:
-        yield
-    except LlavaZhError:
-        raise
-    except OSError as error:
-        if error.errno is None:  # not the system's: `requests` makes its errors OSErrors too
-            raise
-        kept = " What was fetched is kept." if error.errno == errno.ENOSPC else ""
-        raise OutputError(f"{target}: cannot be written ({error.strerror}).{kept}") from error
 
 
 def _progress(doing: str, file: DataFile, start: int) -> Progress:

@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from ...errors import BadArgument, ImageNotFound, OutputError
+from ...errors import BadArgument, ImageNotFound
 from .. import text
 from ..commands import Subparsers, new_parser
 from .common import add_root, filesystem
@@ -94,6 +94,7 @@ def run_cat(args: argparse.Namespace) -> int:
     """Run ``cat``; returns the exit status."""
     from ...sa1b.tools.status import locate
     from ...storage.atomic import write_atomically
+    from ...storage.durable import explained
 
     if args.output is None and sys.stdout.isatty():
         raise BadArgument("An image is no text for a terminal: give --output FILE, or pipe it on.")
@@ -103,8 +104,6 @@ def run_cat(args: argparse.Namespace) -> int:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
         return 0
-    try:
+    with explained(args.output):
         write_atomically(args.output, data)
-    except OSError as error:
-        raise OutputError(f"{args.output}: cannot be written ({error.strerror}).") from error
     return 0
