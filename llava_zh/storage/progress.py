@@ -17,7 +17,8 @@ class Progress:
     """A line that is shown while work goes on for longer than a second; used in a ``with`` block, from any thread.
 
     It is quiet where standard error is no terminal, and where the Hub's or datasets' bars are switched off
-    (``HF_HUB_DISABLE_PROGRESS_BARS``, ``HF_DATASETS_DISABLE_PROGRESS_BARS`` or their functions).
+    (``HF_HUB_DISABLE_PROGRESS_BARS``, ``HF_DATASETS_DISABLE_PROGRESS_BARS`` or their functions). Where the first of
+    the two is set to 0 it is shown everywhere.
 
     Args:
         what: What is done.
@@ -37,7 +38,7 @@ class Progress:
         bar: Any = tqdm
         self._bar = bar(
             desc=one_line(what), total=total, initial=done, unit=unit if unit == "B" else f" {unit}",
-            unit_scale=unit == "B", delay=_SECONDS, disable=True if not show or _switched_off() else None,
+            unit_scale=unit == "B", delay=_SECONDS, disable=_disable() if show else True,
             name="llava_zh", file=sys.stderr,
         )  # fmt: skip
 
@@ -73,10 +74,14 @@ class Progress:
         self._bar.close()
 
 
-def _switched_off() -> bool:
-    """Whether `datasets` shows no bars; the Hub's own switch is in its class of bars."""
+def _disable() -> bool | None:
+    """What tqdm takes: None leaves it to whether there is a terminal. The Hub's class of bars knows its own switch."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_DISABLE_PROGRESS_BARS is False:
+        return False
     if os.environ.get("HF_DATASETS_DISABLE_PROGRESS_BARS", "").upper() in ("1", "ON", "YES", "TRUE"):
         return True
     utils = sys.modules.get("datasets.utils")  # which is not imported for this
     disabled = getattr(utils, "are_progress_bars_disabled", None)
-    return disabled is not None and bool(disabled())
+    return True if disabled is not None and disabled() else None

@@ -47,4 +47,5 @@ def test_a_terminal_sees_what_is_done_of_how_much_and_a_log_only_what_is_said() 
     assert shown(terminal=False) == "a word beside it\n"
     for variable in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
         assert shown(**{variable: "1"}).split("\r\n") == ["a word beside it", ""]
+    assert "4/4" in shown(terminal=False, HF_HUB_DISABLE_PROGRESS_BARS="0")
     assert shown("quiet") == ""
