@@ -1,4 +1,9 @@
-"""Files that are one JSON array of records, or lines under the name ``.json``."""
+"""Files that are one JSON array of records, of any size, or lines under the name ``.json``.
+
+An array is read in blocks. A block is cut behind its last whole element: a cut is right if what is before it is a JSON
+array by itself, for a text or an object that is cut through is none, so the parser says where elements end. Where an
+element is no JSON the block is looked through sign by sign, and the others are read.
+"""
 
 from __future__ import annotations
 
@@ -9,41 +14,117 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
+import pyarrow as pa
 
-from ..errors import BadFile
+from ..errors import BadFile, BadRow
 from ..gates.json_values import BOM, TEXT
-from ..gates.limits import JSON_FILE
-from ..rows.records import Place
+from ..gates.limits import LINE
+from ..rows import records
+from ..rows.records import Expect, Place
 from . import jsonl
 from .data_files import DataFile
 from .hub import read
 from .kinds import HEAD, check_head
 
+# Bytes of an array that are cut into elements at once, and the elements that make a table.
+BLOCK = 4 << 20
+TABLE = 1 << 20
+# Places before which an element may end, the last first, that are tried; and the white space that may be there.
+_TRIES, _GAP = 40, 4096
+_SPACE = b" \t\r\n"
+# How the first element of a block opens, which others do as well.
+_opening = re.compile(rb"\s*(\{\s*\"[^\"\\]{0,99}\")")
 # Texts, in which brackets and commas mean nothing, and the brackets and commas.
 _tokens = re.compile(TEXT + rb"|[\[\]{},]", re.DOTALL)
+_signs = re.compile(rb'["\[\]{},]')
+_inner = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
+_array = msgspec.json.Decoder(list[msgspec.Raw])
+_lines_to_spaces = bytes.maketrans(b"\r\n", b"  ")
+
+
+def is_array(file: DataFile, token: Any) -> bool:
+    """Whether the file is an array, or else has a record a line.
+
+    Raises:
+        BadFile: It starts as something that is no JSON.
+    """
+    start = b"".join(read(file, 0, min(file.size, 1 << 16), token))
+    check_head(file.label, start[:HEAD])
+    return start.removeprefix(BOM).lstrip().startswith(b"[")
 
 
 def rows(file: DataFile, token: Any) -> Iterator[Any]:
-    """The records of a ``.json`` file, or what is wrong with them.
+    """The records of a file, an array or lines, or what is wrong with them.
 
     Raises:
         BadFile: When all records that are there were given: the array is cut short, or there is something after it.
     """
-    if file.size > JSON_FILE.value:
-        raise BadFile(f"{file.label}: {JSON_FILE.exceeded(file.size)} Or write it as JSON Lines.")
-    text = b"".join(read(file, 0, file.size, token))
-    check_head(file.label, text[:HEAD])
-    text = text.removeprefix(BOM)
-    if not text[: 1 << 16].lstrip().startswith(b"["):
-        for offset, line in jsonl.lines(0, text):
-            yield jsonl.decode_line(Place(file.label, byte=offset), line)
+    if not is_array(file, token):
+        yield from _on_lines(file, token)
         return
-    try:
-        elements: Iterator[Any] = iter(msgspec.json.decode(text, type=list[msgspec.Raw]))
-    except (msgspec.DecodeError, RecursionError):
-        elements = _elements(text, file.label)
+    count = 0
+    for elements in _Array(file, token).parts():
+        for element in elements:
+            yield _record(Place(file.label, row=count), element)
+            count += 1
+
+
+def _on_lines(file: DataFile, token: Any) -> Iterator[Any]:
+    whole = jsonl.Range(0, file.size)
+    for offset, block in jsonl.blocks(read(file, 0, file.size, token), whole):
+        if isinstance(block, jsonl.TooLong):
+            yield jsonl.too_long(Place(file.label, byte=offset))
+        else:
+            yield from (jsonl.decode_line(Place(file.label, byte=at), line) for at, line in jsonl.lines(offset, block))
+
+
+def parts(file: DataFile, token: Any) -> Iterator[tuple[int, list[Element]]]:
+    """The elements of an array, some megabyte at a time, with the number of the first.
+
+    Raises:
+        BadFile: As :func:`rows`.
+    """
+    count = 0
+    for elements in _Array(file, token).parts():
+        begin, size = 0, 0
+        for i, element in enumerate(elements):
+            size += 0 if element is None else len(element)
+            if size >= TABLE:
+                yield count + begin, elements[begin : i + 1]
+                begin, size = i + 1, 0
+        if begin < len(elements):
+            yield count + begin, elements[begin:]
+        count += len(elements)
+
+
+# An element as it is written; None for one that is longer than any may be.
+Element = bytes | msgspec.Raw | None
+
+
+def parse(label: str, first: int, elements: list[Element], expect: Expect, on_bad: Any, on_columns: Any) -> pa.Table:
+    """Elements of an array as annotations; `first` is the number of the first of them."""
+    if None not in elements:
+        block = b"\n".join(elements)  # type: ignore[arg-type] # a Raw is its bytes
+        if block.count(b"\n") >= len(elements):
+            # In JSON a line break is white space wherever it stands; within texts it is written as \n.
+            block = b"\n".join(bytes(one).translate(_lines_to_spaces).strip() for one in elements if one is not None)
+        annotations = jsonl.columns(block, expect, on_columns)
+        if annotations is not None and len(annotations) == len(elements):
+            return annotations
+    return records.from_rows(_told(label, first, elements, on_columns), expect, on_bad)
+
+
+def _told(label: str, first: int, elements: list[Element], on_columns: Any) -> Iterator[tuple[Place, Any]]:
     for i, element in enumerate(elements):
-        yield jsonl.decode_line(Place(file.label, row=i), bytes(element))
+        place = Place(label, row=first + i)
+        row = _record(place, element)
+        if not isinstance(row, BadRow):
+            on_columns(row)
+        yield place, row
+
+
+def _record(place: Place, element: Element) -> Any:
+    return jsonl.too_long(place) if element is None else jsonl.decode_line(place, bytes(element))
 
 
 def first_element(file: DataFile, token: Any) -> Iterator[Any]:
@@ -56,29 +137,126 @@ def first_element(file: DataFile, token: Any) -> Iterator[Any]:
             yield json.JSONDecoder().raw_decode(text[1:].lstrip())[0]
 
 
-def _elements(text: bytes, label: str) -> Iterator[bytes]:
-    """The elements of an array in which not everything is JSON: what is between commas and outside of brackets.
+class _Array:
+    """An array under way: `text` is what was read and is not given yet, from the start of an element on."""
 
-    An element that is none is told of as such, and the others are read.
-    """
-    level, begin, count = 0, 0, 0
-    for token in _tokens.finditer(text):
-        kind = token[0]
-        if kind in (b"[", b"{"):
-            level += 1
-            begin = token.end() if level == 1 else begin
-        elif kind in (b"]", b"}"):
-            level -= 1
-        if level == (1 if kind == b"," else 0) and kind in (b",", b"]", b"}"):
-            element = text[begin : token.start()].strip()
+    def __init__(self, file: DataFile, token: Any) -> None:
+        self.label = file.label
+        self.text, self.at, self.count = b"", 0, 0  # `at` is the place of `text` in the file, `count` of those given
+        self.pieces = read(file, 0, file.size, token)
+        self.more = True
+
+    def parts(self) -> Iterator[list[Element]]:
+        """Elements, as many as a block has."""
+        self._read(HEAD)
+        self._drop(self.text.find(b"[") + 1)
+        ended, problem = False, ""
+        while not (ended or problem):
+            # What is left of an element grows by as much again, so that a long one is not looked through many times.
+            self._read(max(BLOCK, len(self.text)))
+            elements, ended = self._quickly()
+            if not elements and not ended:
+                elements, ended, problem = self._carefully()
+            if not elements and not ended and not problem and len(self.text) > LINE.value:
+                elements = [None]
+                ended, problem = self._skip()
+            self.count += len(elements)
+            if elements:
+                yield elements
+        while not problem and (self.text or self.more):
+            if self.text.strip(_SPACE + b"\0"):
+                problem = f"something follows its end at byte {self.at}. Is the file complete?"
+            self.text = b""
+            self._read(BLOCK)
+        if problem:
+            raise BadFile(f"{self.label}: not a JSON array of records: {problem}")
+
+    def _read(self, size: int) -> None:
+        """Have `size` more bytes of `text` at least, or all that there are."""
+        parts = [self.text]
+        while size > 0 and self.more:
+            piece = next(self.pieces, None)
+            self.more = piece is not None
+            if piece is not None:
+                parts.append(piece)
+                size -= len(piece)
+        self.text = b"".join(parts)
+
+    def _drop(self, end: int) -> None:
+        self.at += end
+        self.text = self.text[end:]
+
+    def _quickly(self) -> tuple[list[Element], bool]:
+        """The whole elements, and whether the array ends with them; none where one of them may be no JSON."""
+        if not self.more:
+            with contextlib.suppress(msgspec.DecodeError, RecursionError):
+                elements: list[Element] = list(_array.decode(b"[" + self.text))
+                self._drop(len(self.text))
+                return elements, True
+            return [], False
+        opening = _opening.match(self.text)
+        end = len(self.text)
+        for _ in range(_TRIES if opening else 0):
+            end = self.text.rfind(opening[1] if opening else b"", 0, end)
+            before = self.text[max(end - _GAP, 0) : max(end, 0)].rstrip(_SPACE)
+            if end <= 0:
+                break
+            if not before.endswith(b",") or not before[:-1].rstrip(_SPACE).endswith(b"}"):
+                continue
+            comma = self.text.rfind(b",", 0, end)
+            with contextlib.suppress(msgspec.DecodeError, RecursionError):
+                elements = list(_array.decode(b"[%b]" % self.text[:comma]))
+                self._drop(comma + 1)
+                return elements, False
+        return [], False
+
+    def _carefully(self) -> tuple[list[Element], bool, str]:
+        """The whole elements, JSON or not: what is between commas and outside of brackets.
+
+        Also whether the array ends with them, and what is wrong after them.
+        """
+        elements: list[Element] = []
+        level, begin = 1, 0
+        for token in _tokens.finditer(self.text):
+            kind = token[0]
+            level += (kind in (b"[", b"{")) - (kind in (b"]", b"}"))
+            if kind not in (b",", b"]", b"}") or level != (1 if kind == b"," else 0):
+                continue
+            element = self.text[begin : token.start()].strip(_SPACE)
             if element:
-                count += 1
-                yield element
-            elif kind == b"," or count:
-                raise BadFile(f"{label}: not a JSON array of records: a comma too many at byte {token.start()}.")
+                elements.append(element if len(element) <= LINE.value else None)
+            elif kind == b"," or self.count + len(elements):
+                return elements, False, f"a comma too many at byte {self.at + token.start()}."
             begin = token.end()
             if level == 0:
-                break
-    if level or text[begin:].strip(b" \t\r\n\0"):
-        what = f"it ends within record {count}" if level else f"something follows its end at byte {begin}"
-        raise BadFile(f"{label}: not a JSON array of records: {what}. Is the file complete?")
+                self._drop(begin)
+                return elements, True, ""
+        self._drop(begin)
+        return elements, False, "" if self.more else self._cut_short(len(elements))
+
+    def _skip(self) -> tuple[bool, str]:
+        """Read over an element that is longer than any may be; as :meth:`_carefully` says what follows it."""
+        level, position, within = 1, 0, False
+        while True:
+            if within:
+                match = _inner.match(self.text, position)
+                position = position if match is None else match.end()
+                within = self.text[position : position + 1] != b'"'
+                position += not within
+            sign = None if within else _signs.search(self.text, position)
+            if sign is not None:
+                position, kind = sign.end(), sign[0]
+                within = kind == b'"'
+                level += (kind in (b"[", b"{")) - (kind in (b"]", b"}"))
+                if kind in (b",", b"]", b"}") and level == (1 if kind == b"," else 0):
+                    self._drop(position)
+                    return level == 0, ""
+                continue
+            if not self.more:
+                return False, self._cut_short(0)
+            self._drop(position if within else len(self.text))
+            position = 0
+            self._read(BLOCK)
+
+    def _cut_short(self, more: int) -> str:
+        return f"it ends within record {self.count + more}. Is the file complete?"

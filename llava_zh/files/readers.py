@@ -321,7 +321,13 @@ def _checked(file: DataFile, blocks: Iterator[tuple[int, jsonl.AnyBlock]]) -> It
 
 
 def _json(shard: Shard, reading: Reading) -> Iterator[Work]:
-    return _row_tables(shard, json_arrays.rows(shard.file, reading.token), reading)
+    file = shard.file
+    if file.size and not json_arrays.is_array(file, reading.token):
+        return _parsed(file, _blocks(file, Range(0, file.size), reading.token), reading)
+    return (
+        partial(json_arrays.parse, file.label, first, elements, reading.expect, reading.on_bad, reading.on_columns)
+        for first, elements in json_arrays.parts(file, reading.token)
+    )
 
 
 def _tar(shard: Shard, reading: Reading) -> Iterator[Work]:

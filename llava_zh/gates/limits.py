@@ -48,7 +48,6 @@ class Limit:
 
 LINE = Limit("LLAVA_ZH_MAX_LINE_BYTES", 64 << 20, "bytes", "a line or record")
 DEPTH = Limit("LLAVA_ZH_MAX_DEPTH", 200, "levels", "nested JSON")
-JSON_FILE = Limit("LLAVA_ZH_MAX_JSON_FILE_BYTES", 4 << 30, "bytes", "a file that is one JSON array")
 SAMPLE_IMAGES = Limit("LLAVA_ZH_MAX_SAMPLE_IMAGES", 1000, "images", "a row")
 SAMPLE_BYTES = Limit("LLAVA_ZH_MAX_SAMPLE_BYTES", 1 << 30, "bytes", "a sample of a WebDataset")
 # As many as Pillow opens without being told to; readers of an export would refuse a larger one.
