@@ -122,7 +122,8 @@ def load_dataset(
         archives: Only rows whose images are in these SA-1B archives, by numbers or names; or ``"available"``, only rows
             whose images are there, by the indexes of archives (built now if need be) and listings of folders.
         bad_images: Image paths whose rows are left out: a list, or the file that ``llava-zh sa1b verify`` wrote.
-        on_bad_row: ``"raise"`` a :class:`~llava_zh.errors.BadRow` or ``"skip"`` (counted and logged).
+        on_bad_row: ``"raise"`` a :class:`~llava_zh.errors.BadRow` or ``"skip"`` (counted and logged). A file that
+            has no good row near its start, as one in GBK, raises with ``"skip"`` too: nothing says what it is.
         on_missing_image: ``"raise"`` when the picture is opened, ``"skip"`` the row, or give ``"null"`` for the image.
         chunk_size: Bytes a shard (``32_000_000`` or ``"32MB"``); the number is rounded up to a power of two.
         num_shards: Exactly this many shards instead.

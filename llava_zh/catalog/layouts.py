@@ -77,9 +77,18 @@ def by_name(files: Sequence[DataFile], config: str, facts: DatasetFacts, where: 
         seen = ", ".join(file.name for file in files[:20]) or "nothing"
         raise DataFileNotFound(
             f"{where}: expected {', '.join(wanted)} (or .gz, .zst), or JSON Lines or Parquet files in data/; "
-            f"found {seen}. Fetch it with `llava-zh download`, or name other files with data_files=."
+            f"found {seen}. {_begun(files) or 'Fetch it with `llava-zh download`'}, "
+            "or name other files with data_files=."
         )
     return tuple(chosen)
+
+
+def _begun(files: Sequence[DataFile]) -> str:
+    """What to do about a folder with `files`, where it is a run's that has finished no rows yet; "" for others."""
+    names = {file.name for file in files}
+    if "manifest.json" not in names or any(name.startswith("data/") for name in names):
+        return ""
+    return "A regeneration that has finished no rows yet wrote this folder: let it go on, by the command that began it"
 
 
 def _exported(files: Sequence[DataFile], facts: DatasetFacts, config: str) -> tuple[DataFile, ...]:
@@ -187,5 +196,5 @@ def _unknown(
     return UnknownLayout(
         f"{where}: {problem}. Files seen (images aside): {seen}. Columns seen: {seen_columns}. Looked for rows in "
         f"Parquet, JSON Lines, JSON and WebDataset tars, with {looked}. "
-        "Name the files with data_files=, or convert them to one of these."
+        f"{_begun(files) or 'Name the files with data_files='}, or convert them to one of these."
     )

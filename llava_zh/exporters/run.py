@@ -119,7 +119,7 @@ def run(job: Job, request: dict[str, Any], num_shards: int | None, rows: int, nu
             # Of several configurations the first one's account stands for all: the same was asked of each.
             asked = [f"{name}={value!r}" for name, value in request["selection"].items()]
             asked += [f"whole pictures, which {summary.left_out:,} rows lack"] if summary.left_out else []
-            raise job.builders[0].nothing_left(", ".join(asked))
+            raise job.builders[0].nothing_left(", ".join(asked), job.selection.fitting_counted)
         _beside(job, request, [record.file for record in written], summary.usage)
         with explained(job.folder / "data"):
             sync_folder(job.folder / "data")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,14 +43,21 @@ class Selection:
 
     def fitting(self, annotations: pa.Table) -> pa.Table:
         """The rows of the task and of the length."""
+        return self.fitting_counted(annotations, lambda what, number: None)
+
+    def fitting_counted(self, annotations: pa.Table, count: Callable[[str, int], None]) -> pa.Table:
+        """The rows of the task and of the length; `count` is told what is left out, in words, and of how many rows."""
         if self.task is not None:
+            rows = len(annotations)
             annotations = annotations.filter(pc.fill_null(pc.equal(annotations["task"], self.task), False))
+            count(f"rows of other tasks than {self.task} left out", rows - len(annotations))
         if self.min_length is None and self.max_length is None:
             return annotations
         length = answer_lengths(annotations)
-        return annotations.filter(
-            pa.array((length >= (self.min_length or 0)) & (length <= (self.max_length or np.inf)))
-        )
+        short, long = length < (self.min_length or 0), length > (self.max_length or np.inf)
+        count(f"rows with answers of fewer than {self.min_length or 0:,} characters left out", int(short.sum()))
+        count(f"rows with answers of more than {self.max_length or 0:,} characters left out", int(long.sum()))
+        return annotations.filter(pa.array(~(short | long)))
 
     @property
     def counts_first(self) -> bool:

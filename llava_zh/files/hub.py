@@ -73,7 +73,9 @@ def read(file: DataFile, offset: int, length: int, token: Any = None) -> Iterato
 def check_is_data(file: DataFile, token: Any = None) -> None:
     """Raise :class:`BadFile` for an empty file or a Git LFS pointer."""
     if file.size == 0:
-        raise BadFile(f"{file.label}: the file is empty (0 bytes). Download it again: llava-zh download.")
+        raise BadFile(
+            f"{file.label}: the file is empty (0 bytes). Let what writes it end, or fetch it again (llava-zh download)."
+        )
     if file.size < 1024:
         head = b"".join(read(file, 0, min(len(LFS_POINTER), file.size), token))
         if head.startswith(LFS_POINTER):

@@ -28,6 +28,7 @@ from llava_zh.sa1b.urls import ROOT_VARIABLE, SHARD_NAME, member_key, normalize,
 
 #: What a row whose image is missing can be done about.
 LEAVE_OUT = 'Rows without their image are left out with archives="available" or on_missing_image="skip".'
+LEAVE_OUT_OTHERS = 'Rows without their image are left out with on_missing_image="skip".'
 
 #: Members up to this size are read at once when opened; of larger ones only the ranges that are asked for.
 _WHOLE = 64 << 20
@@ -162,7 +163,10 @@ class Sa1bFileSystem(AbstractFileSystem):  # type: ignore[misc]
 
     def _why_not(self, path: str) -> str:
         """The message for a path that no root has; RootNotFound instead if a root is not there at all."""
-        return f"{self._reason(*self._asked(path))} {LEAVE_OUT}"
+        roots, name = self._asked(path)
+        # Only rows of SA-1B are chosen by archives.
+        of_sa1b = not path.startswith(published.DATA) and member_key(name.rpartition("/")[2]) is not None
+        return f"{self._reason(roots, name)} {LEAVE_OUT if of_sa1b else LEAVE_OUT_OTHERS}"
 
     def _reason(self, roots: list[Root], path: str) -> str:
         for root in roots:

@@ -29,10 +29,13 @@ from ..images import written_paths
 from ..images.locations import Images, UnresolvedImages
 from ..rows.formats import RowShape, to_rows
 from ..rows.records import Expect
-from .insides import leave_as_it_is
-from .left_out import Account, Tally
+from .insides import leave_as_it_is, local_output
+from .left_out import Account, Tally, tell_kept
 from .python_rows import python_rows
 from .typed import TypedArrowExamples
+
+#: Takes some of a table's rows, and tells how many it leaves out and why.
+Chooses = Callable[[pa.Table, Callable[[str, int], None]], pa.Table]
 
 logger = get_logger(__name__)
 
@@ -83,6 +86,7 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
     images_as_published: bool = False
     _BY_RULES: ClassVar[bool] = False
     _account: str | None = None  # where the processes that prepare leave their counts
+    _told: bool = False  # whether they were told of
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -251,20 +255,22 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
             yield _combined(table["images"])
         tally.report()
 
-    def nothing_left(self, also: str = "") -> NothingLeft:
+    def nothing_left(self, also: str = "", choose: Chooses = lambda table, count: table) -> NothingLeft:
         """The error for a reader of these rows that got none: goes through the files once more, to say why.
 
         Args:
             also: What the reader itself asked for, in words.
+            choose: What it takes of the rows; tells how many it leaves out, and why.
         """
         name = f"{self.FACTS.name}/{self.config.name}"
         with tempfile.TemporaryDirectory(prefix="llava-zh-") as folder:
             tally = self.tally(folder)
-            for _ in self.annotations(self.shards(), tally):
-                pass
+            for _, table in self.annotations(self.shards(), tally):
+                choose(table, tally.count)
             tally.report()
             account = Account.of(folder, name, self.config.request.bad_images)
-        return account.nothing_left(", ".join(filter(None, (self.config.request.selection(), also))))
+        asked = ", ".join(filter(None, (self.config.request.selection(), also)))
+        return account.nothing_left(asked, in_sa1b=self.FACTS.in_sa1b)
 
     def kept(self, table: pa.Table, tally: Tally) -> pa.Table:
         """The annotations of the rows that the request takes: of this task, these archives, and no bad image.
@@ -351,6 +357,13 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
             tally.report,
         )
 
+    def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
+        """As of `datasets`; what was left out of rows that were prepared before is told again."""
+        self._told = False
+        super().download_and_prepare(*args, **kwargs)
+        if not self._told and (prepared := local_output(self)) is not None:
+            tell_kept(prepared, f"{self.FACTS.name}/{self.config.name}")
+
     def _prepare_split(self, split_generator: Any, *args: Any, num_proc: int | None = None, **kwargs: Any) -> None:
         if num_proc and num_proc > 1:
             # The processes keep the cores busy; more threads would only take turns.
@@ -363,9 +376,12 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
                 self._account = None
             account = Account.of(folder, f"{self.FACTS.name}/{self.config.name}", self.config.request.bad_images)
         account.tell()
+        self._told = True
         if not split_generator.split_info.num_examples:
             # `datasets` keeps nothing of what it was preparing, so that the next call looks anew.
-            raise account.nothing_left(self.config.request.selection())
+            raise account.nothing_left(self.config.request.selection(), in_sa1b=self.FACTS.in_sa1b)
+        if (prepared := local_output(self)) is not None:
+            account.keep(prepared)
 
     def _prepare_split_single(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -74,6 +75,15 @@ def leave_as_it_is(module: str) -> None:
     We open files by `files.hub`; and `datasets` imports scipy to replace them.
     """
     vars(sys.modules[module])["_patched_for_streaming"] = True
+
+
+def local_output(builder: datasets.DatasetBuilder) -> Path | None:
+    """The folder on this machine that a builder writes what it prepares to, or None where it is elsewhere.
+
+    While it prepares this is a folder that `datasets` renames in the end, if nothing fails.
+    """
+    folder = str(builder._output_dir)
+    return None if "://" in folder else Path(folder)
 
 
 def fits_in_memory(size: int | None) -> bool:

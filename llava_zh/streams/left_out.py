@@ -6,7 +6,7 @@ import json
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ logger = get_logger(__name__)
 
 # Bad rows, and entries of a list that match nothing, named one by one in the log of a process; all are counted.
 SHOWN = 5
+# What was left out, in the folder of rows that were prepared.
+KEPT = "left_out.json"
 BAD_ROWS = "bad rows left out"
 DAMAGED = "damaged files read as far as they could be"
 
@@ -147,21 +149,41 @@ class Account:
                 self._name, len(unmatched), len(self._bad_images), shown,
             )  # fmt: skip
 
-    def nothing_left(self, selection: str) -> NothingLeft:
+    def keep(self, folder: Path) -> None:
+        """Write what was left out to the `folder` of rows that were prepared, for :func:`tell_kept`."""
+        if self.counts:
+            (folder / KEPT).write_text(json.dumps(self.counts), encoding="utf-8")
+
+    def nothing_left(self, selection: str, *, in_sa1b: bool) -> NothingLeft:
         """The error for a job that gave no row at all; `selection` is what was asked for, in words."""
         read = self.rows + self.counts[BAD_ROWS]
         if not read:
             return NothingLeft(f"{self._name}: the files hold no row.", rows=0)
         listed = self._listed()
+        look = ", or look at where the images are with `llava-zh sa1b status`" if in_sa1b else ""
         return NothingLeft(
             f"{self._name}: none of {read:,} rows is left{listed and f': {listed}'}. "
-            f"Asked for: {selection or 'all rows'}. Widen the selection, or look at where the images are with "
-            "`llava-zh sa1b status`.",
+            f"Asked for: {selection or 'all rows'}. Widen the selection{look}.",
             rows=read,
         )
 
     def _listed(self) -> str:
-        return ", ".join(f"{number:,} {what}" for what, number in self.counts.items() if number)
+        return _listed(self.counts)
+
+
+def tell_kept(folder: Path, name: str) -> None:
+    """Log what was left out when the rows in `folder` were prepared."""
+    try:
+        counts = json.loads((folder / KEPT).read_text(encoding="utf-8"))
+        logger.warning("%s: when these rows were prepared, %s", name, _listed(counts))
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, TypeError, AttributeError) as error:  # a cache is anybody's to change
+        logger.warning("%s: it is not known what was left out of these rows (%s: %s)", name, folder / KEPT, error)
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{number:,} {what}" for what, number in counts.items() if number)
 
 
 def _numbered(error: BadRow) -> BadRow:

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from published_rows import LLAVA, stream, turns
 
+from llava_zh import load_dataset
 from llava_zh.errors import BadFile, BadRow, LlavaZhError
 from llava_zh.files import readers
 from llava_zh.files.data_files import local_files
@@ -117,6 +118,12 @@ def test_what_a_file_really_is_is_said_by_the_error(tmp_path: Path, data: bytes,
     (tmp_path / name).write_bytes(data)
     with pytest.raises((BadRow, BadFile), match=cause):
         list(stream(tmp_path, "default", LLAVA))
+
+
+def test_a_file_in_gbk_raises_also_where_bad_rows_are_skipped(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_bytes(line(1, t="?").replace(b"?", "描述这张图".encode("gbk")) * 3)
+    with pytest.raises(BadRow, match="GBK"):
+        load_dataset(LLAVA, split="train", streaming=True, data_dir=tmp_path, on_bad_row="skip")
 
 
 def test_empty_first_parts_are_read_over_in_every_format(tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ class Numbers(ArrowBasedBuilder):  # type: ignore[misc]
 
     def _prepare_split(self, split_generator: Any, *args: Any, num_proc: int | None = None, **kwargs: Any) -> None:
         super()._prepare_split(split_generator, *args, num_proc=num_proc, **kwargs)
+        self.written_to = Path(self._output_dir)
         self.prepared = split_generator.split_info.num_examples
 
     def _prepare_split_single(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
@@ -85,6 +86,7 @@ def test_a_builder_is_prepared_and_streamed_by_the_hooks_that_ours_overrides(tmp
     }
     builder = Numbers(cache_dir=str(tmp_path))
     builder.download_and_prepare()
+    assert Path(builder._output_dir).is_dir() and builder.written_to.name.endswith(".incomplete")
     assert builder.prepared == len(builder.as_dataset(split="train")) == 12 and not builder.streams
     assert len(list(builder.as_streaming_dataset(split="train"))) == 12 and builder.streams
     failing = Numbers(cache_dir=str(tmp_path / "failing"))

@@ -7,11 +7,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from llava_zh import load_dataset
 from llava_zh.demo import DemoPaths
-from llava_zh.errors import BadArgument, NothingLeft
+from llava_zh.errors import BadArgument, ImageNotFound, LlavaZhError, NothingLeft
 
 
 def load(demo: DemoPaths, **arguments: Any) -> Any:
@@ -77,6 +78,14 @@ def test_what_is_left_out_is_told_once_for_all_processes(
         "internvl-sa-1b-caption/single_zh: 2 of 4 entries of bad_images match no row that was read: "
         "nothing.jpg, sa_99999.jpg",
     ]
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="llava_zh"):  # found prepared, and told of again
+        load(demo, bad_images=bad, num_proc=num_proc, num_shards=4, cache_dir=tmp_path / "cache")
+        load(demo, cache_dir=tmp_path / "cache")
+        load(demo, cache_dir=tmp_path / "cache")  # of which nothing was left out
+    assert [record.getMessage() for record in caplog.records] == [
+        "internvl-sa-1b-caption/single_zh: when these rows were prepared, 2 rows with a bad image left out"
+    ]
 
 
 @pytest.mark.parametrize("num_proc", [None, 2])
@@ -135,5 +144,37 @@ def test_every_command_says_that_nothing_is_left(demo: DemoPaths, tmp_path: Path
             *name, output_dir=tmp_path / "new", base_url=server.url, model=server.model, prompt="caption_zh",
             archives=[777], **given,
         )  # fmt: skip
-    with pytest.raises(NothingLeft, match=r"none of 80 rows is left\. Asked for: min_length=100000"):
+    told = "none of 80 rows is left: 80 rows with answers of fewer than 100,000 characters left out"
+    with pytest.raises(NothingLeft, match=rf"{told}\. Asked for: min_length=100000"):
         export(*name, to="jsonl", output_dir=tmp_path / "export2", min_length=100_000, **given)
+
+
+def test_advice_for_images_of_sa1b_is_given_of_datasets_on_sa1b_alone(demo: DemoPaths, tmp_path: Path) -> None:
+    with pytest.raises(NothingLeft, match=r"sa1b status"):
+        load(demo, archives=[777], cache_dir=tmp_path)
+    folder = tmp_path / "llava"
+    folder.mkdir()
+    turns = [{"from": "human", "value": "<image>?"}, {"from": "gpt", "value": "猫"}]
+    row = {"id": "1", "image": "images/1.jpg", "conversations": turns}
+    (folder / "rows.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    given: dict[str, Any] = {
+        "split": "train",
+        "data_dir": folder,
+        "image_root": folder,
+        "cache_dir": tmp_path / "cache",
+    }
+    with pytest.raises(NothingLeft, match=r"Widen the selection\.$"):
+        load_dataset("llava-instruct-zh-600k", on_missing_image="skip", **given)
+    with pytest.raises(ImageNotFound, match=r'left out with on_missing_image="skip"\.$'):
+        fsspec.filesystem("sa1b", fo=str(folder)).cat_file("images/1.jpg")
+    (folder / "images" / "sa_000000").mkdir(parents=True)
+    with pytest.raises(ImageNotFound, match=r'with archives="available" or on_missing_image="skip"\.$'):
+        fsspec.filesystem("sa1b", fo=str(folder / "images")).cat_file("sa_000000/sa_1.jpg")
+
+
+def test_a_run_that_has_finished_no_rows_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "manifest.json").write_text("{}")
+    for name, config in (("internvl-sa-1b-caption", "single_zh"), ("llava-instruct-zh-600k", None)):
+        with pytest.raises(LlavaZhError, match="A regeneration that has finished no rows yet wrote this folder"):
+            load_dataset(name, config, split="train", streaming=True, data_dir=tmp_path)
