@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from ..catalog.facts import DatasetFacts
 from ..errors import LlavaZhError
 from ..files.data_files import SOURCES
+from ..gates.safe_text import public_name
 from . import text
 from .commands import Subparsers, new_parser
 
@@ -181,11 +181,8 @@ def _environment() -> Findings:
 
 
 def _without_password(value: str) -> str:
-    """A setting to print; of a URL the user, the password and the query are left out."""
-    if "://" not in value:
-        return value
-    url = urlsplit(value)
-    return url._replace(netloc=url.netloc.rpartition("@")[2], query="", fragment="").geturl()
+    """A setting to print; of the URLs in it, which commas separate, users, passwords and queries are left out."""
+    return ",".join(map(public_name, value.split(",")))
 
 
 # -- hubs --------------------------------------------------------------------------------------------------

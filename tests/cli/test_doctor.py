@@ -64,12 +64,16 @@ def test_tokens_are_told_of_and_never_shown(tmp_path: Path) -> None:
     with HubServer({"OpenGVLab/InternVL-SA-1B-Caption": files}, require_token=SECRET) as hub:
         address = hub.url.replace("://", f"://user:{SECRET}@")
         done = doctor(
-            HF_TOKEN=SECRET, MODELSCOPE_API_TOKEN=SECRET, HF_ENDPOINT=address, SA1B_ROOT=f"s3://k:{SECRET}@b/x"
+            HF_TOKEN=SECRET,
+            MODELSCOPE_API_TOKEN=SECRET,
+            HF_ENDPOINT=address,
+            SA1B_ROOT=f"s3://k:{SECRET}@b/x,s3://k:4notherSecret@b/y",
         )
     assert "  ok       token for huggingface: present (not shown)\n" in done.stdout
     assert "  ok       token for modelscope: present (not shown)\n" in done.stdout
     assert f"HF_ENDPOINT: {hub.url}\n" in done.stdout
-    assert SECRET not in done.stdout + done.stderr
+    assert "SA1B_ROOT: s3://b/x,s3://b/y\n" in done.stdout
+    assert not [secret for secret in (SECRET, "4notherSecret") if secret in done.stdout + done.stderr]
 
 
 def test_both_hubs_are_asked_for_files_and_for_a_byte_of_the_largest(demo: DemoPaths) -> None:
