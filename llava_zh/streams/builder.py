@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
+import inspect
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +20,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from ..catalog import resolve
 from ..catalog.facts import ConfigFacts, DatasetFacts
-from ..catalog.request import Request, declared
+from ..catalog.request import Request
 from ..errors import BadArgument, LlavaZhError, NothingLeft
 from ..files import hub, readers
 from ..files.data_files import DataFile
@@ -38,6 +39,9 @@ from .typed import TypedArrowExamples
 Chooses = Callable[[pa.Table, Callable[[str, int], None]], pa.Table]
 
 logger = get_logger(__name__)
+
+# What `datasets` itself gives a builder; all else is for the request.
+_OF_DATASETS = frozenset(inspect.signature(datasets.DatasetBuilder.__init__).parameters) - {"data_dir", "data_files"}
 
 # The classes of builders by the names of their datasets; for a dataset without one of its own it is made.
 _classes: dict[str, type[PublishedBuilder]] = {}
@@ -110,8 +114,9 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         **arguments: Any,
     ) -> None:
         if request is None:
-            asked = {name: arguments.pop(name) for name in declared(Request) if name in arguments}
-            request = Request(path=self.FACTS.name, name=config_name, token=token, **asked)
+            asked = {name: value for name, value in arguments.items() if name not in _OF_DATASETS}
+            arguments = {name: value for name, value in arguments.items() if name in _OF_DATASETS}
+            request = Request.of(self.FACTS.name, config_name, {"token": token, **asked}, type(self).__name__)
         found = resolve.settings(self.FACTS, request)
         if self._BY_RULES:
             found["rules"] = self.FACTS.rules(found["config_name"])
