@@ -194,6 +194,8 @@ def _request(job: Any) -> dict[str, Any]:
     selection = {name: value for name, value in asdict(job.selection).items() if value is not None}
     if job.selection.sample is None:
         selection.pop("seed")
+    # Of a dataset that is only registered no VERSION says how its files are read.
+    rules = [builder.config.rules for builder in job.builders]
     return {
         "to": job.to,
         "dataset": first.FACTS.name,
@@ -205,4 +207,5 @@ def _request(job: Any) -> dict[str, Any]:
         "selection": selection,
         **first.config.request.for_export(),
         "on_bad_image": job.on_bad_image,
+        **({"rules": rules} if any(rules) else {}),
     }

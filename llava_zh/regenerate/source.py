@@ -165,6 +165,8 @@ def _published(path: str, name: str | None, loading: Mapping[str, Any]) -> Sourc
         "version": str(config.version),
         "files": [{"name": file.name, "size": file.size, "revision": file.revision} for file in config.files],
         **config.request.for_run(Selection.__struct_fields__),
+        # Of a dataset that is only registered no version says how its files are read.
+        **({"rules": config.rules} if config.rules else {}),
     }
     return Source(
         (), builder.FACTS.name, config.name, identity,

@@ -6,17 +6,19 @@ import inspect
 import json
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import llava_zh
+from llava_zh.catalog import registry
+from llava_zh.catalog.facts import ConfigFacts, DatasetFacts
 from llava_zh.catalog.request import About, Decides, Request, declared
 from llava_zh.curation import curate
 from llava_zh.demo import DemoPaths
-from llava_zh.errors import BadArgument, LlavaZhError, UnknownArgument, UnknownName
+from llava_zh.errors import BadArgument, LlavaZhError, RunConflict, UnknownArgument, UnknownName
 from llava_zh.exporters import export
 from llava_zh.files.data_files import DataFile
 from llava_zh.images.locations import EmbeddedImages, Images, Sa1bImages, UnresolvedImages
@@ -203,6 +205,25 @@ def test_the_manifests_of_exports_and_runs_begun_before_say_the_same(demo: DemoP
     again = Request.from_dict(json.loads(json.dumps(source.asked)))
     assert again.given() == {*chosen, "name", "chunk_size", "num_shards"}
     assert again.archives == {"sa_000000", "sa_000001"}
+
+
+def test_manifests_tell_apart_how_the_files_of_a_registered_dataset_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "a"}]
+    row = {"image": "a.jpg", "other": "a.jpg", "conversations": turns}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "a.jpg").write_bytes(b"")
+    facts = DatasetFacts("own", configs=(ConfigFacts("plain", language="en"),), default_config="plain")
+    llava_zh.register(facts)
+    export("own", to="jsonl", output_dir=tmp_path / "out", data_dir=tmp_path)
+    identity = open_source("own", None, {"data_dir": tmp_path}).identity
+    for name in ("_registered", "_origins"):
+        monkeypatch.setattr(registry, name, {})
+    llava_zh.register(replace(facts, columns={"image": "other"}))
+    assert open_source("own", None, {"data_dir": tmp_path}).identity["rules"] != identity["rules"]
+    with pytest.raises(RunConflict, match="rules: "):
+        export("own", to="jsonl", output_dir=tmp_path / "out", data_dir=tmp_path)
 
 
 @pytest.mark.parametrize("function", [regenerate, curate])
