@@ -45,6 +45,9 @@ def card(
         licences[1] = (
             f"- Pictures: {_SA1B}{': do not pass this folder on.' if copied else '; none are in this folder.'}"
         )
+        if set(facts.image_places.values()) != {"sa1b"}:
+            licences[1] += f" Of the others: {facts.image_licence}."
+    source = f"[{facts.title}]({facts.homepage})" if facts.homepage else facts.title
     settings = [
         f"- {name}: {_code(value)}"
         for name, value in request.items()
@@ -72,7 +75,7 @@ def card(
         "",
         "## How it was made",
         "",
-        f"Written by llava-zh {version} from [{facts.title}]({facts.homepage}):",
+        f"Written by llava-zh {version} from {source}:",
         "",
         *settings,
     ]
@@ -119,7 +122,7 @@ def _head(
     suffix = files[0].path.rpartition(".")[2]
     head: dict[str, Any] = {
         "pretty_name": facts.title,
-        "language": sorted({facts.config(config).language for config in configs}),
+        "language": sorted(filter(None, {facts.config(config).language for config in configs})),
         "license": "other" if copied or " " in facts.licence else facts.licence,
         "task_categories": ["image-text-to-text", "image-to-text"],
         "configs": [

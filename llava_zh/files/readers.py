@@ -153,7 +153,7 @@ def sample(file: DataFile, token: Any = None, *, patient: bool = False, columns:
     if kind == "parquet":
         rows = parquet_files.first_rows(file, token)
     elif kind == "tar":
-        rows = webdataset.samples(file, token)
+        rows = webdataset.samples(file, token, columns)
     elif kind == "json":
         rows = itertools.chain(json_arrays.first_element(file, token), json_arrays.rows(file, token))
     else:
@@ -331,7 +331,7 @@ def _json(shard: Shard, reading: Reading) -> Iterator[Work]:
 
 
 def _tar(shard: Shard, reading: Reading) -> Iterator[Work]:
-    return _row_tables(shard, webdataset.samples(shard.file, reading.token), reading)
+    return _row_tables(shard, webdataset.samples(shard.file, reading.token, reading.expect.columns), reading)
 
 
 def _row_tables(shard: Shard, rows: Iterable[Any], reading: Reading) -> Iterator[Work]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ..errors import BadFile, BadRow
 from ..gates import pictures
 from ..gates.limits import LINE, SAMPLE_BYTES, SAMPLE_IMAGES, Limit
 from ..rows import records
+from ..rows.columns import USUAL, Columns
 from ..rows.records import Place
 from ..sa1b.tar_header import safe_name
 from . import jsonl
@@ -22,16 +24,19 @@ HELD_BYTES = 256 << 20
 Key = tuple[str, str]
 
 
-def samples(file: DataFile, token: Any) -> Iterator[Mapping[str, Any] | BadRow]:
+def samples(file: DataFile, token: Any, columns: Columns = USUAL) -> Iterator[Mapping[str, Any] | BadRow]:
     """The samples of a shard as records, or what is wrong with them.
+
+    A member with the ending ``.txt`` is read where `columns` have a field of the name ``txt``.
 
     Raises:
         BadFile: When all samples that are there were given: the shard is damaged, cut short, or goes on after its end.
     """
-    grouped = _Grouped(file.label)
+    texts = (".json", ".txt") if "txt" in columns.known else (".json",)
+    grouped = _Grouped(file.label, texts)
     damage = None
     try:
-        for member in tar_files(whole(file, token), file.label, _is_wanted):
+        for member in tar_files(whole(file, token), file.label, partial(_is_wanted, texts)):
             if not _is_ballast(member.name):
                 yield from grouped.add(member)
     except BadFile as error:
@@ -42,11 +47,11 @@ def samples(file: DataFile, token: Any) -> Iterator[Mapping[str, Any] | BadRow]:
         raise damage
 
 
-def _is_wanted(name: str, size: int) -> bool:
+def _is_wanted(texts: tuple[str, ...], name: str, size: int) -> bool:
     suffix = _suffix(name)
     if _is_ballast(name):
         return False
-    if suffix.endswith(".json"):
+    if suffix.endswith(texts):
         return size <= LINE.value
     return suffix.endswith(pictures.SUFFIXES) and size <= SAMPLE_BYTES.value
 
@@ -93,8 +98,8 @@ class _Grouped:
     was given and comes up again is an error, so that no sample ever becomes two rows.
     """
 
-    def __init__(self, label: str) -> None:
-        self._label = label
+    def __init__(self, label: str, texts: tuple[str, ...]) -> None:
+        self._label, self._texts = label, texts
         self._key: Key | None = None
         self._sample = _Sample()
         self._held: dict[Key, _Sample] = {}
@@ -109,9 +114,9 @@ class _Grouped:
             yield from self._done()
             self._key, self._sample = key, self._held.pop(key, _Sample())
             self._held_bytes -= self._sample.size
-            if key in self._given and (member.data is not None or not _is_other(member)):
+            if key in self._given and (member.data is not None or not _is_other(member, self._texts)):
                 self._sample.bad = self._apart(member)
-        _add(self._sample, self._label, member)
+        _add(self._sample, self._label, member, self._texts)
 
     def rest(self, incomplete: bool) -> Iterator[Mapping[str, Any] | BadRow]:
         """The samples under way at the end of the shard, and what is wrong with the `incomplete` ones if asked for."""
@@ -161,19 +166,18 @@ class _Grouped:
         )
 
 
-def _is_other(member: TarFile) -> bool:
-    suffix = _suffix(member.name)
-    return not suffix.endswith((*pictures.SUFFIXES, ".json"))
+def _is_other(member: TarFile, texts: tuple[str, ...]) -> bool:
+    return not _suffix(member.name).endswith((*pictures.SUFFIXES, *texts))
 
 
-def _add(sample: _Sample, label: str, member: TarFile) -> None:
+def _add(sample: _Sample, label: str, member: TarFile, texts: tuple[str, ...]) -> None:
     suffix = _suffix(member.name)
     name = _shown(member.name)
     place = Place(f"{label}, member {name}", byte=0)
     sample.size += len(member.data or b"")
-    if _is_other(member):
+    if _is_other(member, texts):
         return
-    if sample.size > SAMPLE_BYTES.value or (member.data is None and not suffix.endswith(".json")):
+    if sample.size > SAMPLE_BYTES.value or (member.data is None and not suffix.endswith(texts)):
         _refuse(sample, place, SAMPLE_BYTES)
     elif member.data is None:
         _refuse(sample, place, LINE)
@@ -182,6 +186,11 @@ def _add(sample: _Sample, label: str, member: TarFile) -> None:
         sample.images[name] = member.data
         if len(sample.images) > SAMPLE_IMAGES.value:
             _refuse(sample, place, SAMPLE_IMAGES)
+    elif suffix.endswith(".txt"):
+        try:
+            sample.fields["txt"], sample.text = member.data.decode("utf-8-sig").strip(), True
+        except UnicodeDecodeError as error:
+            sample.bad = sample.bad or records.bad_row(place, "txt", "text in UTF-8", str(error))
     else:
         fields = jsonl.decode_line(place, member.data)
         if isinstance(fields, BadRow):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -105,6 +107,21 @@ def test_mminstruct_and_minimind_and_messages_load_as_llava(root: Path, tmp_path
     assert [row["size"] for row in read("llava", data_files=path)] == [(8, 8), (12, 8)]
     path = write(tmp_path / "mini", "sft.parquet", [{**rows[0], "image_bytes": [BLUE]}])
     assert read("llava", "multi", data_files=path)[0]["size"] == (12, 8)
+
+
+def test_pictures_beside_their_captions_in_a_tar_load_as_captions(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "sa_000000.tar", "w") as archive:
+        for name, data in (
+            ("sa_1.jpg", RED),
+            ("sa_1.txt", "红色。\n".encode()),
+            ("sa_2.txt", b"Blue."),
+            ("sa_2.jpg", BLUE),
+        ):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    rows = read("sa1b-captions", data_files=tmp_path / "sa_000000.tar")
+    assert rows == [{"size": (8, 8), "said": ["<image>", "红色。"]}, {"size": (12, 8), "said": ["<image>", "Blue."]}]
 
 
 def test_llava_instruct_150k_finds_coco_in_a_folder_or_a_zip(root: Path, tmp_path: Path) -> None:

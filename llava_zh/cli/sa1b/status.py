@@ -101,7 +101,7 @@ def _coverage(fs: Sa1bFileSystem, args: argparse.Namespace) -> dict[str, Coverag
     from ... import get_dataset_config_names, load_dataset_builder
     from ...sa1b.tools.status import coverage
 
-    path = args.path or "internvl-sa-1b-caption"
+    path = args.path or _dataset_in(args.data_dir)
     options = {"data_dir": args.data_dir, "source": args.source, "revision": args.revision}
     counted: dict[str, Coverage | None] = {}
     for config in [args.name] if args.name else get_dataset_config_names(path):
@@ -115,6 +115,18 @@ def _coverage(fs: Sa1bFileSystem, args: argparse.Namespace) -> dict[str, Coverag
         else:
             counted[config] = coverage(fs, builder.image_paths())
     return counted
+
+
+def _dataset_in(data_dir: str) -> str:
+    """The dataset on SA-1B's images of which a folder has a published file, or the first that there is."""
+    from ...catalog import layouts, registry
+    from ...files.data_files import local_files
+
+    files, known = local_files(data_dir, None), [facts for facts in registry.everything() if facts.in_sa1b]
+    return next(
+        (f.name for f in known if any(layouts.is_named(file, name) for name in f.file_names for file in files)),
+        known[0].name,
+    )
 
 
 def _covered(counted: dict[str, Coverage | None]) -> str:
