@@ -6,7 +6,7 @@ import argparse
 
 from . import text
 from .commands import Subparsers, new_parser
-from .options import add_load_options, load_keywords
+from .options import add_load_options, load_keywords, own_keywords
 
 _EXAMPLE = """\
   llava-zh curate internvl-sa-1b-caption single_zh --output-dir curated --length zh=30:1200
@@ -83,20 +83,14 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.set_defaults(run=run)
 
 
-_OPTIONS = (
-    *("output_dir", "length_quantiles", "exact_duplicates", "near_duplicates", "max_repetition", "single_paragraph"),
-    *("language", "leaks", "limit", "overwrite"),
-)
-
-
 def run(args: argparse.Namespace) -> int:
     from llava_zh.curation import curate
 
     length = dict(args.length) if args.length else None
     if length and None in length:
         length = length[None]
-    options = {name: getattr(args, name) for name in _OPTIONS}
-    report = curate(args.path, args.name, length=length, **options, **load_keywords(args))
+    keywords = own_keywords(curate, args) | {"length": length} | load_keywords(args)
+    report = curate(args.path, args.name, **keywords)
     if args.json:
         text.say_json(report.to_dict(), indent=2)
     else:

@@ -9,7 +9,7 @@ from typing import Any
 from ..exporters import IMAGE_MODES, TARGET_NAMES
 from . import text
 from .commands import Subparsers, new_parser
-from .options import add_dataset, add_load_options, load_keywords
+from .options import add_dataset, add_load_options, load_keywords, own_keywords
 
 _EXAMPLE = """\
   llava-zh export internvl-sa-1b-caption single_zh --to parquet ./captions
@@ -93,25 +93,7 @@ def run(args: argparse.Namespace) -> int:
     keywords = load_keywords(args)
     keywords.pop("chunk_size", None)
     options = {name: getattr(args, name) for name in ("system", "image_place") if getattr(args, name) is not None}
-    summary = export(
-        args.path,
-        args.name,
-        to=args.to,
-        output_dir=args.output_dir,
-        images=args.images,
-        max_side=args.max_side,
-        on_bad_image=args.on_bad_image,
-        num_proc=args.num_proc,
-        task=args.task,
-        language=args.language,
-        min_length=args.min_length,
-        max_length=args.max_length,
-        sample=args.sample,
-        limit=args.limit,
-        seed=args.seed,
-        options=options or None,
-        **keywords,
-    )
+    summary = export(args.path, args.name, options=options or None, **own_keywords(export, args), **keywords)
     if args.json:
         text.say_json(asdict(summary))
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 from collections.abc import Callable, Container
 from typing import Any
 
@@ -45,6 +46,12 @@ def load_keywords(args: argparse.Namespace) -> dict[str, Any]:
     """The keywords of :func:`llava_zh.load_dataset` for the options that were given; the others keep its defaults."""
     given = {keyword: getattr(args, keyword, None) for keyword in _options()}
     return {keyword: value for keyword, value in given.items() if value is not None}
+
+
+def own_keywords(function: Callable[..., Any], args: argparse.Namespace) -> dict[str, Any]:
+    """The keywords that `function` has beside those of loading, as far as the command has options of their names."""
+    names = inspect.signature(function).parameters
+    return {name: getattr(args, name) for name in names if name in args and name not in declared(Request)}
 
 
 def archive_list(text: str) -> str | list[int | str]:

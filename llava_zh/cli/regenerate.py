@@ -8,7 +8,7 @@ from typing import Any
 
 from . import text
 from .commands import Subparsers, new_parser
-from .options import add_dataset, add_load_options, load_keywords
+from .options import add_dataset, add_load_options, load_keywords, own_keywords
 
 _EXAMPLE = """\
   llava-zh regenerate internvl-sa-1b-caption single_zh --image-root /data/sa1b --output-dir captions \\
@@ -94,11 +94,7 @@ def _add_asking(parser: argparse.ArgumentParser) -> None:
     )
 
 
-_OPTIONS = (
-    *("output_dir", "model", "base_url", "serve", "serve_args", "gpus", "concurrency", "timeout", "stall_after"),
-    *("max_retries", "prompt", "parameters", "max_pixels", "send_paths", "seed", "answer_attempts", "limit"),
-    *("retry_failed", "widen", "unit_rows"),
-)
+# What a batch takes: all that concerns no server.
 _OFFLINE_OPTIONS = (
     "output_dir",
     "model",
@@ -120,8 +116,9 @@ def run(args: argparse.Namespace) -> int:
     from ..regenerate import read_batch, regenerate, write_batch
 
     offline = args.write_batch or args.read_batch
-    options = [name for name in _OPTIONS if not offline or name in _OFFLINE_OPTIONS]
-    given = {name: value for name in options if (value := getattr(args, name)) is not None} | load_keywords(args)
+    own = own_keywords(regenerate, args).items()
+    own_given = {name: value for name, value in own if value is not None and (not offline or name in _OFFLINE_OPTIONS)}
+    given = own_given | load_keywords(args)
     try:
         if args.write_batch:
             text.say("\n".join(map(str, write_batch(args.path, args.name, **given))))
