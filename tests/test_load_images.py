@@ -13,14 +13,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 from sa1b.conftest import tar_bytes, write_archive, write_files
 from sa1b.small import small_files
 
-from llava_zh import load_dataset
-from llava_zh.errors import BadArchive, ImageNotFound, RootNotFound
+from llava_zh import decode_image, export, load_dataset
+from llava_zh.errors import BadArchive, BadImage, ImageNotFound, RootNotFound
+from llava_zh.regenerate.images import load_picture
 from llava_zh.sa1b import filesystem
 from llava_zh.sa1b.filesystem import Sa1bFileSystem
 from llava_zh.sa1b.tools.verify import verify
@@ -316,3 +318,32 @@ def test_the_undecoded_image_is_a_url_that_opens_to_the_files_own_bytes(tmp_path
     (one,) = rows
     with fsspec.open(one["image"]["path"]) as file, tarfile.open(path) as tar:
         assert file.read() == tar.extractfile("./sa_6.jpg").read() == photographs()["sa_6.jpg"]
+
+
+def test_a_cut_an_empty_and_an_html_file_are_bad_images_by_name_however_a_row_is_opened(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.effect_noise((64, 64), 50).convert("RGB").save(buffer, "JPEG")
+    whole = buffer.getvalue()
+    bad = {1: whole[: len(whole) // 2], 2: b"", 3: b"<!DOCTYPE html><html>404</html>"}
+    (tmp_path / "sa1b/sa_000000").mkdir(parents=True)
+    for number, data in (bad | {4: whole}).items():
+        (tmp_path / f"sa1b/sa_000000/sa_{number}.jpg").write_bytes(data)
+    turns = [{"from": "human", "value": "<image>?"}, {"from": "gpt", "value": "猫"}]
+    rows = [{"image": f"sa_000000/sa_{number}.jpg", "conversations": turns} for number in (1, 2, 3, 4)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    given: dict[str, Any] = {"data_files": str(tmp_path / "rows.jsonl"), "image_root": tmp_path / "sa1b"}
+    loaded = load_dataset("internvl-sa-1b-caption", "single_zh", split="train", cache_dir=tmp_path / "cache", **given)
+    stored = loaded.cast_column("image", datasets.Image(decode=False))
+    for at, number in enumerate(bad):
+        for opens in (
+            lambda at=at: loaded[at],
+            lambda at=at: decode_image(stored[at]["image"]),
+            lambda at=at: load_picture(stored[at]["image"]),
+        ):
+            with pytest.raises(BadImage, match=rf"sa_000000/sa_{number}\.jpg"):
+                opens()
+    assert loaded[3]["image"].size == (64, 64)
+    with pytest.raises(BadImage, match=r"row None: sa_000000/sa_1\.jpg: truncated"):
+        export(
+            "internvl-sa-1b-caption", "single_zh", to="parquet", images="embed", output_dir=tmp_path / "out", **given
+        )

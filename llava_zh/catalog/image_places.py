@@ -116,6 +116,11 @@ def _below(root: str, path: str | None, folders: Sequence[str]) -> Images:
     held = os.scandir(images.base) if os.path.isdir(images.base) else ()  # noqa: PTH112
     if any(readers.kind_of(entry.name) in ("tar", "zip") for entry in held):
         return ArchivedImages(images.base)
+    logger.warning(
+        "image_root=%s: the first row's image, %s, is not there. Pass the folder that the rows' paths start from; "
+        "rows without their image are left out with on_missing_image='skip'.",
+        images.base, path[:200],
+    )  # fmt: skip
     return images
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 GZIP = b"\x1f\x8b"
 ZIP = b"PK\x03\x04"
-JPEG = b"\xff\xd8"
+JPEG, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 
 # What files are, by their first bytes to the letter.
 _BINARY = (

@@ -15,9 +15,18 @@ import numpy as np
 from fsspec.core import has_magic, split_protocol
 from fsspec.spec import AbstractFileSystem
 
-from llava_zh.errors import BadArchive, BadImage, BadIndex, ImageNotFound, ReadOnlyFileSystemError, nearest
+from llava_zh.errors import (
+    BadArchive,
+    BadImage,
+    BadIndex,
+    ImageNotFound,
+    ReadOnlyFileSystemError,
+    RootNotFound,
+    nearest,
+)
 from llava_zh.forks import Lock, in_child
-from llava_zh.gates import links
+from llava_zh.gates import links, pictures
+from llava_zh.gates.magic import JPEG, JPEG_END, begins_as
 from llava_zh.sa1b import bulk, finding, members, published, tree
 from llava_zh.sa1b.access import resolve
 from llava_zh.sa1b.archive import Archive
@@ -28,7 +37,10 @@ from llava_zh.sa1b.urls import ROOT_VARIABLE, SHARD_NAME, member_key, normalize,
 
 #: What a row whose image is missing can be done about.
 LEAVE_OUT = 'Rows without their image are left out with archives="available" or on_missing_image="skip".'
-LEAVE_OUT_OTHERS = 'Rows without their image are left out with on_missing_image="skip".'
+LEAVE_OUT_OTHERS = (
+    "Pass the folder that the paths start from as image_root=; "
+    'rows without their image are left out with on_missing_image="skip".'
+)
 
 #: Members up to this size are read at once when opened; of larger ones only the ranges that are asked for.
 _WHOLE = 64 << 20
@@ -166,7 +178,13 @@ class Sa1bFileSystem(AbstractFileSystem):  # type: ignore[misc]
         roots, name = self._asked(path)
         # Only rows of SA-1B are chosen by archives.
         of_sa1b = not path.startswith(published.DATA) and member_key(name.rpartition("/")[2]) is not None
-        return f"{self._reason(roots, name)} {LEAVE_OUT if of_sa1b else LEAVE_OUT_OTHERS}"
+        if of_sa1b:
+            return f"{self._reason(roots, name)} {LEAVE_OUT}"
+        try:
+            return f"{self._reason(roots, name)} {LEAVE_OUT_OTHERS}"
+        except RootNotFound:
+            where = ", ".join(root.name for root in roots)
+            return f"No image {name}: {where} does not exist or is no folder. {LEAVE_OUT_OTHERS}"
 
     def _reason(self, roots: list[Root], path: str) -> str:
         for root in roots:
@@ -232,7 +250,10 @@ class Sa1bFileSystem(AbstractFileSystem):  # type: ignore[misc]
             raise _read_only("open", path)
         hit = self.locate(path)
         if _size(hit) <= _WHOLE:
-            return io.BytesIO(self._read(hit, 0, _size(hit)))
+            data = self._read(hit, 0, _size(hit))
+            if isinstance(hit, FileHit):
+                _check_picture(hit, data)
+            return io.BytesIO(data)
         if isinstance(hit, FileHit) and not hit.remote:
             return hit.root.fs.open(hit.path, "rb")
         return io.BufferedReader(_LargeFile(hit), (8 if hit.remote else 1) << 20)
@@ -389,6 +410,17 @@ def _read_only(what: str, path: object) -> ReadOnlyFileSystemError:
 
 def _size(hit: FileHit | MemberHit) -> int:
     return hit.size if isinstance(hit, FileHit) else hit.member.size
+
+
+def _check_picture(hit: FileHit, data: bytes) -> None:
+    """Raise BadImage for a file called like a picture that is cut, empty or a web page, say.
+
+    Whoever opens a file here hands it to Pillow, which does not know its name. The users of `cat_file` look themselves.
+    """
+    if (data.startswith(JPEG) and data.endswith(JPEG_END)) or not hit.path.lower().endswith(pictures.SUFFIXES):
+        return
+    if not data or data.startswith(JPEG) or begins_as(data[:64]):
+        pictures.whole(data, hit.path if hit.root.local else hit.root.show_full(hit.path))
 
 
 class _LargeFile(io.RawIOBase):

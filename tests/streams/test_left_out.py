@@ -149,7 +149,9 @@ def test_every_command_says_that_nothing_is_left(demo: DemoPaths, tmp_path: Path
         export(*name, to="jsonl", output_dir=tmp_path / "export2", min_length=100_000, **given)
 
 
-def test_advice_for_images_of_sa1b_is_given_of_datasets_on_sa1b_alone(demo: DemoPaths, tmp_path: Path) -> None:
+def test_advice_for_images_of_sa1b_is_given_of_datasets_on_sa1b_alone(
+    demo: DemoPaths, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(NothingLeft, match=r"sa1b status"):
         load(demo, archives=[777], cache_dir=tmp_path)
     folder = tmp_path / "llava"
@@ -163,9 +165,10 @@ def test_advice_for_images_of_sa1b_is_given_of_datasets_on_sa1b_alone(demo: Demo
         "image_root": folder,
         "cache_dir": tmp_path / "cache",
     }
-    with pytest.raises(NothingLeft, match=r"Widen the selection\.$"):
+    with pytest.raises(NothingLeft, match=r"Widen the selection\.$"), caplog.at_level(logging.WARNING):
         load_dataset("llava-instruct-zh-600k", on_missing_image="skip", **given)
-    with pytest.raises(ImageNotFound, match=r'left out with on_missing_image="skip"\.$'):
+    assert f"image_root={folder}: the first row's image, images/1.jpg, is not there" in caplog.text
+    with pytest.raises(ImageNotFound, match=r'start from as image_root=; .* left out with on_missing_image="skip"\.$'):
         fsspec.filesystem("sa1b", fo=str(folder)).cat_file("images/1.jpg")
     (folder / "images" / "sa_000000").mkdir(parents=True)
     with pytest.raises(ImageNotFound, match=r'with archives="available" or on_missing_image="skip"\.$'):
