@@ -27,6 +27,7 @@ FACTS = DatasetFacts(
         ConfigFacts(
             name="default",
             file="llava_instruct_150k.json",
+            size=229_000_000,
             rows=158_000,
             language="en",
             prompt="original",
@@ -35,6 +36,7 @@ FACTS = DatasetFacts(
         ConfigFacts(
             name="conversation",
             file="conversation_58k.json",
+            size=126_000_000,
             rows=58_000,
             language="en",
             prompt="original",
@@ -43,6 +45,7 @@ FACTS = DatasetFacts(
         ConfigFacts(
             name="complex_reasoning",
             file="complex_reasoning_77k.json",
+            size=79_600_000,
             rows=77_000,
             language="en",
             prompt="original",
@@ -51,6 +54,7 @@ FACTS = DatasetFacts(
         ConfigFacts(
             name="detail",
             file="detail_23k.json",
+            size=20_500_000,
             rows=23_000,
             language="en",
             prompt="original",

@@ -101,7 +101,9 @@ def load_dataset(
     """Load a dataset, as ``datasets.load_dataset`` would.
 
     Args:
-        path: ``"internvl-sa-1b-caption"``, ``"llava-instruct-zh-600k"``, or the id of either on a hub.
+        path: A name of :func:`list_datasets`, or its id on a hub; ``"llava"`` or ``"sa1b-captions"`` for any files in
+            their forms; ``"hf:owner/name"`` or ``"modelscope:owner/name"`` for any repository with such files; or a
+            Python file that registers a dataset.
         name: The configuration: ``single_en``, ``single_zh``, ``multi_en``, ``multi_zh``; ``default`` (all tasks),
             ``conversation``, ``complex_reasoning``, ``detail``.
         split: ``"train"``, a slice such as ``"train[:1%]"`` (not for streams), or None for a dict of splits.
@@ -110,12 +112,15 @@ def load_dataset(
         cache_dir: Where prepared datasets are kept, `datasets`' own cache by default.
         revision: Branch, tag or commit on the hub; the captions are pinned to a commit by default.
         token: For a gated or private repository; by default the hub client's own look-up.
-        data_dir: Folder with the published files, or a regeneration's output; no hub is asked.
-        data_files: Files or patterns (plain, ``.gz`` or ``.zst`` JSON Lines, Parquet); relative to `data_dir`.
+        data_dir: Folder with the published files, or a regeneration's output; no hub is asked. Or a repository,
+            ``"hf:owner/name"``.
+        data_files: Files or patterns (plain, ``.gz`` or ``.zst`` JSON Lines, a JSON array, Parquet, tars), relative to
+            `data_dir`; or ``"hf:owner/name/pattern"``.
         source: ``"huggingface"`` or ``"modelscope"``; ``LLAVA_ZH_SOURCE`` sets it too.
         image_root: Where SA-1B is (a folder, an fsspec URL, or several); ``SA1B_ROOT`` sets it too. With neither,
-            images come undecoded as ``{"path": "sa1b://…", "bytes": None}``. For llava-instruct: where image paths
-            start.
+            images come undecoded as ``{"path": "sa1b://…", "bytes": None}``. For other images: where their paths start,
+            a folder, an archive or a URL. For images in several places: a mapping from how paths begin,
+            ``{"sam/": SA1B, "coco/": COCO}``, or one folder for all.
         row_format: ``"llava"`` (as published), ``"sharegpt"``, ``"messages"`` or ``"parts"``, see `rows.formats`.
         options: A system prompt, the place of image marks, widths and heights: a dict, or a
             :class:`llava_zh.rows.RowOptions`.

@@ -144,6 +144,12 @@ def archive_list(text: str) -> str | list[int | str]:
     return archives
 
 
+def image_roots(text: str) -> str | dict[str, str]:
+    """``"sam/=ROOT,coco/=ROOT"`` as a mapping from the beginning of published paths; any other text as it is."""
+    parts = [re.fullmatch(r"([^=:,]*/)=(.+)", part) for part in text.split(",")]
+    return {part[1]: part[2] for part in parts if part is not None} if all(parts) else text
+
+
 def _shown_archives(archives: Any) -> str:
     shown = archives if isinstance(archives, str) else sorted(archives)
     return f"archives={shown!r}" if len(shown) <= SHOWN_NAMES else f"{len(shown)} archives"
@@ -211,7 +217,13 @@ class Request:
         default=None,
         metadata=_about(
             Decides.PLACE,
-            Option("folder or URL of SA-1B, several with commas (default: SA1B_ROOT)", "where", "ROOT"),
+            Option(
+                "folder or URL of SA-1B, several with commas (default: SA1B_ROOT), or of other images; "
+                "sam/=ROOT,coco/=ROOT by how paths begin",
+                "where",
+                "ROOT",
+                parse=image_roots,
+            ),
         ),
     )
     row_format: str = field(

@@ -79,7 +79,7 @@ def resolve(facts: DatasetFacts, request: Request, token: Any) -> Layout:
     else:
         # The published file names its images as the facts say; an export of it may hold them, or have them beside it.
         published = any(layouts.is_named(rows[0], name) for name in facts.config(config).files)
-        look = not (published and set(facts.image_places.values()) == {"sa1b"}) and rows[0].source == "local"
+        look = not (published and set(facts.image_places.values()) == {"sa1b"})
         first = readers.sample(rows[0], token, patient=skip_bad, columns=columns) if look else None
         found = ", ".join(file.label for file in rows)
     images, described = places(facts, Seen(files, rows, first, where), request.image_root)

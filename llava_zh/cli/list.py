@@ -58,7 +58,7 @@ def _described(facts: DatasetFacts) -> str:
             )
         )
     about = [
-        ("page", facts.homepage),
+        *([("page", facts.homepage)] if facts.homepage else []),
         *facts.repos.items(),
         ("licence", facts.licence),
         ("images", facts.image_licence),

@@ -17,6 +17,7 @@ from published_rows import turns
 
 from llava_zh import load_dataset, register
 from llava_zh.catalog.facts import ConfigFacts, DatasetFacts
+from llava_zh.catalog.request import image_roots
 
 RED, BLUE = picture("red", "JPEG"), picture("blue", "JPEG", size=(12, 8))
 
@@ -151,6 +152,7 @@ def test_a_set_with_images_in_two_places_needs_their_prefixes_alone(root: Path, 
         for name in ("sam/images/sa_1.jpg", "coco/train2017/1.jpg")
     ]
     write(tmp_path, "share.json", [*rows, {**rows[0], "image": "web/1.jpg"}])
-    for place in (root / "all", {"sam/": root / "sa1b", "coco/": root / "all" / "coco"}):
+    by_prefix = image_roots(f"sam/={root / 'sa1b'},coco/={root / 'all' / 'coco'}")  # as on the command line
+    for place in (root / "all", by_prefix):
         found = read("sharegpt4v-like", data_dir=tmp_path, image_root=place, on_missing_image="skip")
         assert [row["size"] for row in found] == [(8, 8), (12, 8)]

@@ -132,11 +132,16 @@ def test_an_id_on_a_hub_is_enough(tmp_path: Path) -> None:
         llava_zh.register({"name": "mine", "repos": {"huggingface": "me/own"}, "configs": [
             {"name": "other", "files": ["other/*.jsonl"]}, {"name": "data", "file": "a.jsonl"}]})
         print(rows("mine", name="other"), rows("mine", name="data"), rows("me/own", name="data"))
+        coco = llava_zh.load_dataset("llava-instruct-150k", "detail", split="train", streaming=True, image_root="coco")
+        print(next(iter(coco))["image"].size)
         from llava_zh.cli import main
         main(["download", "mine", "other", "--dest", "fetched"])
         print(rows("mine", name="other", data_dir="fetched"))
     """
-    with HubServer({"me/own": files}) as hub:
+    (tmp_path / "coco" / "train2017").mkdir(parents=True)
+    (tmp_path / "coco" / "train2017" / "1.jpg").write_bytes(BLUE)
+    coco = {"detail_23k.json": json.dumps([{"image": "1.jpg", "conversations": turns()}]).encode()}
+    with HubServer({"me/own": files, "liuhaotian/LLaVA-Instruct-150K": coco}) as hub:
         env = {**os.environ, **hub.env, "HF_HOME": str(tmp_path / "hf")}
         code = "\n".join(line[8:] for line in script.splitlines())
         done = subprocess.run(
@@ -146,6 +151,7 @@ def test_an_id_on_a_hub_is_enough(tmp_path: Path) -> None:
     lines_out = done.stdout.splitlines()
     assert lines_out[0] == "4 1 3 1 4"
     assert lines_out[1] == "1 3 3"
+    assert lines_out[2] == "(12, 8)"
     assert lines_out[-1] == "1"
 
 
