@@ -106,8 +106,9 @@ def parse(label: str, first: int, elements: list[Element], expect: Expect, on_ba
     if None not in elements:
         block = b"\n".join(elements)  # type: ignore[arg-type] # a Raw is its bytes
         if block.count(b"\n") >= len(elements):
-            # In JSON a line break is white space wherever it stands; within texts it is written as \n.
-            block = b"\n".join(bytes(one).translate(_lines_to_spaces).strip() for one in elements if one is not None)
+            # In what the parser took for JSON a line break is white space; a text has none but as \\n.
+            whole = [bytes(one) for one in elements if isinstance(one, msgspec.Raw)]
+            block = b"\n".join(one.translate(_lines_to_spaces).strip() for one in whole)
         annotations = jsonl.columns(block, expect, on_columns)
         if annotations is not None and len(annotations) == len(elements):
             return annotations

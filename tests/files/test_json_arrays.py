@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llava_zh.errors import BadFile, BadRow
 from llava_zh.files import json_arrays
 from llava_zh.files.data_files import DataFile
+from llava_zh.rows.records import Expect
 
 TEXTS = st.text(alphabet='ab"\\{}[], \n\u4e2d', max_size=12)
 RECORDS = st.lists(
@@ -36,6 +37,7 @@ def read(file: DataFile) -> list[Any]:
     return [row.found if isinstance(row, BadRow) else row for row in json_arrays.rows(file, None)]
 
 
+@settings(max_examples=40)
 @given(rows=RECORDS, indent=st.sampled_from([None, 1]), ascii=st.booleans(), block=st.integers(1, 80))
 def test_any_array_is_read_as_json_reads_it_in_blocks_of_any_size(
     rows: list[Any], indent: int | None, ascii: bool, block: int, tmp_path_factory: pytest.TempPathFactory
@@ -58,6 +60,8 @@ def test_what_is_no_json_is_told_of_and_the_rest_is_read(
     good = b'{"id": 1, "t": "a\\"}, {"}'
     found = list(json_arrays.rows(data_file(tmp_path, b"[%b, {x: 1}, %b]" % (good, good)), None))
     assert [isinstance(row, BadRow) for row in found] == [False, True, False]
+    broken = b'{"t": "a\nb"}'  # a text has no line break in it
+    assert isinstance(next(json_arrays.rows(data_file(tmp_path, b"[%b, {x}]" % broken), None)), BadRow)
     for text, message in (
         (b"[%b, %b" % (good, good[:9]), "it ends within record 1. Is the file complete"),
         (b"[%b,]" % good, "a comma too many at byte 27"),
@@ -67,6 +71,15 @@ def test_what_is_no_json_is_told_of_and_the_rest_is_read(
         assert next(rows) == json.loads(good), "the records that are there are given first"
         with pytest.raises(BadFile, match=message):
             list(rows)
+
+
+def test_a_line_break_within_a_text_is_no_json_by_columns_either(tmp_path: Path) -> None:
+    row = b'{"image": "1.jpg", "conversations": [{"from": "human",\n"value": "?"}, {"from": "gpt", "value": "a%bb"}]}'
+    bad: list[BadRow] = []
+    for text, good in ((row % b"\\n", 1), (row % b"\n", 0)):
+        [(first, elements)] = json_arrays.parts(data_file(tmp_path, b"[%b]" % text), None)
+        table = json_arrays.parse("a.json", first, elements, Expect(), bad.append, lambda names: None)
+        assert (len(table), len(bad)) == (good, 1 - good)
 
 
 @pytest.mark.parametrize("block", [3, 64])
