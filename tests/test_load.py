@@ -175,7 +175,7 @@ def test_unknown_keys_are_listed_once(tmp_path: Path, caplog: pytest.LogCaptureF
 
 
 def test_the_names_are_listed() -> None:
-    assert list_datasets() == [CAPTIONS, LLAVA]
+    assert list_datasets() == [CAPTIONS, LLAVA, "llava-instruct-150k", "llava", "sa1b-captions"]
     assert get_dataset_config_names(CAPTIONS) == ["single_en", "single_zh", "multi_en", "multi_zh"]
     assert get_dataset_config_names(LLAVA) == ["default", "conversation", "complex_reasoning", "detail"]
     assert sorted(llava_zh.__all__) == sorted(set(llava_zh.__all__))

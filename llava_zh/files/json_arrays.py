@@ -106,7 +106,7 @@ def parse(label: str, first: int, elements: list[Element], expect: Expect, on_ba
     if None not in elements:
         block = b"\n".join(elements)  # type: ignore[arg-type] # a Raw is its bytes
         if block.count(b"\n") >= len(elements):
-            # In what the parser took for JSON a line break is white space; a text has none but as \\n.
+            # In what the parser took for JSON a line break is white space; a text has none but as an escape.
             whole = [bytes(one) for one in elements if isinstance(one, msgspec.Raw)]
             block = b"\n".join(one.translate(_lines_to_spaces).strip() for one in whole)
         annotations = jsonl.columns(block, expect, on_columns)
