@@ -18,6 +18,7 @@ from ..images.locations import ArchivedImages, EmbeddedImages, FolderImages, Ima
 from ..images.prefixed import PrefixedImages
 from ..images.reading import read_bytes
 from ..sa1b.published import SCHEME
+from ..sa1b.remote import Unreadable
 from ..storage.durable import explained, holds
 from ..streams.left_out import SHOWN
 from . import files, names
@@ -124,7 +125,8 @@ class ImageExport:
         except (ImageNotFound, BadImage, BadArchive, UnsafeName) as error:
             error.args = (safe(f"row {id_!r}: {error}"),)
             how = self.on_missing_image if isinstance(error, ImageNotFound) else self.on_bad_image
-            if how != "skip":
+            # A server in trouble says nothing of the picture; the same call, made again, goes on from here.
+            if how != "skip" or isinstance(error, Unreadable):
                 raise
             self.left_out += 1
             if self.left_out <= SHOWN:

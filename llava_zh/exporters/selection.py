@@ -54,7 +54,7 @@ class Selection:
         if self.min_length is None and self.max_length is None:
             return annotations
         length = answer_lengths(annotations)
-        short, long = length < (self.min_length or 0), length > (self.max_length or np.inf)
+        short, long = length < (self.min_length or 0), length > (np.inf if self.max_length is None else self.max_length)
         count(f"rows with answers of fewer than {self.min_length or 0:,} characters left out", int(short.sum()))
         count(f"rows with answers of more than {self.max_length or 0:,} characters left out", int(long.sum()))
         return annotations.filter(pa.array(~(short | long)))

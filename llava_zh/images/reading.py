@@ -11,10 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import BadArgument, BadImage, ImageNotFound, LlavaZhError
-
-
-class Unreadable(BadImage):
-    """An image on another machine that could not be read this time, and may be the next time."""
+from ..sa1b.remote import Unreadable
 
 
 def image_bytes(source: Any) -> tuple[bytes, str]:

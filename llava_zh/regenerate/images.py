@@ -16,8 +16,9 @@ from llava_zh.errors import BadArgument
 from llava_zh.gates import pictures
 from llava_zh.images.decode import QUALITY_SENT, as_jpeg, smaller
 from llava_zh.images.names import ImageSource, image_label, path_of
-from llava_zh.images.reading import Unreadable, image_bytes
+from llava_zh.images.reading import image_bytes
 from llava_zh.regenerate.faults import Transient
+from llava_zh.sa1b.remote import Unreadable
 from llava_zh.storage.durable import explained, holds
 from llava_zh.storage.lines import write_lines
 

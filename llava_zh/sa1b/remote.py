@@ -13,6 +13,10 @@ from llava_zh.gates.safe_text import one_line
 NO_LISTING = (400, 401, 403, 404, 405, 410, 501)
 
 
+class Unreadable(BadImage):
+    """An image on another machine that could not be read this time, and may be the next time."""
+
+
 class RefusedImage(BadImage):
     """A server that refuses a file (401, 403) rather than not having it."""
 
@@ -52,9 +56,9 @@ def verdict(error: Exception, where: str) -> BadImage | None:
     return trouble(error, where)
 
 
-def trouble(error: Exception, where: str) -> BadImage:
+def trouble(error: Exception, where: str) -> Unreadable:
     """The error for a place `where` whose server is in trouble, with the reason in a few words on one line."""
-    return BadImage(f"{where} could not be read this time ({_reason(error)}).")
+    return Unreadable(f"{where} could not be read this time ({_reason(error)}).")
 
 
 def _reason(error: Exception) -> str:

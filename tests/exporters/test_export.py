@@ -27,7 +27,7 @@ from PIL import Image
 
 from llava_zh import export, load_dataset
 from llava_zh.demo import DemoPaths
-from llava_zh.errors import BadArgument, UnknownName
+from llava_zh.errors import BadArgument, NothingLeft, UnknownName
 from llava_zh.exporters import targets
 from llava_zh.rows.records import MARK
 
@@ -388,6 +388,8 @@ def test_rows_are_selected_by_length_task_language_and_archive(demo: DemoPaths, 
     low, high = lengths[len(lengths) // 4], lengths[-len(lengths) // 4]
     between = selected("length", LLAVA, None, min_length=low, max_length=high)
     assert [row["id"] for row in between] == [row["id"] for row in rows if low <= length(row) <= high] != []
+    with pytest.raises(NothingLeft, match="more than 0 characters"):
+        selected("none", LLAVA, None, max_length=0)
     details = selected("task", LLAVA, None, task="detail")
     assert [row["id"] for row in details] == [row["id"] for row in published(demo, "detail")] != []
     english = selected("language", INTERNVL, None, language="en", row_format="sharegpt")

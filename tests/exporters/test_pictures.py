@@ -9,7 +9,9 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import threading
 from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +206,32 @@ def test_rows_without_a_whole_picture_are_left_out_and_counted_on_request(
     assert (again.written, again.left_out) == (0, len(bad))
     written = b"".join(tree(tmp_path / "out").values())
     assert b"<html>" not in written and b"root:x" not in written and b"%!PS" not in written
+
+
+class InTrouble(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        good = self.path == "/good.png"
+        self.send_response(200 if good else 503)
+        self.send_header("Content-Length", str(len(picture(RED)) if good else 0))
+        self.end_headers()
+        if good and self.command == "GET":
+            self.wfile.write(picture(RED))
+
+    do_HEAD = do_GET
+
+    def log_message(self, *args: object) -> None: ...
+
+
+def test_a_server_in_trouble_ends_an_export_and_leaves_out_no_row(tmp_path: Path) -> None:
+    named(tmp_path / "in", {"good.png": picture(RED), "late.png": picture(GREEN)})
+    (tmp_path / "in" / "good.png").unlink()
+    (tmp_path / "in" / "late.png").unlink()
+    with ThreadingHTTPServer(("127.0.0.1", 0), InTrouble) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        more = {"image_root": f"http://127.0.0.1:{server.server_port}", "on_bad_image": "skip"}
+        with pytest.raises(BadImage, match=r"late\.png.*503"):
+            export(LLAVA, **arguments(tmp_path / "in", tmp_path / "out", **more))
+        server.shutdown()
 
 
 def test_an_export_all_of_whose_pictures_are_bad_says_so(tmp_path: Path) -> None:
