@@ -122,7 +122,7 @@ def _head(
     suffix = files[0].path.rpartition(".")[2]
     head: dict[str, Any] = {
         "pretty_name": facts.title,
-        "language": sorted(filter(None, {facts.config(config).language for config in configs})),
+        "language": sorted(filter(None, {facts.config(config).language for config in configs})) or None,
         "license": "other" if copied or " " in facts.licence else facts.licence,
         "task_categories": ["image-text-to-text", "image-to-text"],
         "configs": [
