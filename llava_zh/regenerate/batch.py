@@ -24,7 +24,7 @@ from llava_zh.regenerate.jobs import Job, failure, finished_row, make_job, passe
 from llava_zh.regenerate.manifest import manifest_of
 from llava_zh.regenerate.protocol import Answer, Body, excerpt, fault_of_status, read_answer
 from llava_zh.regenerate.report import Report, Session
-from llava_zh.regenerate.run import Settings
+from llava_zh.regenerate.run import Settings, check_counts
 from llava_zh.regenerate.selection import open_ledger
 from llava_zh.regenerate.source import Over, Passed, Row, Source, open_source, read_units
 from llava_zh.storage.durable import check_kind
@@ -103,6 +103,7 @@ class _Batch:
         widen: bool = False,
         **loading: Any,
     ) -> None:
+        check_counts(unit_rows=unit_rows, limit=limit, max_pixels=max_pixels)
         keep_environment_secrets()  # a service may repeat the key that the files were sent with
         self.settings = Settings(model, dict(parameters or {}), limit, max_pixels, send_paths, seed)
         self.source: Source = open_source(path_or_rows, name, loading)

@@ -15,7 +15,7 @@ from llava_zh.regenerate.dialogue import PromptChoice
 from llava_zh.regenerate.ledger import Ledger
 from llava_zh.regenerate.manifest import manifest_of
 from llava_zh.regenerate.report import Report, Session
-from llava_zh.regenerate.run import Run, Settings
+from llava_zh.regenerate.run import Run, Settings, check_counts
 from llava_zh.regenerate.selection import open_ledger
 from llava_zh.regenerate.serve import Served
 from llava_zh.regenerate.source import Source, open_source
@@ -100,8 +100,8 @@ def regenerate(
         OutputError: The folder cannot be written.
         BadArgument, UnknownName: An argument that cannot work.
     """
-    _check_counts(concurrency=concurrency, unit_rows=unit_rows, limit=limit, max_pixels=max_pixels, gpus=gpus,
-                  answer_attempts=answer_attempts)  # fmt: skip
+    check_counts(concurrency=concurrency, unit_rows=unit_rows, limit=limit, max_pixels=max_pixels, gpus=gpus,
+                 answer_attempts=answer_attempts)  # fmt: skip
     if (base_url is None) == (serve is None):
         raise BadArgument("Give either base_url, where a server listens, or serve, which starts one.")
     settings = Settings(
@@ -185,12 +185,6 @@ async def _session(
         else:
             run.on_stall = served.restart_soon
             await served.guard(run.work())
-
-
-def _check_counts(**counts: int | None) -> None:
-    for name, value in counts.items():
-        if value is not None and value < 1:
-            raise BadArgument(f"{name} must be at least 1; found {value}.")
 
 
 class _Bar:

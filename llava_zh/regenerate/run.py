@@ -11,7 +11,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from llava_zh.errors import BadAnswer, LlavaZhError, OutputError, RootNotFound, RunConflict, ServerError
+from llava_zh.errors import BadAnswer, BadArgument, LlavaZhError, OutputError, RootNotFound, RunConflict, ServerError
 from llava_zh.images.names import ImageSource, image_name
 from llava_zh.regenerate.client import Client
 from llava_zh.regenerate.dialogue import Messages, PromptChoice, converse
@@ -51,6 +51,13 @@ class Settings:
     max_retries: int = 8
     answer_attempts: int = 3
     stall_after: float = 120.0
+
+
+def check_counts(**counts: int | None) -> None:
+    """Raise BadArgument for an argument of a run, or of a batch of it, that counts something and is less than 1."""
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise BadArgument(f"{name} must be at least 1; found {value}.")
 
 
 class ByteBudget:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from model_server import CAPTION, ModelServer
 
-from llava_zh.errors import BadFile, OutputError, RunConflict
+from llava_zh.errors import BadArgument, BadFile, OutputError, RunConflict
 from llava_zh.regenerate import batch, read_batch, regenerate, write_batch
 
 from .conftest import lines_of, output_of, positions_of
@@ -60,6 +60,16 @@ def test_a_request_is_the_very_one_a_server_would_get(server: ModelServer, tmp_p
         base_url=server.url, progress=False,
     )  # fmt: skip
     assert lines_of(files[0])[0]["body"] == server.requests[0]
+
+
+@pytest.mark.parametrize("name", ["unit_rows", "limit", "max_pixels"])
+def test_a_count_of_nothing_is_refused_before_anything_is_written(tmp_path: Path, make_rows: Rows, name: str) -> None:
+    given: dict[str, Any] = {"output_dir": tmp_path / "out", "model": "tiny-vlm", name: 0}
+    with pytest.raises(BadArgument, match=f"{name} must be at least 1"):
+        write_batch(make_rows(1), "test_zh", **given)
+    with pytest.raises(BadArgument, match=f"{name} must be at least 1"):
+        read_batch(make_rows(1), "test_zh", results=[], **given)
+    assert not (tmp_path / "out").exists()
 
 
 def test_faults_that_may_pass_and_missing_results_are_in_the_next_batch(
