@@ -22,6 +22,7 @@ def run(tmp_path: Path) -> str:
     ).stdout
 
 
+@pytest.mark.slow
 def test_the_example_opens_checks_and_loads_images_out_of_gzip_archives(run: str, tmp_path: Path) -> None:
     assert run.startswith("sa_000000: gzip, 68 members, ids (1, 11186)\n")
     assert re.search(r"^sa_000000/sa_1\.jpg: JPEG \(\d+, \d+\), Located\(.*kind='gzip'", run, re.M)

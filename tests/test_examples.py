@@ -20,6 +20,7 @@ def run(name: str, folder: Path, *args: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_quickstart_shows_a_row_and_streams_the_same(tmp_path: Path) -> None:
     out = run("quickstart.py", tmp_path)
     assert "num_rows: 80" in out

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 
 
+@pytest.mark.slow
 def test_the_mixing_example_mixes_and_resumes(demo: DemoPaths, tmp_path: Path) -> None:
     where = ["--captions", demo.internvl, "--dialogues", demo.llava, "--image-root", demo.sa1b]
     done = subprocess.run(

@@ -317,6 +317,7 @@ def test_the_token_reaches_the_hub_and_never_the_storage(folder: Path, run_clien
         assert {(r.host, r.had_authorization) for r in hub.requests} == {("hub", True), ("cdn", False)}
 
 
+@pytest.mark.slow
 def test_stock_datasets_streams_a_virtual_file_from_it(run_client: Run) -> None:
     with HubServer({REPO: {"en.jsonl": captions(GIB // 1000)}}) as hub:
         script = """

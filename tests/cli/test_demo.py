@@ -34,6 +34,7 @@ def loaded_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("command") / "demo"
 
 
+@pytest.mark.slow
 def test_the_command_loads_every_config_both_ways(loaded_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_demo(loaded_folder, "--json")
     configs = {(one["dataset"], one["config"]): one for one in json.loads(capsys.readouterr().out)["configs"]}

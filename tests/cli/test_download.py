@@ -58,6 +58,7 @@ def starts(hub: HubServer) -> list[int]:
     return [int(asked.removeprefix("bytes=").split("-")[0]) for asked in ranges]
 
 
+@pytest.mark.slow
 @both_hubs
 def test_a_cut_connection_is_continued_at_the_byte_reached(kind: str, tmp_path: Path, caches: dict[str, str]) -> None:
     with serve(kind, {SINGLE_ZH: BIG}) as hub:
@@ -71,6 +72,7 @@ def test_a_cut_connection_is_continued_at_the_byte_reached(kind: str, tmp_path: 
     assert [path.name for path in (tmp_path / "out").iterdir()] == [SINGLE_ZH]
 
 
+@pytest.mark.slow
 @both_hubs
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_download_is_continued_by_the_next(
@@ -124,6 +126,7 @@ def test_everything_is_fetched_once_checked_and_loads_with_the_line_printed(
     assert len(scope["rows"]) == 80  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @both_hubs
 def test_without_dest_files_go_to_the_clients_cache_where_loading_finds_them(
     kind: str, demo: DemoPaths, tmp_path: Path, caches: dict[str, str]
@@ -144,6 +147,7 @@ def test_without_dest_files_go_to_the_clients_cache_where_loading_finds_them(
     assert "kept  size, SHA-256" in second.stdout
 
 
+@pytest.mark.slow
 @both_hubs
 def test_bytes_damaged_on_the_way_are_refused_and_leave_nothing_behind(
     kind: str, tmp_path: Path, caches: dict[str, str]
@@ -160,6 +164,7 @@ def test_bytes_damaged_on_the_way_are_refused_and_leave_nothing_behind(
         assert download("single_zh", "--dest", str(tmp_path / "out")).returncode == 0
 
 
+@pytest.mark.slow
 @both_hubs
 def test_a_damaged_copy_in_the_cache_is_replaced(kind: str, tmp_path: Path, caches: dict[str, str]) -> None:
     with serve(kind, {SINGLE_ZH: BIG}) as hub:
@@ -174,6 +179,7 @@ def test_a_damaged_copy_in_the_cache_is_replaced(kind: str, tmp_path: Path, cach
     assert copy.read_bytes() == BIG
 
 
+@pytest.mark.slow
 def test_what_a_client_lets_through_damaged_is_an_error(tmp_path: Path, caches: dict[str, str]) -> None:
     with serve("huggingface", {SINGLE_ZH: BIG}) as hub:
         hub.add_fault(r"GET cdn", corrupt=True, times=1)
@@ -285,6 +291,7 @@ def test_a_private_dataset_is_fetched_with_the_clients_token_which_is_not_shown(
     assert SECRET not in said.out + said.err
 
 
+@pytest.mark.slow
 def test_progress_bars_keep_to_stderr_and_to_the_switch(tmp_path: Path, caches: dict[str, str]) -> None:
     def read(offset: int, length: int) -> bytes:
         time.sleep(0.03)  # 46 pieces: longer than the second after which a bar appears

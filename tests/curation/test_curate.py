@@ -311,6 +311,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     assert int(done.stdout) * unit < 60e6  # of 180 MB of text
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="the resource module is Unix's")
 def test_a_disk_that_fills_up_is_an_error_and_leaves_nothing_half_written(tmp_path: Path) -> None:
     code = f"""

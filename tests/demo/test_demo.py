@@ -148,18 +148,21 @@ def check_chinese(text: str, data: bytes) -> None:
 # -- captions are true -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_english_captions_state_the_counts_colours_places_and_sign_of_their_pictures(paths: DemoPaths) -> None:
     images = images_of(paths)
     for row in rows_of(paths, write.SINGLE["en"]):
         check_english(row["conversations"][1]["value"], images[row["image"]])
 
 
+@pytest.mark.slow
 def test_chinese_captions_state_the_counts_colours_places_and_sign_of_their_pictures(paths: DemoPaths) -> None:
     images = images_of(paths)
     for row in rows_of(paths, write.SINGLE["zh"]):
         check_chinese(row["conversations"][1]["value"], images[row["image"]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_multi_image_answers_describe_their_images_and_name_the_fullest(paths: DemoPaths, language: str) -> None:
     images = images_of(paths)
@@ -360,6 +363,7 @@ def test_a_whole_folder_is_left_as_it_is(paths: DemoPaths) -> None:
     assert {file: file.stat().st_mtime_ns for file in paths.root.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_a_damaged_folder_is_made_whole_and_files_of_others_stay(paths: DemoPaths, tmp_path: Path) -> None:
     write_demo(tmp_path, rows=300)
     archive = tmp_path / "sa1b" / "sa_000001.tar"

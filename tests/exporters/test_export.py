@@ -446,6 +446,7 @@ def test_registrations_list_every_shard_by_a_name_of_its_own(tmp_path: Path) -> 
         assert all(f"a-{i}.jsonl" in text for i in range(3))
 
 
+@pytest.mark.slow
 def test_the_command_takes_the_folder_before_or_after_the_options(demo: DemoPaths, tmp_path: Path) -> None:
     common = [sys.executable, "-m", "llava_zh", "export", INTERNVL, "single_zh"]
     where = ["--data-dir", str(demo.internvl), "--limit", "3"]

@@ -58,6 +58,7 @@ def extracted(demo: DemoPaths, tmp_path_factory: pytest.TempPathFactory) -> Path
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("to", "images"), WAYS)
 @pytest.mark.parametrize("config", ["single_zh", "multi_zh"])
 def test_rows_of_sa_1b_load_again(

@@ -328,6 +328,7 @@ def test_a_planted_record_leads_to_no_other_file(tmp_path: Path) -> None:
         assert json.loads(record.read_bytes()) == planted | {"image_files": 0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [run.REQUEST, run.SELECTION, "finished/default-00000-of-00001.jsonl.json", "pictures"], ids=str
 )

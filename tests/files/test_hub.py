@@ -252,6 +252,7 @@ def test_force_redownload_fetches_the_file_again(hub: HubServer, client: Client)
     assert sum(request.sent for request in content_requests(hub)) > 10_000
 
 
+@pytest.mark.slow
 def test_offline_reads_the_cache_and_asks_nobody(hub: HubServer, client: Client) -> None:
     client.result(prepare(hub))
     llava = f"load_dataset('llava-instruct-zh-600k', source={hub.kind!r}, split='train')"

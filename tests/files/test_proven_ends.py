@@ -140,6 +140,7 @@ def test_empty_first_parts_are_read_over_in_every_format(tmp_path: Path) -> None
         assert len(list(stream(tmp_path / name, "default", LLAVA))) == 40
 
 
+@pytest.mark.slow
 def test_a_dictionary_that_stands_for_gigabytes_is_spelled_out_in_bounded_tables(tmp_path: Path) -> None:
     long = "x" * 300_000
     kind = pa.list_(pa.struct([("from", pa.string()), ("value", pa.string())]))

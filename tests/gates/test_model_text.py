@@ -110,6 +110,7 @@ def test_what_is_left_holds_no_reasoning_mark_that_is_not_told(text: str) -> Non
         assert again == rest or special_tokens(rest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "piece", ["<think>", "</think>", "<", "<|", "<|a", "<answer>", "<|channel|>a", "[", "analysis"]
 )

@@ -99,6 +99,7 @@ def test_twenty_kills_over_two_thousand_rows(slow_server: str, tmp_path: Path, m
     run_with_kills(2000, 20, slow_server, tmp_path, make_rows)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_cleanly_within_seconds_and_keeps_what_is_done(
     slow_server: str, tmp_path: Path, make_rows: Callable[[int], Any]
 ) -> None:
@@ -145,6 +146,7 @@ def test_a_torn_journal_is_cut_and_its_row_asked_again(
     assert control(slow_server)["outcomes"]["ok"] - before == 13
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_run_with_a_reason_and_the_same_call_goes_on(
     slow_server: str, tmp_path: Path, make_rows: Callable[[int], Any]
 ) -> None:

@@ -13,6 +13,7 @@ from model_server import CAPTION, ModelServer
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("example", "shown"),
     [

@@ -66,8 +66,9 @@ def test_the_live_line_shows_rows_failures_and_tokens(server: ModelServer, tmp_p
         "regenerate(json.load(open(sys.argv[1])), 'test_zh',"
         " output_dir=sys.argv[2], base_url=sys.argv[3], model='tiny-vlm', concurrency=2)"
     )
-    # In a process of its own, since the tests' switch the bars off.
+    # In a process of its own, since the tests' switch the bars off; and asked for, since this is no terminal.
     environment = {name: value for name, value in os.environ.items() if "PROGRESS_BARS" not in name}
+    environment["HF_HUB_DISABLE_PROGRESS_BARS"] = "0"
     words = [sys.executable, "-c", code, str(rows), str(tmp_path / "out"), server.url]
     shown = subprocess.run(words, check=True, stderr=subprocess.PIPE, text=True, env=environment).stderr
     assert "40/40" in shown

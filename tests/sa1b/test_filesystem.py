@@ -334,6 +334,7 @@ def _read(job: tuple[Sa1bFileSystem, str]) -> bytes:
     return bytes(fs.cat_file(path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_workers_read_through_a_pickled_filesystem(
     tmp_path: Path, make_fs: MakeFs, gzip_tar: Path, files: Files, method: str

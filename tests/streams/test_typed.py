@@ -62,6 +62,7 @@ def ids(rows: Any) -> list[int]:
 # -- resume ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
