@@ -14,7 +14,6 @@ import importlib.util
 import os
 import re
 import sys
-import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import BadArgument, DataFileNotFound, UnknownName, nearest
+from ..forks import RLock
 from ..gates.safe_text import get_logger
 from .facts import ConfigFacts, DatasetFacts, facts_of
 
@@ -46,8 +46,17 @@ _registered: dict[str, DatasetFacts] = {}
 _origins: dict[str, str] = {}
 _scripts: dict[str, tuple[tuple[int, int], DatasetFacts]] = {}
 _current: list[str] = []  # the file that is being read
-_lock = threading.RLock()
 _entry_points_read = False
+
+
+def _read_anew() -> None:
+    """In a child, which does not have the thread that was reading a file or entry points, take it as not begun."""
+    global _entry_points_read
+    _current.clear()
+    _entry_points_read = False
+
+
+_lock = RLock(_read_anew)
 
 
 def register(facts: DatasetFacts | Mapping[str, Any]) -> DatasetFacts:

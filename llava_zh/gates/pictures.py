@@ -11,13 +11,13 @@ import contextlib
 import functools
 import io
 import struct
-import threading
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadImage, LlavaZhError
+from ..forks import RLock
 from .limits import PICTURE_PIXELS
 from .magic import JPEG, begins_as
 
@@ -47,7 +47,19 @@ _MOST_SEGMENTS, _MOST_CHUNKS = 1 << 16, 1 << 20
 # Tables, application data and comments: what may stand before and after the size. Others are for Pillow to judge.
 _SEGMENTS = frozenset({0xC4, 0xCC, 0xDB, 0xDC, 0xDD, *range(0xE0, 0xF0), 0xFE})
 
-_strictly = threading.RLock()
+_told: list[bool] = []  # what the program has told Pillow about truncated files, while pictures are decoded
+
+
+def _tell_again() -> None:
+    """In a child, which does not have the thread that was decoding, tell Pillow what the program had told it."""
+    from PIL import ImageFile
+
+    if _told:
+        ImageFile.LOAD_TRUNCATED_IMAGES = _told[0]
+        _told.clear()
+
+
+_strictly = RLock(_tell_again)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,12 +251,13 @@ def _decode(data: bytes, name: str) -> None:
     from PIL import ImageFile
 
     with _strictly:
-        lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+        _told.append(ImageFile.LOAD_TRUNCATED_IMAGES)
         try:
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
             with opened(data, name) as image:
                 image.load()
         finally:
-            ImageFile.LOAD_TRUNCATED_IMAGES = lenient
+            ImageFile.LOAD_TRUNCATED_IMAGES = _told.pop()
 
 
 def _bad(name: str, what: str) -> BadImage:

@@ -8,11 +8,11 @@ truncated JPEG as if it were whole): it must be a picture, and there to its end.
 from __future__ import annotations
 
 import hashlib
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from llava_zh.errors import BadArgument
+from llava_zh.forks import Lock
 from llava_zh.gates import pictures
 from llava_zh.images.decode import QUALITY_SENT, as_jpeg, smaller
 from llava_zh.images.names import ImageSource, image_label, path_of
@@ -25,7 +25,7 @@ from llava_zh.storage.lines import write_lines
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_KEEPING = threading.Lock()
+_KEEPING = Lock()
 
 
 class Picture:
