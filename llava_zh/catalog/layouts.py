@@ -7,8 +7,9 @@ file list and the columns (:func:`detect`).
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -18,17 +19,23 @@ from ..files import readers
 from ..files.data_files import DataFile
 from ..files.hub import check_is_data
 from ..gates import pictures
+from ..gates.safe_text import get_logger
 from ..images.locations import Images
 from ..rows.columns import USUAL, Columns
 from .facts import DatasetFacts
+
+logger = get_logger(__name__)
 
 # JSON files that repositories hold beside their data.
 _NOT_ROWS = frozenset(
     {"dataset_infos.json", "dataset_info.json", "configuration.json", "config.json", "state.json", "manifest.json"}
     | {"report.json", "demo.json", "failed.jsonl", "dropped.jsonl", "meta.json"}
 )
-_ROW_KINDS = ("parquet", "jsonl", "jsonl.gz", "jsonl.zst", "json")
+# In order of preference; JSON Lines are one kind, however each part of them is compressed.
+_ROW_KINDS = (("parquet",), ("jsonl", "jsonl.gz", "jsonl.zst"), ("json",))
 _COMPRESSED = ("", ".gz", ".zst")
+# Files of a kind that is not read of which it is looked whether they have rows all the same.
+_LOOKED_AT = 8
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,13 @@ def _exported(files: Sequence[DataFile], facts: DatasetFacts, config: str) -> tu
 
 
 def find_rows(
-    files: Sequence[DataFile], where: str, token: Any, columns: Columns = USUAL, *, skip_bad: bool = False
+    files: Sequence[DataFile],
+    where: str,
+    token: Any,
+    columns: Columns = USUAL,
+    *,
+    skip_bad: bool = False,
+    asked: Collection[DataFile] | None = None,
 ) -> tuple[list[DataFile], Mapping[str, Any], str]:
     """Which of `files` have the rows of a dataset whose layout is not known beforehand, the first row, and words.
 
@@ -113,32 +126,102 @@ def find_rows(
         where: The folder or repository, for messages.
         columns: The names under which rows have each field.
         skip_bad: Bad rows are left out, so the first good one may come late.
+        asked: Those that the user named one by one, where he chose `files` himself: all kinds that have rows are read
+            then, and a file of these that has none is an error. None for a folder, of which the best kind is read.
 
     Raises:
         BadRow, BadFile: No file has a good row; this is what is wrong with the first.
         UnknownLayout: No file has rows with an image and a conversation; lists files, columns and what was looked for.
     """
+    for file in asked or ():
+        if readers.kind_of(file.name) is None:
+            raise _unknown(files, where, f"{file.name} is no Parquet, JSON, JSON Lines or tar file", {}, columns)
     problem: LlavaZhError | None = None
-    for kind in (*_ROW_KINDS, "tar"):
-        rows = _of_kind(files, kind)
-        if not rows:
-            continue
-        try:
-            first, rows = _first_row(rows, token, columns, skip_bad)
-        except (BadRow, BadFile) as error:
-            # Notes beside the data may be no data; what is preferred comes first, and is what the error is about.
-            problem = problem or error
-            continue
-        missing = columns.missing(first)
-        if not missing:
+    taken: list[DataFile] = []
+    firsts: list[Mapping[str, Any]] = []
+    broken: list[DataFile] = []
+    unlike: list[DataFile] = []
+    for family in (*_ROW_KINDS, ("tar",)):
+        if firsts and asked is None:
             break
-        what = f"{rows[0].name} has no column for {' and '.join(missing)}"
-        problem = problem or _unknown(files, where, what, first, columns)
-    else:
+        broken, unlike = [], []
+        for kind in family:
+            rows = _of_kind(files, kind, asked or ())
+            if not rows:
+                continue
+            try:
+                first, rows = _first_row(rows, token, columns, skip_bad)
+            except (BadRow, BadFile) as error:
+                # Notes beside the data may be no data; what is preferred comes first, and is what the error is about.
+                problem = problem or error
+                broken += rows
+                _check_asked(rows, asked, error)
+                continue
+            if missing := columns.missing(first):
+                what = f"{rows[0].name} has no column for {' and '.join(missing)}"
+                problem = problem or _unknown(files, where, what, first, columns)
+                unlike += rows[1:]
+                if first:
+                    _check_asked(rows, asked, _unknown(files, where, what, first, columns))
+                continue
+            taken += rows
+            firsts.append(first)
+    if not firsts:
         raise problem or _unknown(files, where, "no Parquet, JSON, JSON Lines or tar file", {}, columns)
-    kinds = sorted({readers.kind_of(file.name) or "" for file in rows})
-    found = f"{len(rows)} {'/'.join(kinds)} file{'s' * (len(rows) > 1)} with columns {', '.join(first)}"
-    return rows, first, found
+    chosen = [file for file in files if file in set(taken)]
+    if asked is None:
+        chosen = _without_copies(chosen)
+        _tell_of_others(files, chosen, broken, unlike, where, token, columns)
+    # Where some rows name their images, it is to be found out where these are.
+    first = next((row for row in firsts if isinstance(columns.get(row, "image")[1], str)), firsts[0])
+    kinds = sorted({readers.kind_of(file.name) or "" for file in chosen})
+    found = f"{len(chosen)} {'/'.join(kinds)} file{'s' * (len(chosen) > 1)} with columns {', '.join(first)}"
+    return chosen, first, found
+
+
+def _check_asked(rows: Sequence[DataFile], asked: Collection[DataFile] | None, error: LlavaZhError) -> None:
+    """Raise `error` for files that were asked for; tars beside rows hold their images, and empty files no row."""
+    if any(file in (asked or ()) and file.size and readers.kind_of(file.name) != "tar" for file in rows):
+        raise error
+
+
+def _without_copies(files: Sequence[DataFile]) -> list[DataFile]:
+    """`files` without the compressed ones that stand beside what they were unpacked to."""
+    unpacked = {file.name + ending for file in files for ending in _COMPRESSED[1:]}
+    return [file for file in files if file.name not in unpacked]
+
+
+def _tell_of_others(
+    files: Sequence[DataFile],
+    chosen: Sequence[DataFile],
+    broken: Sequence[DataFile],
+    unlike: Sequence[DataFile],
+    where: str,
+    token: Any,
+    columns: Columns,
+) -> None:
+    """Warn of the files with rows that are not read, since they are of another kind than those that are."""
+
+    def has_rows(file: DataFile) -> bool:
+        try:
+            check_is_data(file, token)
+            return not columns.missing(readers.sample(file, token, columns=columns))
+        except LlavaZhError:
+            return False
+
+    read = {readers.kind_of(file.name) for file in chosen}
+    others = [*broken, *filter(has_rows, unlike[:_LOOKED_AT])]
+    for family in _ROW_KINDS if "tar" not in read else ():
+        if not read & set(family):
+            rows = (file for kind in family for file in _of_kind(files, kind))
+            others += filter(has_rows, itertools.islice(rows, _LOOKED_AT))
+    if others:
+        shown = ", ".join(file.name for file in others[:5]) + (" …" if len(others) > 5 else "")
+        logger.warning(
+            "%s: rows are read from %s%s; files of another kind, or damaged ones, are left aside: %s. "
+            "To read other files, name them with data_files=.",
+            where, chosen[0].name, " …" if len(chosen) > 1 else "", shown,
+        )  # fmt: skip
 
 
 def _first_row(
@@ -165,20 +248,27 @@ def _first_row(
 
 def _row_files(files: Sequence[DataFile]) -> list[DataFile]:
     """The files of the first kind that there is any of, in order of preference."""
-    return next((chosen for kind in _ROW_KINDS if (chosen := _of_kind(files, kind))), [])
+    return next((chosen for family in _ROW_KINDS if (chosen := _of_family(files, family))), [])
 
 
 def rows_in(files: Sequence[DataFile]) -> list[DataFile]:
     """The files of rows in the folder ``data``, or, with none there, at the top: of one kind, as loading prefers."""
     in_data = [file for file in files if PurePosixPath(file.name).parts[:1] == ("data",)]
     at_top = [file for file in files if "/" not in file.name]
-    kinds = (*_ROW_KINDS, "tar")
-    return next((rows for place in (in_data, at_top) for kind in kinds if (rows := _of_kind(place, kind))), [])
+    kinds = (*_ROW_KINDS, ("tar",))
+    return next((rows for place in (in_data, at_top) for kind in kinds if (rows := _of_family(place, kind))), [])
 
 
-def _of_kind(files: Sequence[DataFile], kind: str) -> list[DataFile]:
+def _of_family(files: Sequence[DataFile], kinds: Sequence[str]) -> list[DataFile]:
+    chosen = {file for kind in kinds for file in _of_kind(files, kind)}
+    return _without_copies([file for file in files if file in chosen])
+
+
+def _of_kind(files: Sequence[DataFile], kind: str, asked: Collection[DataFile] = ()) -> list[DataFile]:
     return [
-        file for file in files if readers.kind_of(file.name) == kind and PurePosixPath(file.name).name not in _NOT_ROWS
+        file
+        for file in files
+        if readers.kind_of(file.name) == kind and (PurePosixPath(file.name).name not in _NOT_ROWS or file in asked)
     ]
 
 

@@ -75,7 +75,8 @@ def resolve(facts: DatasetFacts, request: Request, token: Any) -> Layout:
     files, rows, where = _files(facts, request, token)
     first: Mapping[str, Any] | None
     if not rows:
-        rows, first, found = layouts.find_rows(files, where, token, columns, skip_bad=skip_bad)
+        asked = _asked(request)
+        rows, first, found = layouts.find_rows(files, where, token, columns, skip_bad=skip_bad, asked=asked)
     else:
         # The published file names its images as the facts say; an export of it may hold them, or have them beside it.
         published = any(layouts.is_named(rows[0], name) for name in facts.config(config).files)
@@ -113,6 +114,14 @@ def _files(facts: DatasetFacts, request: Request, token: Any) -> tuple[Sequence[
         return files, files, where
     files = hub.hub_files(source, repo, revision, token)
     return files, _picked(files, names, where) if names else [], where
+
+
+def _asked(request: Request) -> list[DataFile] | None:
+    """The files on this machine that `data_files` names one by one, and not by a pattern; None without `data_files`."""
+    if request.data_files is None or _hub_place(request) is not None:
+        return None
+    folder = None if request.data_dir is None else os.path.expanduser(request.data_dir)  # noqa: PTH111
+    return local_files(folder, [one for one in flatten(request.data_files) if not any(sign in one for sign in "*?[")])
 
 
 def _hub_place(request: Request) -> dict[str, Any] | None:

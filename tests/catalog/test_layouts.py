@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import logging
@@ -361,3 +362,35 @@ def test_what_was_found_is_logged(demo: DemoPaths, caplog: pytest.LogCaptureFixt
     with caplog.at_level(logging.INFO, "llava_zh"):
         load(demo.llava)
     assert "found 1 parquet file with columns type, image, conversations" in caplog.text
+
+
+# -- files of several kinds --------------------------------------------------------------------------------
+
+
+def test_every_file_that_is_named_is_read_and_of_a_folder_one_kind_with_a_word_on_the_others(
+    tmp_path: Path, source: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    write_images(tmp_path, source)
+    lines, rest = [without(row, "data") for row in source[:4]], [without(row, "data") for row in source[4:8]]
+    write_json_lines(tmp_path / "part-1.jsonl", lines[2:])
+    write_json_lines(tmp_path / "text", lines[:2])
+    (tmp_path / "part-0.jsonl.gz").write_bytes(gzip.compress((tmp_path / "text").read_bytes()))
+    (tmp_path / "part-1.jsonl.gz").write_bytes(gzip.compress((tmp_path / "part-1.jsonl").read_bytes()))  # gunzip -k
+    (tmp_path / "notes.json").write_text('{"step": 1}')
+    texts = [row["conversations"] for row in lines + rest]
+    assert [row["conversations"] for row in load(tmp_path)] == texts[:4]
+    assert "left aside" not in caplog.text
+    (tmp_path / "about.json.gz").write_bytes(gzip.compress(b'{"version": 1}'))  # for which the kind is not looked into
+    assert [row["conversations"] for row in load(tmp_path)] == texts[2:4]
+    assert "left aside: part-0.jsonl.gz" in caplog.text
+    (tmp_path / "about.json.gz").unlink()
+    write_parquet(tmp_path / "more.parquet", [{**row, "image": {"bytes": None, "path": row["image"]}} for row in rest])
+    assert [row["conversations"] for row in load(tmp_path)] == texts[4:]
+    assert "left aside: part-1.jsonl, part-0.jsonl.gz, part-1.jsonl.gz" in caplog.text
+    named = ["part-0.jsonl.gz", "part-1.jsonl", "more.parquet"]
+    rows = load(tmp_path, data_files=named)
+    assert [row["conversations"] for row in rows] == texts
+    assert all(row["image"].size for row in rows)
+    for other, why in (("notes.json", "notes.json has no column"), ("text", "text is no Parquet")):
+        with pytest.raises(UnknownLayout, match=why):
+            load(tmp_path, data_files=[*named, other])
