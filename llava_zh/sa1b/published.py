@@ -196,10 +196,8 @@ def own_archive(paths: pa.Array) -> pa.Array:
     """The archive that each path names itself, right before the file or its folder ``images``, or null."""
     if not pa.types.is_string(paths.type):
         paths = paths.cast(pa.string())
-    first = pc.replace_substring_regex(paths, "/.*", "")
-    usual = pc.and_(pc.starts_with(first, "sa_"), pc.equal(pc.binary_length(first), 9))
-    if pc.all(usual).as_py():  # as published, which is told without an expression
-        return first
+    if pc.all(pc.match_substring_regex(paths, r"^sa_[0-9]{6}/(?:images/)?[^/]*$")).as_py():  # as published
+        return pc.binary_slice(paths.cast(pa.binary()), 0, 9).cast(pa.string())
     # A file of the root called so has the same form, and no folder.
     found = pc.struct_field(pc.extract_regex(paths, r"(?:^|/)(?P<name>sa_[0-9]{6})(?:/images)?/[^/]*$"), "name")
     return pc.if_else(pc.equal(found, ""), pa.scalar(None, pa.string()), found)

@@ -14,6 +14,7 @@ from llava_zh.errors import RootNotFound
 from llava_zh.images.locations import Sa1bImages
 from llava_zh.sa1b import discovery
 from llava_zh.sa1b.filesystem import Sa1bFileSystem
+from llava_zh.sa1b.published import own_archive
 
 from .conftest import tar_bytes, write_archive, write_files
 
@@ -138,6 +139,17 @@ def test_archives_are_chosen_by_ids_where_paths_do_not_name_them(tmp_path: Path)
         None,
         "sa_000004",
     ]
+
+
+def test_a_path_names_its_archive_whatever_paths_are_beside_it() -> None:
+    named = {"sa_000003/sa_1.jpg": "sa_000003", "sa_000004/images/sa_2.jpg": "sa_000004"}
+    unnamed = dict.fromkeys(
+        ["sa_12.jpg", "sa_34.jpg", "sa_345.jpg", "sa_000005", "sa_00005x/1.jpg", "sa_000006/a/1.jpg"]
+    )
+    for path, archive in (named | unnamed).items():
+        assert own_archive(pa.array([path])).to_pylist() == [archive]
+    assert own_archive(pa.array([*named, *unnamed])).to_pylist() == [*named.values(), *unnamed.values()]
+    assert own_archive(pa.array([*named])).to_pylist() == [*named.values()]
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read everything")
