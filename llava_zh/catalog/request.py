@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from ..errors import BadArgument, UnknownArgument, UnknownName
 from ..files.data_files import SOURCES
-from ..gates import sizes
+from ..gates import limits, sizes
 from ..sa1b.access import public
 from ..sa1b.urls import SA_NAME, SHARD_NAME, archive_names, normalize
 
@@ -352,7 +352,7 @@ class Request:
             parts += _texts(value) if about.always else [f"{name}={_plain(value)!r}"]
             if name == "archives" and self.looks_for_images:
                 parts.append(images.contents())
-        return parts
+        return parts + (limits.changed() if self.on_bad_row == "skip" else [])
 
     def for_export(self) -> dict[str, Any]:
         """What the manifest of an export holds of a settled request: all that decides the rows, and no place."""

@@ -57,3 +57,11 @@ LIST = Limit("LLAVA_ZH_MAX_LIST_BYTES", 1 << 30, "bytes", "a list of links, sums
 LISTED_FILES = Limit("LLAVA_ZH_MAX_LISTED_FILES", 1_000_000, "files", "a hub's listing")
 MEMBERS = Limit("LLAVA_ZH_MAX_MEMBERS", 20_000_000, "members", "an archive")
 INDEX = Limit("LLAVA_ZH_MAX_INDEX_BYTES", 1 << 30, "bytes", "the index of an archive")
+
+# Those by which a row or the rest of a file is left out, where that is asked for and no error.
+_OF_ROWS = (LINE, DEPTH, SAMPLE_IMAGES, SAMPLE_BYTES, MEMBERS)
+
+
+def changed() -> list[str]:
+    """The limits on rows that are not by their default, as texts; whoever leaves out bad rows gets others by them."""
+    return [f"{limit.variable}={limit.value}" for limit in _OF_ROWS if limit.value != limit.default]

@@ -80,6 +80,18 @@ def test_a_dataset_that_an_earlier_version_prepared_is_found_again(
     assert config.create_config_id({}) == name
 
 
+def test_limits_by_which_bad_rows_are_left_out_are_part_of_the_identity_and_their_defaults_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    skipping, raising = Request(path=CAPTIONS, on_bad_row="skip"), Request(path=CAPTIONS)
+    before = identity(skipping), identity(raising)
+    monkeypatch.setenv("LLAVA_ZH_MAX_LINE_BYTES", "64MiB")
+    assert identity(skipping) == before[0]
+    monkeypatch.setenv("LLAVA_ZH_MAX_LINE_BYTES", "2000")
+    assert identity(skipping) == [*before[0], "LLAVA_ZH_MAX_LINE_BYTES=2000"]
+    assert identity(raising) == before[1]
+
+
 def test_a_field_that_is_added_changes_the_identity_wherever_it_is_set_and_nowhere_else() -> None:
     plain = Later(path=CAPTIONS)
     assert identity(plain) == identity(Request(path=CAPTIONS))
