@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import BadArgument
+from ..gates import pictures
 
 Row = dict[str, Any]
 
@@ -109,10 +110,8 @@ def _inline(image: Mapping[str, Any] | None) -> Any:
     """An image as its path or URL, or as a data URI when it has bytes."""
     if image is None or image["bytes"] is None:
         return None if image is None else image["path"]
-    kind = {".png": "png", ".webp": "webp", ".gif": "gif", ".bmp": "bmp"}.get(
-        PurePosixPath(image["path"]).suffix, "jpeg"
-    )
-    return f"data:image/{kind};base64,{base64.b64encode(image['bytes']).decode()}"
+    mime = pictures.header(image["bytes"], image["path"]).mime  # the name may say otherwise
+    return f"data:{mime};base64,{base64.b64encode(image['bytes']).decode()}"
 
 
 # -- records of JSON Lines ---------------------------------------------------------------------------------

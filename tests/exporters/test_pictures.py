@@ -84,6 +84,14 @@ def test_pictures_that_share_a_name_stay_each_row_its_own(tmp_path: Path) -> Non
     assert all(name.startswith("images/0-") for id_, name in found.items() if not id_.endswith("2"))
 
 
+def test_a_data_uri_says_what_the_picture_is_whatever_it_is_called(tmp_path: Path) -> None:
+    kinds = {"a.tif": "TIFF", "b.PNG": "PNG", "c.jpg": "PNG", "d.png": "JPEG", "e.jpg": "JPEG", "f.webp": "WEBP"}
+    named(tmp_path / "in", {name: picture(RED, kind) for name, kind in kinds.items()})
+    export(LLAVA, **arguments(tmp_path / "in", tmp_path / "out", to="jsonl", images="embed"))
+    found = {row["id"]: row["image"].partition(";")[0] for row in lines(tmp_path / "out")}
+    assert found == {name: f"data:image/{kind.lower()}" for name, kind in kinds.items()}
+
+
 def test_webdataset_shards_that_begin_again_at_zero_stay_apart(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for shard, colour in (("a", RED), ("b", GREEN)):
