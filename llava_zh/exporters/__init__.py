@@ -169,7 +169,8 @@ def _configs(path: str, name: str | None, language: str | None) -> list[str | No
         if any(config.name == name and config.language != language for config in facts.configs):
             raise BadArgument(f"language={language!r}: {name} is in {facts.config(name).language!r}.")
         return [name]
-    if facts.default_config is not None:  # the other configurations are parts of it
+    default = facts.default_config
+    if default is not None and facts.config(default).language == language:  # the others in it are parts of it
         return [None]
     return [config.name for config in facts.configs if config.language == language]
 

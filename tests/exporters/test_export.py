@@ -23,6 +23,7 @@ import pytest
 from exported_rows import INTERNVL, LLAVA, _text_lines, ids, lines, published, tree
 from filelock import FileLock
 from huggingface_hub import DatasetCard
+from picture_files import picture
 from PIL import Image
 
 from llava_zh import export, load_dataset
@@ -383,6 +384,9 @@ def test_rows_are_selected_by_length_task_language_and_archive(demo: DemoPaths, 
     def length(row: dict[str, Any]) -> int:
         return sum(len(turn["value"]) for turn in row["conversations"] if turn["from"] == "gpt")
 
+    turns = [{"from": "human", "value": "<image>\n颜色?"}, {"from": "gpt", "value": "红"}]
+    (tmp_path / "own.jsonl").write_text(json.dumps({"image": "1.jpg", "conversations": turns}))
+    (tmp_path / "1.jpg").write_bytes(picture("red", "JPEG"))
     rows = published(demo, "default")
     lengths = sorted(map(length, rows))
     low, high = lengths[len(lengths) // 4], lengths[-len(lengths) // 4]
@@ -394,6 +398,11 @@ def test_rows_are_selected_by_length_task_language_and_archive(demo: DemoPaths, 
     assert [row["id"] for row in details] == [row["id"] for row in published(demo, "detail")] != []
     english = selected("language", INTERNVL, None, language="en", row_format="sharegpt")
     assert Counter(row["config"] for row in english) == {"single_en": 80, "multi_en": 20}
+    whole = selected("all tasks", LLAVA, None, language="zh")
+    assert [row["id"] for row in whole] == [row["id"] for row in rows]  # its tasks are parts of its default
+    for own in ("llava", "sa1b-captions"):  # whose default is of no language
+        (row,) = selected(own, own, None, language="zh", data_files=tmp_path / "own.jsonl")
+        assert (row["config"], row["language"]) == ("zh", "zh")
     archived = selected("archives", INTERNVL, "single_en", archives=[1])
     assert {row["image"].split("/")[2] for row in archived} == {"sa_000001"}
 
