@@ -84,7 +84,8 @@ def write_demo(folder: str | Path, *, rows: int = 240, seed: int = 0) -> DemoPat
     and what is damaged or from another call is written anew.
 
     Raises:
-        BadArgument: `rows` is not between 200 and 10,000, or `folder` is a file.
+        BadArgument: `rows` is not between 200 and 10,000, `folder` is a file, or holds a file of somebody else's under
+            a name that the miniature has.
     """
     if not MIN_ROWS <= rows <= MAX_ROWS:
         raise BadArgument(f"rows={rows} does not make a miniature; give {MIN_ROWS} to {MAX_ROWS}.")
@@ -102,12 +103,21 @@ def write_demo(folder: str | Path, *, rows: int = 240, seed: int = 0) -> DemoPat
     files |= {f"sa1b/{name}": data for name, data in _sa1b_files(rng, shots).items()}
     files |= {f"internvl/{name}": data for name, data in _internvl_files(rng, shots, rows).items()}
     files |= {f"llava/{name}": data for name, data in _llava_files(rng, max(36, rows // 6)).items()}
-    for name, data in files.items():
-        _write(root / name, data)
-    for name in before.get("files", {}).keys() - files.keys():
-        (root / name).unlink(missing_ok=True)
+    known: dict[str, str] = before.get("files", {})
+    for name in files:
+        if name not in known and os.path.lexists(root / name):
+            raise BadArgument(
+                f"{root / name} is there already and is not of an earlier demo, which has files of the published names. "
+                "Nothing was written. Give another folder."
+            )
+    for name in known.keys() - files.keys():
+        if _intact(root, {name: known[name]}):
+            (root / name).unlink()
+    # First, so that a call that is killed leaves files that the next one knows as its own.
     manifest = {**request, "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}}
     _write(root / MANIFEST, json.dumps(manifest, indent=1).encode())
+    for name, data in files.items():
+        _write(root / name, data)
     return paths
 
 

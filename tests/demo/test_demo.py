@@ -373,6 +373,24 @@ def test_a_damaged_folder_is_made_whole_and_files_of_others_stay(paths: DemoPath
     assert everything(tmp_path) == everything(paths.root) | {"notes.txt": b"mine"}
 
 
+def test_files_of_others_under_the_published_names_are_never_written_over(tmp_path: Path) -> None:
+    for name in ("sa1b/sa_000000.tar", "internvl/internvl_sa1b_caption_1m_single_image_zh.jsonl"):
+        mine = tmp_path / name.replace("/", "-") / name
+        mine.parent.mkdir(parents=True)
+        mine.write_text("from Meta")
+        with pytest.raises(BadArgument, match=rf"{mine.name} is there already.*another folder"):
+            write_demo(mine.parents[1])
+        assert everything(mine.parents[1]) == {name: b"from Meta"}
+
+
+def test_a_call_that_was_killed_is_finished_by_the_next(paths: DemoPaths, tmp_path: Path) -> None:
+    for name in ("demo.json", "sa1b/sa_000000.tar"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((paths.root / name).read_bytes())
+    write_demo(tmp_path)
+    assert everything(tmp_path) == everything(paths.root)
+
+
 def test_a_manifest_that_names_files_outside_the_folder_deletes_nothing(tmp_path: Path) -> None:
     outside = tmp_path / "keep.txt"
     outside.write_text("keep")
