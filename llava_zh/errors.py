@@ -37,6 +37,8 @@ class LlavaZhError(Exception):
 def nearest(name: str, known: Iterable[str]) -> str:
     """``" Did you mean 'x'?"`` for the known name closest to `name`, or an empty string."""
     lowered = {candidate.lower(): candidate for candidate in known}
+    if (chinese := name.lower().replace("cn", "zh")) in lowered:
+        return f" Did you mean {lowered[chinese]!r}?"
     close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.4)
     return f" Did you mean {lowered[close[0]]!r}?" if close else ""
 

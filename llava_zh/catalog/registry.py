@@ -40,6 +40,7 @@ ENTRY_POINTS = "llava_zh.datasets"
 _HUB_ID = re.compile(
     r"(?P<hub>hf|huggingface|modelscope|ms):(?P<repo>[^/@:]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<files>.+))?"
 )
+_DATA = (".json", ".jsonl", ".parquet", ".tar", ".gz", ".zst")
 _HUBS = {"hf": "huggingface", "ms": "modelscope"}
 
 _registered: dict[str, DatasetFacts] = {}
@@ -179,19 +180,21 @@ def _any_repository(place: Mapping[str, Any]) -> DatasetFacts:
     )
 
 
-def _unknown(given: str) -> UnknownName | BadArgument:
+def _unknown(given: str) -> UnknownName | BadArgument | DataFileNotFound:
     path = Path(given).expanduser()
-    if given.startswith(("/", "./", "../", "~", ".\\")) or (os.sep in given and path.exists()):
+    if not path.exists() and path.suffix.lower() in _DATA:
+        return DataFileNotFound(f"There is no file {given!r}, and no dataset of that name.")
+    if given.startswith(("/", "./", "../", "~", ".\\")) or path.exists():
         kind = "data_dir" if path.is_dir() or not path.suffix else "data_files"
         return BadArgument(
             f"{given!r} is a place on this machine, not the name of a dataset. Say what its rows are and name it as "
             f"{kind}=: load_dataset('llava', {kind}={given!r}), or the name of the dataset that it is a copy of."
         )
     known = names()
-    repos = [repo for facts in everything() for repo in facts.repos.values()]
-    how = ""
+    repos = list(dict.fromkeys(repo for facts in everything() for repo in facts.repos.values()))
+    how = " A dataset that a Python file registers is named by the path of that file."
     if "/" in given:
-        how = f" For any repository on a hub write 'hf:{given}' or 'modelscope:{given}'."
+        how += f" For any repository on a hub write 'hf:{given}' or 'modelscope:{given}'."
     return UnknownName(
         f"Unknown dataset {given!r}.{nearest(given, [*known, *repos])} Known: {', '.join([*known, *repos])}.{how}"
     )

@@ -50,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
         else:
             text.say("\n".join(_described(number, row, opens, text.columns())) + "\n")
     if not opens and not args.json:
-        text.tell("The images were not opened: give --image-root, or set SA1B_ROOT.")
+        also = ", or set SA1B_ROOT" if builder.FACTS.in_sa1b else ""
+        text.tell(f"The images were not opened: give --image-root{also}.")
     return 0
 
 

@@ -135,10 +135,12 @@ def _turns(place: Place, fields: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _on_disk(path: Path) -> list[DataFile] | None:
-    """The files of rows that `path` means: it, or those in its folder ``data``, or in it; None if it is not on disk."""
+    """The files of rows that `path` means: it, or those in its folder ``data``, or in it; None for a dataset."""
     from llava_zh.catalog import layouts
     from llava_zh.files.data_files import local_files
 
+    if path.suffix == ".py":
+        return None
     if path.is_file():
         return local_files(None, [str(path.absolute())])
     if not path.is_dir():

@@ -107,7 +107,7 @@ def write_demo(folder: str | Path, *, rows: int = 240, seed: int = 0) -> DemoPat
     for name in files:
         if name not in known and os.path.lexists(root / name):
             raise BadArgument(
-                f"{root / name} is there already and is not of an earlier demo, which has files of the published names. "
+                f"{root / name} is there already and is not of an earlier demo, whose files have the published names. "
                 "Nothing was written. Give another folder."
             )
     for name in known.keys() - files.keys():

@@ -7,11 +7,12 @@ whatever links lead to it, and a link that leads out of the folder is left out a
 from __future__ import annotations
 
 import fnmatch
+import glob
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import BadArgument, DataFileNotFound, UnknownName
 from ..gates import links, pictures
@@ -78,7 +79,12 @@ def local_files(data_dir: str | None, data_files: Any) -> list[DataFile]:
     """
     base = _path(data_dir or ".")
     if data_dir is not None and not base.is_dir():
-        raise DataFileNotFound(f"data_dir {str(base)!r} is not a folder. Fetch the files with: llava-zh download")
+        if base.is_file():
+            raise DataFileNotFound(f"data_dir {str(base)!r} is a file, not a folder. Name it as data_files=.")
+        raise DataFileNotFound(
+            f"data_dir {str(base)!r} is not a folder. Check the path; published files are fetched into one with "
+            "`llava-zh download NAME --dest DIR`."
+        )
     if data_files is None:
         found = [_local(path, path.relative_to(base).as_posix()) for path in _walk(base, base, 0, ())]
     else:
@@ -93,16 +99,23 @@ def _path(name: str) -> Path:
 
 
 def _matching(path: Path) -> list[DataFile]:
-    """The file at `path`, or those that its last part is a pattern for."""
+    """The file at `path`, or those that it is a pattern for; ``**`` stands for folders in folders."""
     if path.is_file():
         return [_local(path, path.name)]
+    if glob.has_magic(str(path.parent)):
+        base = next(parent for parent in path.parents if not glob.has_magic(str(parent)))
+        found = sorted(base.glob(str(path.relative_to(base))))
+        matches = [_local(match, match.relative_to(base).as_posix()) for match in found if match.is_file()]
+        return matches or _no_file(path)
     walked = _walk(path.parent, path.parent, MAX_DEPTH, ()) if path.parent.is_dir() else ()
     matches = [_local(match, match.name) for match in walked if fnmatch.fnmatch(match.name, path.name)]
-    if not matches:
-        raise DataFileNotFound(
-            f"data_files: no file {str(path)!r}. Relative paths start at data_dir, or the current folder."
-        )
-    return matches
+    return matches or _no_file(path)
+
+
+def _no_file(path: Path) -> NoReturn:
+    raise DataFileNotFound(
+        f"data_files: no file {str(path)!r}. Relative paths start at data_dir, or the current folder."
+    )
 
 
 def _each_once(files: list[DataFile]) -> list[DataFile]:

@@ -53,7 +53,7 @@ class Columns:
             value = row.get(name) if "." not in name else _within(row, name)
             if value is not None:
                 return name, value
-        return names[0] if names else field, None
+        return next((name for name in names if name in row), names[0] if names else field), None
 
     def missing(self, columns: Iterable[str]) -> list[str]:
         """Which of a row's two parts, image and conversation, none of `columns` is for."""

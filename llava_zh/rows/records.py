@@ -56,6 +56,7 @@ MARK = "<image>"
 
 _BYTES_AT_ONCE = 1 << 20
 _NOTHING = "nothing (the key is missing or null)"
+_NO_IMAGE = "Rows without an image are not read; on_bad_row='skip' leaves them out."
 
 
 class Place(NamedTuple):
@@ -186,9 +187,9 @@ class _Checked:
     def annotation(self) -> dict[str, Any]:
         paths, data = self._images()
         turns = self._conversations(len(paths))
-        task = self._get("task")[1]
+        name, task = self._get("task")
         if task is not None and not isinstance(task, str):
-            raise self._bad("type", "text", task)
+            raise self._bad(name, "text", task)
         if self.expect.task_of is not None and task is not None:
             task = self.expect.task_of(task)
         return {
@@ -233,7 +234,7 @@ class _Checked:
     def _images(self) -> tuple[list[str | None], list[bytes | None]]:
         name, value = self._get("image")
         if value is None:
-            raise self._told(name, "the path of an image, or a list of paths", _NOTHING)
+            raise self._told(name, "the path of an image, or a list of paths", _NOTHING, _NO_IMAGE)
         values = value if isinstance(value, list) else [value]
         if not values or (self.expect.images == "one" and len(values) > 1):
             wanted = "one image" if self.expect.images == "one" else "at least one image"

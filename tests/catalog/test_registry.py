@@ -23,7 +23,7 @@ from llava_zh.catalog import registry
 from llava_zh.catalog.facts import ConfigFacts, DatasetFacts
 from llava_zh.catalog.prompts import PROMPTS, Prompt
 from llava_zh.cli import main
-from llava_zh.errors import BadArgument, DataFileNotFound, LlavaZhError, UnknownName
+from llava_zh.errors import BadArgument, DataFileNotFound, LlavaZhError, UnknownName, nearest
 from llava_zh.regenerate import write_batch
 
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "own_dataset.py"
@@ -227,3 +227,19 @@ def test_an_entry_point_that_fails_is_named_and_the_rest_works(
     assert "entry point lost = good_package:NONE" in caplog.text
     assert registry.find("from-a-package")[0].title == "from-a-package"
     assert set(PROMPTS) >= {"caption_en", "caption_zh"}
+
+
+def test_a_file_that_is_not_there_is_told_as_one() -> None:
+    with pytest.raises(DataFileNotFound, match=r"no file 'a/trian\.json'"):
+        registry.find("a/trian.json")
+
+
+def test_a_folder_beside_is_a_place_whatever_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine").mkdir()
+    with pytest.raises(BadArgument, match="a place on this machine"):
+        registry.find("mine")
+
+
+def test_chinese_is_zh_however_it_is_abbreviated() -> None:
+    assert nearest("single_cn", ["single_en", "single_zh"]) == " Did you mean 'single_zh'?"

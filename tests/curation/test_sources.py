@@ -345,3 +345,15 @@ def test_a_folder_with_rows_of_others_is_not_mixed_with_ours(tmp_path: Path) -> 
     (tmp_path / "data" / "train-00000.parquet").write_bytes(b"mine")
     with pytest.raises(RunConflict, match="new or empty"):
         curate([record(0)], output_dir=tmp_path, overwrite=True)
+
+
+def test_a_python_file_that_registers_a_dataset_is_its_name(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"pic": "1.jpg", "said": "一只黑色的猫坐在红色的沙发上。"}) + "\n")
+    script = tmp_path / "curated_by_its_file.py"
+    script.write_text(
+        "from llava_zh import register\n"
+        "register({'name': 'curated-by-its-file', 'configs': [{'name': 'default', 'language': 'zh'}],"
+        " 'columns': {'image': 'pic', 'caption': 'said'}})\n"
+    )
+    report = curate(script, output_dir=tmp_path / "out", data_dir=tmp_path, **ALL)
+    assert (report.rows, report.kept) == (1, 1)

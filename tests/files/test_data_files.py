@@ -77,3 +77,19 @@ def test_a_dangling_link_is_no_file(folder: Path) -> None:
     assert names(folder) == ["2024-05-01/train.jsonl"]
     with pytest.raises(DataFileNotFound):
         local_files(str(folder), "gone.jsonl")
+
+
+def test_a_pattern_may_stand_for_folders_too(tmp_path: Path) -> None:
+    for name in ("a/train.json", "b/c/train.json", "b/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("[]")
+    for pattern, found in (("*/train.json", ["a/train.json"]), ("**/train.json", ["a/train.json", "b/c/train.json"])):
+        assert [file.name for file in local_files(str(tmp_path), pattern)] == found
+    with pytest.raises(DataFileNotFound, match="no file"):
+        local_files(str(tmp_path), "*/nothing.json")
+
+
+def test_a_file_given_as_the_folder_says_what_to_write(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("[]")
+    with pytest.raises(DataFileNotFound, match="is a file, not a folder. Name it as data_files="):
+        local_files(str(tmp_path / "a.json"), None)
