@@ -79,7 +79,7 @@ def add_parser(subparsers: Subparsers) -> None:
     add("--limit", type=int, metavar="N", help="look at the first N rows only")
     add("--overwrite", action="store_true", help="replace an earlier curation in the output folder")
     add("--json", action="store_true", help="print report.json in place of the summary")
-    add_load_options(parser, row_format=False)
+    add_load_options(parser, without={"row_format"})
     parser.set_defaults(run=run)
 
 

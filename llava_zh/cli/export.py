@@ -70,7 +70,7 @@ def add_parser(subparsers: Subparsers) -> None:
     rows = parser.add_argument_group("selection of rows")
     rows.add_argument("--task", metavar="TASK", help="only this task: conversation, complex_reasoning, detail")
     rows.add_argument(
-        "--language", choices=("en", "zh"), help="only this language; without CONFIG, all its configurations"
+        "--language", metavar="LANG", help="only this language (en, zh, …); without CONFIG, all its configurations"
     )
     rows.add_argument("--min-length", type=int, metavar="N", help="characters of the answers, at least")
     rows.add_argument("--max-length", type=int, metavar="N", help="characters of the answers, at most")
@@ -82,7 +82,7 @@ def add_parser(subparsers: Subparsers) -> None:
     rows.add_argument(
         "--image-place", choices=("front", "end"), help="where the image marks go (default: as published)"
     )
-    add_load_options(parser, null_images=False)
+    add_load_options(parser, without={"chunk_size"}, null_images=False)
     parser.set_defaults(run=run)
 
 
@@ -90,10 +90,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
     from ..exporters import export
 
-    keywords = load_keywords(args)
-    keywords.pop("chunk_size", None)
     options = {name: getattr(args, name) for name in ("system", "image_place") if getattr(args, name) is not None}
-    summary = export(args.path, args.name, options=options or None, **own_keywords(export, args), **keywords)
+    summary = export(args.path, args.name, options=options or None, **own_keywords(export, args), **load_keywords(args))
     if args.json:
         text.say_json(asdict(summary))
     else:

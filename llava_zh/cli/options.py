@@ -24,18 +24,19 @@ def add_source(parser: Any) -> None:
         _add(parser, name, _options()[name])
 
 
-def add_load_options(parser: argparse.ArgumentParser, row_format: bool = True, null_images: bool = True) -> None:
+def add_load_options(
+    parser: argparse.ArgumentParser, *, without: Container[str] = (), null_images: bool = True
+) -> None:
     """Add every option of :func:`llava_zh.load_dataset` that says which rows there are and what they look like.
 
     Args:
-        row_format: Whether to add --row-format.
+        without: Arguments that have no meaning for the command, which gets no options for them.
         null_images: Whether --on-missing-image takes ``null``.
     """
     where = parser.add_argument_group("where the rows and images are")
-    which = parser.add_argument_group("which rows, and in which form" if row_format else "which rows")
+    which = parser.add_argument_group("which rows" if "row_format" in without else "which rows, and in which form")
     shards = parser.add_argument_group("shards").add_mutually_exclusive_group()
     groups = {"where": where, "which": which, "shards": shards}
-    without = {name for name, added in (("row_format", row_format),) if not added}
     refused = set() if null_images else {"null"}
     for name, option in _options().items():
         if name not in without:

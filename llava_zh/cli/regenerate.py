@@ -50,7 +50,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     batch.add_argument("--read-batch", nargs="+", metavar="FILE", help="read the results of such a batch")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
-    add_load_options(parser)
+    add_load_options(parser, without={"row_format"})  # a model is asked about rows as published
     parser.set_defaults(run=run)
 
 

@@ -78,7 +78,7 @@ def export(
             too large or lost with a damaged part of its archive; ``"skip"`` leaves its row out, names the first few
             and counts all. Rows are chosen before their pictures are read: a sample then has fewer.
         task: Only rows of this llava-instruct task.
-        language: Only configurations in this language, ``"en"`` or ``"zh"``.
+        language: Only configurations in this language, such as ``"en"`` or ``"zh"``.
         min_length, max_length: Characters of a row's answers together, at least and at most.
         sample: So many rows, drawn without replacement from all that fit, each equally likely; `seed` decides which.
         limit: The first so many rows that fit.

@@ -42,6 +42,24 @@ def test_a_command_gives_every_argument_of_its_function(
     assert {name for name, value in given.items() if value != defaults[name]} <= {"output_dir", "to", "model"}
 
 
+@pytest.mark.parametrize(
+    ("typed", "unheeded"),
+    [
+        (["export", *NAMES, "out", "--to", "jsonl"], "--chunk-size 1kB"),
+        (["export", *NAMES, "out", "--to", "jsonl"], "--on-missing-image null"),
+        (["regenerate", *NAMES, "--output-dir", "out", "--model", "m"], "--row-format parts"),
+        (["curate", *NAMES, "--output-dir", "out"], "--row-format parts"),
+    ],
+)
+def test_a_command_offers_nothing_that_it_would_not_heed(typed: list[str], unheeded: str) -> None:
+    with pytest.raises(SystemExit):
+        build_parser().parse_args([*typed, *unheeded.split()])
+
+
+def test_the_languages_of_an_export_are_those_that_its_dataset_has() -> None:
+    assert build_parser().parse_args(["export", "own", "out", "--to", "jsonl", "--language", "fr"]).language == "fr"
+
+
 def test_every_option_of_loading_reaches_the_request() -> None:
     typed = {
         "data_dir": "/d", "data_files": "a b", "source": "modelscope", "revision": "main", "image_root": "/r",
