@@ -33,7 +33,7 @@ def samples(file: DataFile, token: Any, columns: Columns = USUAL) -> Iterator[Ma
         BadFile: When all samples that are there were given: the shard is damaged, cut short, or goes on after its end.
     """
     texts = (".json", ".txt") if "txt" in columns.known else (".json",)
-    grouped = _Grouped(file.label, texts)
+    grouped = _Grouped(file.label, texts, columns.names["image"])
     damage = None
     try:
         for member in tar_files(whole(file, token), file.label, partial(_is_wanted, texts)):
@@ -98,8 +98,8 @@ class _Grouped:
     was given and comes up again is an error, so that no sample ever becomes two rows.
     """
 
-    def __init__(self, label: str, texts: tuple[str, ...]) -> None:
-        self._label, self._texts = label, texts
+    def __init__(self, label: str, texts: tuple[str, ...], names: tuple[str, ...]) -> None:
+        self._label, self._texts, self._names = label, texts, names
         self._key: Key | None = None
         self._sample = _Sample()
         self._held: dict[Key, _Sample] = {}
@@ -116,7 +116,7 @@ class _Grouped:
             self._held_bytes -= self._sample.size
             if key in self._given and (member.data is not None or not _is_other(member, self._texts)):
                 self._sample.bad = self._apart(member)
-        _add(self._sample, self._label, member, self._texts)
+        _add(self._sample, self._label, member, self._texts, self._names)
 
     def rest(self, incomplete: bool) -> Iterator[Mapping[str, Any] | BadRow]:
         """The samples under way at the end of the shard, and what is wrong with the `incomplete` ones if asked for."""
@@ -170,7 +170,7 @@ def _is_other(member: TarFile, texts: tuple[str, ...]) -> bool:
     return not _suffix(member.name).endswith((*pictures.SUFFIXES, *texts))
 
 
-def _add(sample: _Sample, label: str, member: TarFile, texts: tuple[str, ...]) -> None:
+def _add(sample: _Sample, label: str, member: TarFile, texts: tuple[str, ...], names: tuple[str, ...]) -> None:
     suffix = _suffix(member.name)
     name = _shown(member.name)
     place = Place(f"{label}, member {name}", byte=0)
@@ -198,8 +198,17 @@ def _add(sample: _Sample, label: str, member: TarFile, texts: tuple[str, ...]) -
         else:
             sample.text = True
             # The picture itself wins over the name that the record has for it.
-            sample.fields |= {k: v for k, v in fields.items() if k not in records.ALIASES["image"]}
-            sample.elsewhere = {k: v for k, v in fields.items() if k in records.ALIASES["image"] and _is_place(v)}
+            sample.fields |= _without(fields, names)
+            sample.elsewhere = {k: v for k, v in fields.items() if k in names and _is_place(v)}
+
+
+def _without(fields: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """`fields` without those of `names`, also where a name with a dot is a key in one that holds others."""
+    kept = {name: value for name, value in fields.items() if name not in names}
+    for first, _, rest in (name.partition(".") for name in names):
+        if rest and isinstance(inner := kept.get(first), Mapping):
+            kept[first] = _without(inner, (rest,))
+    return kept
 
 
 def _is_place(image: Any) -> bool:

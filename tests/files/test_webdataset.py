@@ -20,6 +20,7 @@ from llava_zh.files import readers, webdataset
 from llava_zh.files.data_files import DataFile, local_files
 from llava_zh.files.shards import Reading
 from llava_zh.gates import pictures
+from llava_zh.rows.columns import Columns
 from llava_zh.rows.records import Expect
 
 TURNS = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
@@ -185,6 +186,19 @@ def test_a_sample_that_lacks_its_text_or_its_picture_is_named(tmp_path: Path) ->
 def test_every_kind_of_picture_is_one_in_a_webdataset(tmp_path: Path, suffix: str) -> None:
     file = data_file(tmp_path, tar([(f"1{suffix}", b"picture 1"), ("1.json", record(1))])[0])
     assert read(file) == (ids(1), [])
+
+
+def test_the_picture_wins_over_the_name_for_it_also_where_a_dataset_has_a_column_of_its_own(tmp_path: Path) -> None:
+    texts = [{"file_name": "1.jpg", "caption": "a"}, {"info": {"file": "1.jpg", "text": "b"}, "caption": "c"}]
+    files = [(f"{i}.json", json.dumps(text).encode()) for i, text in enumerate(texts)]
+    shard = data_file(tmp_path, tar(sorted([*files, ("0.jpg", b"picture 0"), ("1.jpg", b"picture 1")]))[0])
+    columns = Columns.of({"image": ("file_name", "info.file"), "caption": ("caption",)})
+    found = list(webdataset.samples(shard, None, columns))
+    assert [columns.get(row, "image")[1]["bytes"] for row in found if isinstance(row, dict)] == [
+        b"picture 0",
+        b"picture 1",
+    ]
+    assert [row["info"] for row in found if "info" in row] == [{"text": "b"}]
 
 
 def test_of_two_members_with_one_name_the_last_counts(tmp_path: Path) -> None:
