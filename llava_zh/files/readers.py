@@ -57,11 +57,15 @@ def plan(files: Sequence[DataFile], *, chunk_size: int, num_shards: int | None, 
     cuttable = [file for file in files if kind_of(file.name) == "jsonl"]
     fixed = sum(len(pieces.get(file, [()])) for file in files if file not in cuttable)
     if cuttable:
-        wanted = num_shards
+        wanted, least = num_shards, fixed + len(cuttable)
+        if wanted is not None and wanted < least:
+            # Asked of the files that are cut by bytes alone, it would be told in numbers that nobody gave.
+            files_or_pieces = f"number of files, {least}" if least == len(files) else f"{least} pieces of these files"
+            raise BadArgument(f"num_shards={wanted} is less than the {files_or_pieces}; ask for that many.")
         if wanted is None:
             bytes_wanted = sum(file.size for file in cuttable) / chunk_size
             wanted = jsonl.power_of_two(max(bytes_wanted, len(cuttable)) + fixed)
-        ranges = jsonl.plan([f.size for f in cuttable], chunk_size=chunk_size, num_shards=max(wanted - fixed, 0))
+        ranges = jsonl.plan([f.size for f in cuttable], chunk_size=chunk_size, num_shards=wanted - fixed)
         pieces |= dict(zip(cuttable, ranges, strict=True))
     shards = [Shard(file, *piece) for file in files for piece in pieces.get(file, [Range(0, file.size)])]
     return shards if num_shards is None or cuttable else _merge_to(shards, num_shards)

@@ -232,6 +232,9 @@ def test_a_mix_of_json_lines_and_parquet_still_makes_a_power_of_two(tmp_path: Pa
         data_file(tmp_path, "c.jsonl.gz", gzip.compress(json_lines(rows(30)))),
     ]
     assert len(readers.plan(files, chunk_size=8000, num_shards=None)) in (8, 16)
+    with pytest.raises(BadArgument, match=r"num_shards=1 is less than the number of files, 2; ask for that many"):
+        readers.plan(files[1:], chunk_size=8000, num_shards=1)
+    assert len(readers.plan(files[1:], chunk_size=8000, num_shards=2)) == 2
     assert len(read(*files, chunk_size=8000)) == 360
 
 
