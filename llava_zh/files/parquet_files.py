@@ -88,13 +88,12 @@ def raw_records(file: DataFile, token: Any) -> Iterator[Record]:
             at += len(batch)
 
 
-def first_rows(file: DataFile, token: Any) -> Iterator[Mapping[str, Any]]:
-    """The first rows as they are; of a file without rows one with its columns, all None."""
+def first_rows(file: DataFile, token: Any) -> Iterator[Mapping[str, Any] | BadRow]:
+    """The first rows as they are, or what is wrong with them; of a file without rows one with its columns, all None."""
     empty = True
     for _, row, _ in raw_records(file, token):
         empty = False
-        if isinstance(row, Mapping):
-            yield row
+        yield row
     if empty:
         with _opened(file, token) as parquet:
             yield dict.fromkeys(parquet.schema_arrow.names)

@@ -389,6 +389,15 @@ def test_a_file_without_a_good_record_says_what_is_wrong_with_the_first_and_one_
         readers.sample(data_file(tmp_path, f"bad-{name}", bad[name]))
 
 
+def test_parquet_of_text_in_another_encoding_is_told_of_as_such(tmp_path: Path) -> None:
+    texts, starts = "中文".encode("gbk") * 3, b"".join(i.to_bytes(4, sys.byteorder) for i in (0, 4, 8, 12))
+    captions = pa.StringArray.from_buffers(3, pa.py_buffer(starts), pa.py_buffer(texts))
+    file = data_file(tmp_path, "a.parquet", parquet(pa.table({"image": ["1.jpg"] * 3, "caption": captions})))
+    for patient in (False, True):
+        with pytest.raises(BadRow, match=r"a\.parquet, row 0: row: expected text in UTF-8.*This looks like GB18030"):
+            readers.sample(file, patient=patient)
+
+
 def test_files_are_closed_when_reading_ends_early(tmp_path: Path) -> None:
     """A stream that is dropped half-way must not keep its file: on some systems it could not be removed."""
     file = data_file(tmp_path, "a.jsonl.gz", gzip.compress(json_lines(rows(40_000)), 1))
