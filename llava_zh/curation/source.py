@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from llava_zh.errors import BadArgument, BadRow, DataFileNotFound
+from llava_zh.errors import BadArgument, BadFile, BadRow, DataFileNotFound
 from llava_zh.files import jsonl
 from llava_zh.images.names import image_label
 from llava_zh.rows import records
+from llava_zh.rows.columns import USUAL, Columns
 from llava_zh.rows.given import GivenImages, given_images
 from llava_zh.rows.records import Expect, Place
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from llava_zh.catalog.request import Request
     from llava_zh.files.data_files import DataFile
     from llava_zh.streams.builder import PublishedBuilder
+    from llava_zh.streams.left_out import Tally
+
+# The text of a sample may be a member that ends in .txt, as captions are published.
+_IN_TARS = Columns.of({"caption": ("txt",)})
 
 Source = str | os.PathLike[str] | Iterable[Mapping[str, Any]]
 
@@ -155,30 +160,42 @@ def _on_disk(path: Path) -> list[DataFile] | None:
 
 
 def _rows_of_files(files: Iterable[DataFile], name: str, on_bad_row: str) -> Iterator[Row]:
-    from llava_zh.files import readers
     from llava_zh.streams.left_out import Tally
 
     tally = Tally(name, on_bad_row)
     for file in files:
-        # The configuration is not known, so a row may have one image or several.
-        for (place, record, line), turns in readers.checked_records(file, Expect(images="many")):
-            try:
-                if turns is not None and line is not None and not isinstance(record, BadRow):
-                    yield Row(record, [(turn["from"], turn["value"]) for turn in turns], line + b"\n")
-                else:
-                    yield _of_record(place, record, line)
-            except BadRow as error:
-                tally.bad_row(error)
+        try:
+            yield from _rows_of_file(file, tally)
+        except BadFile as error:
+            tally.damage(error)
     tally.report()
 
 
-def _of_record(place: Place, record: Mapping[str, Any] | BadRow, line: bytes | None) -> Row:
+def _rows_of_file(file: DataFile, tally: Tally) -> Iterator[Row]:
+    from llava_zh.files import readers
+
+    # The configuration is not known, so a row may have one image or several, and in a tar its text as a member.
+    expect = Expect(images="many", columns=_IN_TARS if readers.kind_of(file.name) == "tar" else USUAL)
+    for (place, record, line), turns in readers.checked_records(file, expect):
+        try:
+            if turns is not None and line is not None and not isinstance(record, BadRow):
+                yield Row(record, [(turn["from"], turn["value"]) for turn in turns], line + b"\n")
+            else:
+                yield _of_record(place, record, line, expect)
+        except BadRow as error:
+            tally.bad_row(error)
+
+
+def _of_record(place: Place, record: Mapping[str, Any] | BadRow, line: bytes | None, expect: Expect) -> Row:
     if isinstance(record, BadRow):
         raise record
-    checked = records.annotation(place, record, Expect(images="many"))
+    checked = records.annotation(place, record, expect)
     turns = [(turn["from"], turn["value"]) for turn in checked["conversations"]]
     if line is not None:
         return Row(record, turns, line + b"\n")
+    if expect.columns is _IN_TARS and "txt" in record:
+        said = {} if expect.columns.get(record, "conversations")[1] else {"conversations": checked["conversations"]}
+        record = {name: value for name, value in record.items() if name != "txt"} | said
     key = next(alias for alias in records.ALIASES["image"] if record.get(alias) is not None)
     names = checked["images"] if isinstance(record[key], list) else checked["images"][0]
     return _published(place, record, key, names, turns, checked["bytes"])

@@ -178,8 +178,11 @@ def sample(file: DataFile, token: Any = None, *, patient: bool = False, columns:
     return {}
 
 
-def raw_records(file: DataFile, token: Any = None) -> Iterator[Record]:
+def raw_records(file: DataFile, token: Any = None, columns: Columns = USUAL) -> Iterator[Record]:
     """All records of a file, one after another: as they are (keys and values unchanged), or what is wrong with them.
+
+    Args:
+        columns: The names of fields, by which members of a tar are chosen.
 
     Raises:
         BadFile: When all records that are there were given: the file is damaged as a whole.
@@ -188,7 +191,8 @@ def raw_records(file: DataFile, token: Any = None) -> Iterator[Record]:
     if kind == "parquet":
         yield from parquet_files.raw_records(file, token)
     elif kind in ("json", "tar"):
-        rows: Iterable[Any] = json_arrays.rows(file, token) if kind == "json" else webdataset.samples(file, token)
+        rows: Iterable[Any]
+        rows = json_arrays.rows(file, token) if kind == "json" else webdataset.samples(file, token, columns)
         for i, row in enumerate(rows):
             place = Place(file.label, row=i)
             known = isinstance(row, Mapping | BadRow)
@@ -224,7 +228,7 @@ def checked_records(
         BadFile: As :func:`raw_records`.
     """
     if kind_of(file.name) in ("json", "parquet", "tar", "zip"):
-        for record in raw_records(file, token):
+        for record in raw_records(file, token, expect.columns):
             yield record, None
         return
     compressed = kind_of(file.name) in ("jsonl.gz", "jsonl.zst")

@@ -24,7 +24,7 @@ from PIL import Image
 from llava_zh import load_dataset
 from llava_zh.curation import curate
 from llava_zh.demo.write import DemoPaths, write_demo
-from llava_zh.errors import BadArgument, BadRow, LlavaZhError, OutputError, RunConflict
+from llava_zh.errors import BadArgument, BadFile, BadRow, LlavaZhError, OutputError, RunConflict
 
 INTERNVL, LLAVA = "internvl-sa-1b-caption", "llava-instruct-zh-600k"
 ZH = "internvl_sa1b_caption_1m_single_image_zh.jsonl"
@@ -284,6 +284,26 @@ def check_verdict(folder: Path, changed: dict[str, Any], form: str) -> None:
         )
     )
     assert verdict(lambda: curate(path, output_dir=folder / "out", **ALL)) == loaded
+
+
+def test_a_tar_of_captions_and_a_damaged_file_give_curation_the_rows_that_loading_has(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for n in range(3):
+            for name, data in ((f"sa_{n}.jpg", jpeg()), (f"sa_{n}.txt", TEXTS[n].encode())):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    lines = json_lines([record(n, hashlib.sha512(b"%d" % n).hexdigest()) for n in range(2000)])
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(lines)[:-20_000])
+    for dataset, name in (("sa1b-captions", "0.tar"), (LLAVA, "cut.jsonl.gz")):
+        given: dict[str, Any] = {"split": "train", "streaming": True, "on_bad_row": "skip"}
+        loaded = list(load_dataset(dataset, data_files=str(tmp_path / name), **given).decode(False))
+        report = curate(tmp_path / name, output_dir=tmp_path / f"of {name}", on_bad_row="skip", **ALL)
+        assert report.rows == len(loaded) > 0
+        curated = load_dataset(LLAVA, data_dir=tmp_path / f"of {name}", **given).decode(False)
+        assert [row["conversations"] for row in curated] == [row["conversations"] for row in loaded]
+    with pytest.raises(BadFile, match="cut short"):
+        curate(tmp_path / "cut.jsonl.gz", output_dir=tmp_path / "strict", **ALL)
 
 
 def test_nesting_without_end_is_a_bad_row(tmp_path: Path) -> None:
