@@ -53,7 +53,7 @@ class Found:
 def discover(root: Root) -> Found:
     """Search `root`; every folder that is listed on the way stays listed there."""
     found, queue, seen = Found(), deque([("", 0)]), set()
-    left = MOST_LOCAL if root.local else MOST_REMOTE
+    left = most = MOST_LOCAL if root.local else MOST_REMOTE
     while queue and left:
         folder, depth = queue.popleft()
         if root.local:
@@ -80,7 +80,7 @@ def discover(root: Root) -> Found:
             queue += [(_join(folder, name), depth + 1) for name in names if _to_look_at(root, folder, name)]
     found.watched += sorted(found.holders - set(found.watched))[:64]
     if queue:
-        _log.info("%s: only %d folders were looked at for archives and images", root.name, MOST_LOCAL)
+        _log.info("%s: only %d folders were looked at for archives and images", root.name, most)
     return found
 
 

@@ -85,12 +85,14 @@ class TypedArrowExamples(ArrowExamplesIterable):  # type: ignore[misc]
     def _iter_arrow(self) -> Iterator[Any]:
         """Tables of one row. Whoever wants tables calls `iter_arrow`. Through this one `map` and `filter` read rows in
         `datasets` before version 5, and count a table as seen with its first row: a resume would lose the others."""
-        for key, table in self._rest():
-            for row in range(len(table)):
-                if self._state_dict:
-                    self._state_dict["shard_example_idx"] += 1
-                yield key, table.slice(row, 1)
-        self._on_end()
+        try:
+            for key, table in self._rest():
+                for row in range(len(table)):
+                    if self._state_dict:
+                        self._state_dict["shard_example_idx"] += 1
+                    yield key, table.slice(row, 1)
+        finally:
+            self._on_end()
 
     def _rest(self) -> Iterator[tuple[Any, pa.Table]]:
         """The tables that are left of the shards that are left, less the rows that `_state_dict` says were taken."""

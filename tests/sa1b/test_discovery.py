@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pytest
 
@@ -93,6 +94,18 @@ def test_the_search_is_bounded(tmp_path: Path, make_fs: MakeFs, monkeypatch: pyt
         write_archive(tmp_path / f"part{n:02d}" / f"sa_{n:06d}.tar", {f"sa_{n}.jpg": b"x"}, "tar")
     write_archive(tmp_path / "a/b/c/d/e/sa_000099.tar", IMAGE, "tar")
     assert 5 < len(make_fs(tmp_path).roots[0].stems()) < 10
+
+
+def test_a_search_that_ends_at_its_bound_says_which_it_was(make_fs: MakeFs, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "llava_zh")
+    remote = fsspec.filesystem("memory")
+    for n in range(discovery.MOST_REMOTE):
+        remote.pipe(f"/bounded/part{n:02d}/1.jpg", b"x")
+    try:
+        make_fs("memory://bounded").roots[0].stems()
+    finally:
+        remote.rm("/bounded", recursive=True)
+    assert "only 64 folders were looked at" in caplog.text
 
 
 def test_a_bare_name_is_found_among_many_shard_folders_by_looking_into_few(tmp_path: Path, make_fs: MakeFs) -> None:

@@ -20,6 +20,7 @@ from PIL import Image
 from llava_zh import load_dataset
 from llava_zh.demo import DemoPaths
 from llava_zh.files import readers
+from llava_zh.streams.typed import TypedArrowExamples
 
 CAPTIONS = "internvl-sa-1b-caption"
 LLAVA = "llava-instruct-zh-600k"
@@ -57,6 +58,21 @@ def stream(folder: Path) -> Stream:
 
 def ids(rows: Any) -> list[int]:
     return [int(row["id"]) for row in rows]
+
+
+def test_the_end_is_told_of_however_the_rows_are_read_and_wherever_that_stops() -> None:
+    def tables(shards: list[int]) -> Any:
+        yield from ((shard, pa.table({"n": [shard, shard]})) for shard in shards)
+
+    features = datasets.Features({"n": datasets.Value("int64")})
+    told: list[int] = []
+    examples = TypedArrowExamples(tables, {"shards": [1, 2]}, lambda **_: iter(()), features, lambda: told.append(1))
+    for count, way in enumerate(("__iter__", "_whole_tables", "_iter_arrow")):
+        reading = getattr(examples, way)()
+        next(reading)
+        assert len(told) == count
+        reading.close()
+        assert len(told) == count + 1
 
 
 # -- resume ------------------------------------------------------------------------------------------------
