@@ -18,8 +18,8 @@ from .limits import DEPTH
 
 BOM = b"\xef\xbb\xbf"
 # Possessive, so that no length of text makes the expression take memory or look twice.
-# A text with its quotes; one that is cut off goes on to the end.
-TEXT = rb'"(?:[^"\\]++|\\.)*+(?:"|\Z)'
+# A text with its quotes; one that is cut off goes on to the end, which may be right behind a backslash.
+TEXT = rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)'
 _texts = re.compile(TEXT, re.DOTALL)
 _texts_and_constants = re.compile(TEXT + rb"|-?Infinity|NaN", re.DOTALL)
 # Which way each byte leads: into an object or array, out of one, or neither.
