@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 import errno
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from .gates.safe_text import safe
 
@@ -54,6 +54,17 @@ class UnknownName(LlavaZhError, ValueError):
         """The error for `name`, which is not among the `known` names of this `kind` of thing."""
         known = list(known)
         return cls(f"Unknown {kind} {name!r}.{nearest(str(name), known)} Known: {', '.join(known)}.")
+
+
+def known_name(kind: str, given: Any, known: Iterable[str]) -> Any:
+    """`given`, which is one of the `known` names of this `kind` of thing.
+
+    Raises:
+        UnknownName: It is none of them.
+    """
+    if given not in known:
+        raise UnknownName.of(kind, given, known)
+    return given
 
 
 class BadArgument(LlavaZhError, ValueError):

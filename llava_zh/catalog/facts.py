@@ -108,7 +108,6 @@ class DatasetFacts:
     citation: str = ""
     configs: tuple[ConfigFacts, ...] = field(default_factory=lambda: (ConfigFacts("default"),))
     default_config: str | None = None
-    rows: int = 0
     images: Place | Mapping[str, Place] = "own"
     image_folders: tuple[str, ...] = ()
     columns: Mapping[str, tuple[str, ...] | str] = field(default_factory=dict)
@@ -233,7 +232,7 @@ def _config(given: Any, where: str) -> Any:
 
 def _check(facts: Any, where: str, needed: set[str]) -> None:
     """Raise BadArgument for a field that is missing or of a wrong type; lists become tuples."""
-    hints = _hints(facts.__class__.__name__)
+    hints = _hints(facts.__class__)
     for known in fields(facts):
         value = getattr(facts, known.name)
         if known.name in needed and value in ("", (), []):
@@ -247,8 +246,8 @@ def _check(facts: Any, where: str, needed: set[str]) -> None:
 
 
 @cache
-def _hints(kind: str) -> dict[str, Any]:
-    return get_type_hints({"ConfigFacts": ConfigFacts, "DatasetFacts": DatasetFacts}[kind])
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _plain(name: str) -> str:

@@ -18,8 +18,9 @@ from ..images.locations import ArchivedImages, EmbeddedImages, FolderImages, Ima
 from ..images.prefixed import Part, PrefixedImages
 from ..rows import records
 from ..rows.columns import Columns
+from ..sa1b.access import ROOT_VARIABLE
 from ..sa1b.published import plain, problem
-from ..sa1b.urls import ROOT_VARIABLE, search_path
+from ..sa1b.urls import search_path
 from .facts import DatasetFacts
 
 logger = get_logger(__name__)

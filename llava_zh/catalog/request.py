@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from ..errors import BadArgument, UnknownArgument, UnknownName
+from ..errors import BadArgument, UnknownArgument, known_name
 from ..files.data_files import SOURCES
 from ..gates import limits, sizes
 from ..sa1b.access import public
@@ -89,20 +89,14 @@ def _about(decides: Decides, option: Option | None = None, **more: Any) -> dict[
     return {"about": About(decides, option=option, always=True, **more)}
 
 
-def _known(kind: str, given: Any, known: Iterable[str]) -> Any:
-    if given not in known:
-        raise UnknownName.of(kind, given, known)
-    return given
-
-
 def _source(given: Any) -> Any:
-    return _known("source", given, SOURCES) if given else None
+    return known_name("source", given, SOURCES) if given else None
 
 
 def _row_format(given: Any) -> Any:
     from ..rows.formats import ROW_FORMATS  # brings numpy and pyarrow, which the command line does without
 
-    return _known("row format", given, ROW_FORMATS)
+    return known_name("row format", given, ROW_FORMATS)
 
 
 def _options(given: Any) -> RowOptions:
@@ -240,7 +234,7 @@ class Request:
         metadata=_about(
             Decides.READING,
             Option("stop at a broken row (default) or leave it out", "which", choices=ON_BAD_ROW),
-            check=lambda given: _known("on_bad_row", given, ON_BAD_ROW),
+            check=lambda given: known_name("on_bad_row", given, ON_BAD_ROW),
         ),
     )
     on_missing_image: str = field(
@@ -252,7 +246,7 @@ class Request:
                 "which",
                 choices=ON_MISSING_IMAGE,
             ),
-            check=lambda given: _known("on_missing_image", given, ON_MISSING_IMAGE),
+            check=lambda given: known_name("on_missing_image", given, ON_MISSING_IMAGE),
         ),
     )
     archives: Any = field(

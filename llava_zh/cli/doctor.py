@@ -18,6 +18,7 @@ from ..catalog.facts import DatasetFacts
 from ..errors import LlavaZhError
 from ..files.data_files import SOURCES
 from ..gates.safe_text import public_name
+from ..sa1b.access import ROOT_VARIABLE
 from . import text
 from .commands import Subparsers, new_parser
 
@@ -31,7 +32,7 @@ SECONDS = 5.0  # for an answer of a hub: a person is waiting
 _VARIABLES = (
     "LLAVA_ZH_SOURCE",
     "LLAVA_ZH_CACHE",
-    "SA1B_ROOT",
+    ROOT_VARIABLE,
     "HF_ENDPOINT",
     "HF_HOME",
     "HF_HUB_OFFLINE",
@@ -301,7 +302,7 @@ def _images(image_root: str | None) -> Findings:
     """What the SA-1B root holds, and one image out of it. No index is built: that takes a minute an archive."""
     import fsspec
 
-    if image_root is None and not os.environ.get("SA1B_ROOT"):
+    if image_root is None and not os.environ.get(ROOT_VARIABLE):
         advice = "give --image-root, or set SA1B_ROOT; without them rows come with image URLs that are not opened"
         yield Finding("missing", "root", "none given", advice)
         return

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import BadArgument, UnknownName
+from ..errors import BadArgument, known_name
 from ..gates.safe_text import get_logger
 
 if TYPE_CHECKING:
@@ -103,14 +103,14 @@ def export(
     from .selection import Selection
     from .targets import TARGETS
 
-    _known("target", to, TARGET_NAMES)
+    known_name("target", to, TARGET_NAMES)
     target = TARGETS[to]
     if row_format is not None and target.row_format is not None and row_format != target.row_format:
         raise BadArgument(
             f"row_format={row_format!r}: {to} reads {target.row_format!r} rows, which it gets by default."
         )
-    _known("on_missing_image", on_missing_image, ("raise", "skip"))
-    _known("on_bad_image", on_bad_image, ("raise", "skip"))
+    known_name("on_missing_image", on_missing_image, ("raise", "skip"))
+    known_name("on_bad_image", on_bad_image, ("raise", "skip"))
     for argument, value in (("max_side", max_side), ("num_shards", num_shards), ("num_proc", num_proc)):
         if value is not None and value < 1:
             raise BadArgument(f"{argument}={value}: expected at least 1.")
@@ -132,7 +132,7 @@ def export(
             "choose 'sharegpt', 'messages' or 'parts'."
         )
     if task is not None:
-        _known("task", task, sorted({c.task for c in builders[0].FACTS.configs if c.task is not None}))
+        known_name("task", task, sorted({c.task for c in builders[0].FACTS.configs if c.task is not None}))
     job = shards.Job(
         builders=builders,
         to=to,
@@ -151,11 +151,6 @@ def export(
     return run.run(job, _request(job), num_shards, run.about_rows(job), run.processes(num_proc))
 
 
-def _known(kind: str, value: object, known: Sequence[str]) -> None:
-    if value not in known:
-        raise UnknownName.of(kind, value, known)
-
-
 def _configs(path: str, name: str | None, language: str | None) -> list[str | None]:
     """The configurations that are exported."""
     from ..load import dataset_facts
@@ -164,7 +159,7 @@ def _configs(path: str, name: str | None, language: str | None) -> list[str | No
     if language is None:
         return [name]
     languages = sorted({config.language for config in facts.configs if config.language})
-    _known(f"language of {facts.name}", language, languages)
+    known_name(f"language of {facts.name}", language, languages)
     if name is not None:
         if any(config.name == name and config.language != language for config in facts.configs):
             raise BadArgument(f"language={language!r}: {name} is in {facts.config(name).language!r}.")
@@ -181,7 +176,7 @@ def _image_mode(to: str, possible: Sequence[str], images: str | None, builder: P
     if images is None:
         embedded = isinstance(builder.config.images, EmbeddedImages) and possible[0] == "url"
         return "embed" if embedded else possible[0]
-    _known("images", images, IMAGE_MODES)
+    known_name("images", images, IMAGE_MODES)
     if images not in possible:
         raise BadArgument(f"images={images!r}: {to} takes {' or '.join(map(repr, possible))}.")
     return images

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from ..errors import BadArgument
 from ..gates import links
-from ..sa1b.access import Access, public
+from ..sa1b.access import ROOT_VARIABLE, Access, public
 from ..sa1b.published import LINK, NAME, NO_BYTES, SCHEME, checked, data_url, image_urls, mark, own_archive, plain
 from .listings import Listings, forget, names_below
 from .prefixed import PrefixedImages
@@ -102,7 +102,7 @@ class Sa1bImages:
 
     @property
     def decode(self) -> bool:
-        return self.roots is not None or bool(os.environ.get("SA1B_ROOT"))
+        return self.roots is not None or bool(os.environ.get(ROOT_VARIABLE))
 
     @property
     def identity(self) -> str:

@@ -61,7 +61,7 @@ def fetch_image(image: ImageSource, max_pixels: int | None) -> bytes:
     if max_pixels is None:
         return data
     where = _where(image)
-    check_image(data, where)
+    pictures.whole(data, where)
     small = smaller(data, where, max_pixels=max_pixels, quality=QUALITY_SENT, subsampling=0, keep_alpha=False)
     return small.data
 
@@ -73,7 +73,7 @@ def make_picture(data: bytes, image: ImageSource, *, as_path: bool = False) -> P
     pixels were given was read from none, whatever path may stand beside them, and one that was downscaled is in none:
     its bytes are sent.
     """
-    mime = check_image(data, _where(image)).mime
+    mime = pictures.whole(data, _where(image)).mime
     if as_path and path_of(image) is not None and (file := _file(image)).stat().st_size == len(data):
         return Picture(b"", file.as_uri().encode())
     import pybase64
@@ -95,11 +95,6 @@ def read_image(image: ImageSource) -> bytes:
         raise Transient(str(error), reason="image not readable") from None
 
 
-def check_image(data: bytes, where: str) -> pictures.Header:
-    """Kind, width and height (pixels) of an encoded image that is whole; `where` names it in errors."""
-    return pictures.whole(data, where)
-
-
 def _file(image: ImageSource) -> Path:
     if not isinstance(path := path_of(image), str) or ("://" in path and not path.startswith("file:")):
         raise BadArgument(
@@ -118,7 +113,7 @@ def keep_image(folder: Path, image: ImageSource) -> str:
         OutputError: A link, a pipe or a folder stands there, or it cannot be written.
     """
     data = read_image(image)
-    name = f"images/{hashlib.blake2b(data, digest_size=16).hexdigest()}{check_image(data, 'the image given').suffix}"
+    name = f"images/{hashlib.blake2b(data, digest_size=16).hexdigest()}{pictures.whole(data, 'the image given').suffix}"
     path = folder / name
     with _KEEPING, explained(path):  # two rows may have the same image
         path.parent.mkdir(exist_ok=True)

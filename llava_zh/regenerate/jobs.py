@@ -11,11 +11,8 @@ from llava_zh.errors import LlavaZhError
 from llava_zh.images.names import ImageSource, image_identity, image_label
 from llava_zh.regenerate.dialogue import PromptChoice, Turns, published_row, row_images, row_key
 from llava_zh.regenerate.ledger import Place
-from llava_zh.regenerate.protocol import Answer
+from llava_zh.regenerate.protocol import KEPT_ANSWER, Answer
 from llava_zh.regenerate.source import Passed, Row, Source
-
-#: Of a raw answer that is kept with a failed row, so many characters.
-KEPT_ANSWER = 20_000
 
 
 @dataclass(slots=True)

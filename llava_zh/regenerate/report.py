@@ -25,7 +25,6 @@ class Session:
     asked: int = 0
     resent: int = 0
     restarts: int = 0
-    prompt_tokens: int = 0
     completion_tokens: int = 0
     retries: Counter[str] = field(default_factory=Counter)
     started: float = field(default_factory=time.monotonic)

@@ -224,7 +224,6 @@ class Run:
         names = [image_name(image, self.source.image_base) or await self._keep(image) for image in job.images]
         self.ledger.done(job.place, finished_row(job, self.settings.model, names, turns, answer))
         self.session.done += 1
-        self.session.prompt_tokens += answer.prompt_tokens
         self.session.completion_tokens += answer.completion_tokens
         self._failed_in_a_row = 0
         self._through()

@@ -49,7 +49,6 @@ ROLE_KEYS = ("from", "role")
 TEXT_KEYS = ("value", "text", "content")
 ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "system": "system"}
 KNOWN_COLUMNS = USUAL.known
-unknown_columns = USUAL.unknown
 
 _DATA_URI = re.compile(r"data:image/[\w.+-]+;base64,", re.IGNORECASE)
 MARK = "<image>"

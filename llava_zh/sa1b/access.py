@@ -15,6 +15,9 @@ from urllib.parse import unquote, urlsplit
 from llava_zh.forks import Lock
 from llava_zh.gates.safe_text import keep_secret, keep_url_secrets, public_name
 
+#: The environment variable that says where SA-1B is.
+ROOT_VARIABLE = "SA1B_ROOT"
+
 # In these the user is part of the place, and no secret unless a password is with it.
 _USER_IS_A_PLACE = ("ssh", "sftp", "ftp", "hdfs", "webhdfs", "smb")
 _KEY_AND_SECRET = ("s3", "s3a")
@@ -66,7 +69,7 @@ def resolve(root: str, options: Mapping[str, Any], protocol: str = "") -> tuple[
 
 
 def _from_environment(root: str) -> tuple[str, dict[str, Any]] | None:
-    for given in os.environ.get("SA1B_ROOT", "").split(","):
+    for given in os.environ.get(ROOT_VARIABLE, "").split(","):
         given = given.strip().rstrip("/")
         if given != root and public(given) == root:
             keep_url_secrets(given)

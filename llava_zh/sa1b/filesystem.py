@@ -28,12 +28,12 @@ from llava_zh.forks import Lock, in_child
 from llava_zh.gates import links, pictures
 from llava_zh.gates.magic import JPEG, JPEG_END, begins_as
 from llava_zh.sa1b import bulk, finding, members, published, tree
-from llava_zh.sa1b.access import resolve
+from llava_zh.sa1b.access import ROOT_VARIABLE, resolve
 from llava_zh.sa1b.archive import Archive
 from llava_zh.sa1b.image_cache import ImageCache, parse_limit
 from llava_zh.sa1b.layout import FileHit, MemberHit, Root
 from llava_zh.sa1b.tree import ArchiveInfo
-from llava_zh.sa1b.urls import ROOT_VARIABLE, SHARD_NAME, member_key, normalize, search_path
+from llava_zh.sa1b.urls import SHARD_NAME, member_key, normalize, search_path
 
 #: What a row whose image is missing can be done about.
 LEAVE_OUT = 'Rows without their image are left out with archives="available" or on_missing_image="skip".'

@@ -93,10 +93,6 @@ class Source(abc.ABC):
         size: int = state["size"]
         return 0 < size < self.size and self.ends(size) == str(state["ends"])
 
-    def grown(self) -> bool:
-        """Whether the archive has more bytes than when it was opened, so that opening it anew may show more."""
-        return False
-
     def known_as(self, state: dict[str, Any]) -> None:
         """Take over from a fresh index what these bytes looked like; it tells a file that grows from a changed one."""
         self._ends_then = state["ends"]
@@ -169,9 +165,6 @@ class LocalSource(Source):
                 offset=offset,
             )
         self._grown_to = now
-
-    def grown(self) -> bool:
-        return os.fstat(self._fd).st_size > self.size
 
     def replaced(self) -> bool:
         try:

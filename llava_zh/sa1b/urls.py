@@ -19,9 +19,7 @@ from collections.abc import Iterable, Sequence
 from llava_zh.errors import BadArgument, RootNotFound
 from llava_zh.gates.places import steps
 from llava_zh.gates.safe_text import keep_url_secrets
-from llava_zh.sa1b.access import remember
-
-ROOT_VARIABLE = "SA1B_ROOT"
+from llava_zh.sa1b.access import ROOT_VARIABLE, remember
 
 #: A member that is known by its number: no leading zeros, so that the number gives the name back.
 SA_NAME = re.compile(r"sa_(0|[1-9][0-9]{0,8})\.(jpg|json)")

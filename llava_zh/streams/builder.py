@@ -122,11 +122,6 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
             found["rules"] = self.FACTS.rules(found["config_name"])
         super().__init__(cache_dir, self.FACTS.name, token=request.token, **found, **arguments)
 
-    @classmethod
-    def task_of(cls, published: str) -> str | None:
-        """The task's name in rows, from the name it was published under; a name that is not known stays as it is."""
-        return cls.FACTS.task_of(published)
-
     @property
     def config_facts(self) -> ConfigFacts:
         """What is known of this configuration."""
@@ -233,7 +228,7 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         """
         expect = Expect(
             images=self.config_facts.images,
-            task_of=self.task_of,
+            task_of=self.FACTS.task_of,
             around=written_paths.around(self.config.images),
             columns=self.FACTS.fields,
             question=self.config_facts.question,

@@ -35,7 +35,7 @@ class Tally:
         on_bad_row: ``"raise"`` or ``"skip"``.
         bad_images: The entries of ``bad_images=``, each of which should match some row.
         columns: The names under which rows have each field.
-        account: A folder in which the processes of one job leave their counts, so that :meth:`Account.close` tells of
+        account: A folder in which the processes of one job leave their counts, so that :meth:`Account.tell` tells of
             all of them together. Without one this process tells of its own.
     """
 

@@ -207,7 +207,7 @@ def test_every_layout_gives_the_same_rows_and_pictures(
     assert LAYOUTS[write] in found(tmp_path / "published")
     for row in rows:
         published = by_text[str(row["conversations"])]
-        assert row["task"] == LlavaInstructZh600k.task_of(published["type"])
+        assert row["task"] == LlavaInstructZh600k.FACTS.task_of(published["type"])
         with Image.open(io.BytesIO(published["data"])) as picture:
             assert row["image"].size == picture.size
             assert row["image"].tobytes() == picture.tobytes()

@@ -18,6 +18,7 @@ from llava_zh.files import jsonl
 from llava_zh.files.jsonl import Range
 from llava_zh.gates.json_values import BOM
 from llava_zh.rows import records
+from llava_zh.rows.columns import USUAL
 from llava_zh.rows.records import Expect, Place
 
 LINES = st.lists(
@@ -313,7 +314,7 @@ def test_keys_that_are_not_loaded_are_reported_from_either_way_of_parsing() -> N
     for odd in (row(extra=1), row(extra=1, image=["a.jpg"], id="x")):
         seen: set[str] = set()
         jsonl.parse("f", 0, block_of(row(), odd), Expect(), _never, seen.update)
-        assert set(records.unknown_columns(seen)) == {"extra"}
+        assert set(USUAL.unknown(seen)) == {"extra"}
 
 
 def _never(error: BadRow) -> None:

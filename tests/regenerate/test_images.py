@@ -16,8 +16,9 @@ from PIL import Image, ImageDraw
 
 from llava_zh import decode_image
 from llava_zh.errors import BadImage
+from llava_zh.gates import pictures
 from llava_zh.images.names import image_identity, image_label, image_name
-from llava_zh.regenerate.images import Picture, check_image, load_picture
+from llava_zh.regenerate.images import Picture, load_picture
 
 
 def encoded(kind: str, size: tuple[int, int] = (64, 48), **options: Any) -> bytes:
@@ -28,7 +29,7 @@ def encoded(kind: str, size: tuple[int, int] = (64, 48), **options: Any) -> byte
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_whole_images_of_every_kind_pass_with_their_size(kind: str) -> None:
-    found = check_image(encoded(kind), "it")
+    found = pictures.whole(encoded(kind), "it")
     assert (found.mime, found.width, found.height) == (f"image/{kind.lower()}", 64, 48)
 
 
@@ -40,7 +41,7 @@ def test_a_cut_anywhere_is_noticed(kind: str, share: float) -> None:
     whole = WHOLE[kind]
     cut = min(int(len(whole) * share), len(whole) - (2 if kind != "PNG" else 8))
     with pytest.raises(BadImage):
-        check_image(whole[:cut], "it")
+        pictures.whole(whole[:cut], "it")
 
 
 def test_a_thumbnail_within_does_not_hide_a_cut() -> None:
@@ -48,13 +49,13 @@ def test_a_thumbnail_within_does_not_hide_a_cut() -> None:
     whole = WHOLE["JPEG"]
     segment = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
     with_thumbnail = whole[:2] + segment + whole[2:]
-    assert check_image(with_thumbnail, "it").size == (64, 48)
+    assert pictures.whole(with_thumbnail, "it").size == (64, 48)
     with pytest.raises(BadImage, match="truncated"):
-        check_image(with_thumbnail[:-20], "it")
+        pictures.whole(with_thumbnail[:-20], "it")
 
 
 def test_bytes_after_the_end_are_no_cut() -> None:
-    assert check_image(WHOLE["JPEG"] + b"\0" * 100, "it").size == (64, 48)
+    assert pictures.whole(WHOLE["JPEG"] + b"\0" * 100, "it").size == (64, 48)
 
 
 @pytest.mark.parametrize(
