@@ -9,15 +9,15 @@ from __future__ import annotations
 import contextlib
 import glob
 import hashlib
-import shutil
 import stat
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..errors import BadFile, OutputError
+from ..errors import BadFile
 from ..gates.places import check_length, checked_name, inside
+from ..storage import durable
 from ..storage.atomic import give_name
 from ..storage.continued import fetch_rest
 from ..storage.durable import explained
@@ -114,13 +114,7 @@ def check_space(files: Sequence[DataFile], folder: Path | None) -> None:
     """Raise :class:`OutputError` when what is missing of `files` does not fit where it will be written."""
     place = folder if folder is not None else hub.HUBS[files[0].source].cache_folder()
     needed = sum(missing_bytes(file, folder) for file in files)
-    existing = next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    if needed > free:
-        raise OutputError(
-            f"{place}: {needed / 1e9:.2f} GB are to be fetched, {free / 1e9:.2f} GB are free. "
-            "Make room, choose another disk with --dest, or fetch one configuration only."
-        )
+    durable.check_space(place, needed, "the download", "fetch one configuration only")
 
 
 def check(file: DataFile, hint: str = "Fetch it again with `llava-zh download`.") -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from pathlib import Path
 
 from llava_zh.errors import LlavaZhError, OutputError
+from llava_zh.gates import sizes
 
 # What another planted at a name of ours is neither followed nor waited for. Windows has no such flags.
 _CAREFUL = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -103,6 +105,22 @@ def _not_a_file(path: Path, found: str, expected: str = "a file") -> OutputError
         f"{path} is {found} where {expected} is expected. Nothing was read or written there. Move it away, or choose "
         "another output folder."
     )
+
+
+def check_space(folder: Path, needed: int, what: str, less: str) -> None:
+    """Raise OutputError when `needed` bytes do not fit on the disk of `folder`, which need not be there yet.
+
+    Args:
+        what: What needs them, for the message.
+        less: What to do so that fewer are needed.
+    """
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise OutputError(
+            f"{folder}: {what} needs {sizes.show(needed)}, and {sizes.show(free)} are free. "
+            f"Make room, choose another disk, or {less}."
+        )
 
 
 def sync_folder(folder: Path) -> None:

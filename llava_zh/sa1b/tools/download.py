@@ -16,12 +16,12 @@ from llava_zh.gates.safe_text import public_name
 from llava_zh.sa1b import store
 from llava_zh.sa1b.lists import is_archive, read_checklist, read_links
 from llava_zh.sa1b.source import LocalSource
-from llava_zh.sa1b.tools.output import check_space, output_folder
+from llava_zh.sa1b.tools.output import output_folder
 from llava_zh.sa1b.urls import archive_names, archive_stem
 from llava_zh.storage import http
 from llava_zh.storage.atomic import give_name
 from llava_zh.storage.continued import fetch_rest
-from llava_zh.storage.durable import check_kind, explained
+from llava_zh.storage.durable import check_kind, check_space, explained
 from llava_zh.storage.progress import Progress
 
 #: What servers of signed links answer once the link is too old, or not the one that was given out.
@@ -84,7 +84,7 @@ def download(
         jobs = [_Job(folder, name, url, sums.get(name)) for name, url in urls.items()]
         try:
             list(pool.map(_Job.prepare, jobs))
-            check_space(folder, sum(job.lacking for job in jobs), f"Fetching {len(jobs)} files")
+            check_space(folder, sum(job.lacking for job in jobs), "the download", "choose fewer archives")
             with _progress(jobs) as progress:
                 for job in jobs:
                     job.progress = progress.add

@@ -1,14 +1,12 @@
-"""Folders that verify, repack and download write into: one process at a time, and enough room before it starts."""
+"""Folders that verify, repack and download write into: one process at a time."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from llava_zh.errors import OutputError
 from llava_zh.storage.durable import explained
 from llava_zh.storage.held import held
 
@@ -25,13 +23,3 @@ def output_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
         busy = f"Another process is working in {path}. Wait for it, or end it."
         with held(path / ".lock", lambda: busy, remove=True):
             yield path
-
-
-def check_space(folder: Path, needed: int, what: str) -> None:
-    """Raise OutputError when `needed` bytes do not fit on the disk of `folder`."""
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise OutputError(
-            f"{folder}: {what} needs {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free. "
-            "Make room, choose another disk, or choose fewer archives."
-        )

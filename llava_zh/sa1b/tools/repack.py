@@ -26,12 +26,12 @@ from llava_zh.sa1b.index import HARMLESS_PROBLEMS
 from llava_zh.sa1b.layout import Root
 from llava_zh.sa1b.source import LocalSource
 from llava_zh.sa1b.tar_scan import scan_tar
-from llava_zh.sa1b.tools.output import check_space, output_folder
+from llava_zh.sa1b.tools.output import output_folder
 from llava_zh.sa1b.tools.verify import jpeg_problem
 from llava_zh.sa1b.tree import ArchiveInfo
 from llava_zh.sa1b.urls import key_name, member_key
 from llava_zh.storage.atomic import atomic
-from llava_zh.storage.durable import explained
+from llava_zh.storage.durable import check_space, explained
 from llava_zh.storage.progress import Progress
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ class _Job:
             explained(target),
             atomic(target, target.with_name(f".{target.name}.tmp")) as file,
         ):
-            check_space(self.folder, needed, f"{contents.info.name}.tar")
+            check_space(self.folder, needed, f"{contents.info.name}.tar", "choose fewer archives")
             written = self._copied(file, items, contents, done)
             file.flush()
             os.fsync(file.fileno())
