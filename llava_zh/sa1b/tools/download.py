@@ -84,7 +84,8 @@ def download(
         jobs = [_Job(folder, name, url, sums.get(name)) for name, url in urls.items()]
         try:
             list(pool.map(_Job.prepare, jobs))
-            check_space(folder, sum(job.lacking for job in jobs), "the download", "choose fewer archives")
+            needed = sum(job.lacking for job in jobs)
+            check_space(folder, needed, f"Fetching {len(jobs)} files", "choose fewer archives")
             with _progress(jobs) as progress:
                 for job in jobs:
                     job.progress = progress.add
