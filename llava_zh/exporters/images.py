@@ -17,6 +17,7 @@ from ..images.decode import QUALITY_KEPT, smaller
 from ..images.locations import ArchivedImages, EmbeddedImages, FolderImages, Images, Sa1bImages, UnresolvedImages
 from ..images.prefixed import PrefixedImages
 from ..images.reading import read_bytes
+from ..rows.arrays import one_array
 from ..sa1b.published import SCHEME
 from ..sa1b.remote import Unreadable
 from ..storage.durable import explained, holds
@@ -86,9 +87,9 @@ class ImageExport:
             BadImage, ImageNotFound, BadArchive, UnsafeName: A picture is bad, missing, lost with a part of its archive,
                 or outside the folder of the images. The message names the row.
         """
-        lists = _array(annotations["images"])
+        lists = one_array(annotations["images"])
         paths = lists.flatten()
-        embedded = _array(annotations["bytes"]).flatten()
+        embedded = one_array(annotations["bytes"]).flatten()
         if self.mode == "url":
             if embedded.null_count < len(embedded):
                 raise BadArgument(_IN_ROWS)
@@ -229,10 +230,6 @@ def local_file(images: Images, path: str) -> str:
     raise BadArgument(
         f"images='url': {path} is {where}, and this trainer opens files only. Use images='files' to write them."
     )
-
-
-def _array(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 
 def _with(table: pa.Table, name: str, column: pa.Array) -> pa.Table:

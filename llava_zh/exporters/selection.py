@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import BadArgument
+from ..rows.arrays import one_array
 
 Keys = np.ndarray[Any, np.dtype[np.uint64]]
 
@@ -67,9 +68,7 @@ class Selection:
 
 def answer_lengths(annotations: pa.Table) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Characters in the answers of each row, all rounds together."""
-    turns = pa.concat_arrays(
-        [pa.array([], annotations.schema.field("conversations").type), *annotations["conversations"].chunks]
-    )
+    turns = one_array(annotations["conversations"])
     flat = turns.flatten()
     lengths = pc.utf8_length(flat.field("value")).to_numpy().astype(np.int64)
     lengths[~pc.equal(flat.field("from"), "gpt").to_numpy(zero_copy_only=False)] = 0

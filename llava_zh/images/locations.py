@@ -29,6 +29,7 @@ from .listings import Listings, forget, names_below
 from .prefixed import PrefixedImages
 
 Present = np.ndarray[Any, np.dtype[np.bool_]]
+Held = tuple[tuple[str, ...] | None, str]
 
 
 class Images(Protocol):
@@ -59,12 +60,25 @@ class Images(Protocol):
         """Text that changes when images come or go, by looking anew at what is there."""
         ...
 
+    def held(self) -> Held:
+        """The archives that are there, None where images are in none; and text for what is there outside of them."""
+        ...
+
 
 class _InNoArchive:
     """Images that are in an archive of SA-1B only where their paths say so."""
 
     def archive_of(self, paths: pa.Array, names: Sequence[str]) -> pa.Array:
         return own_archive(paths)
+
+    def held(self) -> Held:
+        return None, ""
+
+
+def _held(filesystem: Any) -> Held:
+    found = filesystem.archives()
+    names = {info.name for info in found if info.name and info.kind != "unusable"}
+    return tuple(sorted(names)), " ".join(f"{info.path}:{info.members}" for info in found if not info.name)
 
 
 def with_token(images: Images, token: Any) -> Images:
@@ -130,6 +144,9 @@ class Sa1bImages:
     def contents(self) -> str:
         return str(self.filesystem().fingerprint())
 
+    def held(self) -> Held:
+        return _held(self.filesystem())
+
     def filesystem(self) -> Any:
         """The ``sa1b://`` filesystem on these roots."""
         import fsspec
@@ -170,6 +187,9 @@ class ArchivedImages(_InNoArchive):
 
     def contents(self) -> str:
         return str(self._filesystem().fingerprint(data=True))
+
+    def held(self) -> Held:
+        return _held(self._filesystem())
 
     def _filesystem(self) -> Any:
         import fsspec
@@ -234,6 +254,9 @@ class FolderImages(_InNoArchive):
         forget(self.base)
         names = names_below(self.base, follow=self.within is None)
         return hashlib.sha256("\0".join(sorted(names)).encode("utf-8", "surrogateescape")).hexdigest()
+
+    def held(self) -> Held:
+        return None, "" if "://" in self.base else self.contents()
 
     def _below(self, paths: pa.Array) -> pa.Array:
         """`paths` relative to `base`: our own exports name files by whole paths and URLs."""

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from ..sa1b.published import NOWHERE, SCHEME, mark
 
 if TYPE_CHECKING:
-    from .locations import Images, Present
+    from .locations import Held, Images, Present
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,12 @@ class PrefixedImages:
         for where, images, theirs in self._split(paths):
             found[where.to_numpy(zero_copy_only=False)] = images.present(theirs)
         return found
+
+    def held(self) -> Held:
+        held = [images.held() for images in self.places()]
+        archives = [names for names, _ in held if names is not None]
+        there = tuple(sorted({name for names in archives for name in names})) if archives else None
+        return there, " ".join(text for _, text in held)
 
     def archive_of(self, paths: pa.Array, names: Sequence[str]) -> pa.Array:
         found = pa.nulls(len(paths), pa.string())

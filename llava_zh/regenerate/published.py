@@ -12,9 +12,8 @@ import pyarrow.compute as pc
 
 from llava_zh.errors import NothingLeft, RunConflict
 from llava_zh.files.shards import Shard
-from llava_zh.images.locations import FolderImages
-from llava_zh.images.prefixed import PrefixedImages
 from llava_zh.regenerate.plan import Looked, Mask, Plan, Selection, Start
+from llava_zh.rows.arrays import one_array
 from llava_zh.streams.builder import PublishedBuilder
 from llava_zh.streams.left_out import Tally
 from llava_zh.streams.python_rows import python_rows
@@ -52,7 +51,7 @@ class PublishedRows:
         archives = asked.archives if isinstance(asked.archives, str | None) else tuple(sorted(asked.archives))
         missing = asked.on_missing_image if asked.on_missing_image == "skip" else "raise"
         looks = asked.archives == "available" or missing == "skip"
-        available, contents = _there(self._images) if looks else (None, "")
+        available, contents = self._images.held() if looks else (None, "")
         return Selection(0, archives, missing, tuple(sorted(asked.bad_images)), available, contents)
 
     def use(self, selection: Selection, now: Selection) -> None:
@@ -182,24 +181,7 @@ def _any_image(builder: PublishedBuilder, table: pa.Table, archives: Iterable[st
     names = sorted(archives)
     mask = np.zeros(len(table), dtype=bool)
     rows = np.repeat(np.arange(len(table)), pc.list_value_length(table["images"]).to_numpy())
-    images = pc.list_flatten(table["images"]).combine_chunks()
+    images = one_array(pc.list_flatten(table["images"]))
     found = pc.is_in(builder.config.images.archive_of(images, names), value_set=pa.array(names, pa.string()))
     mask[rows[found.to_numpy(zero_copy_only=False)]] = True
     return mask
-
-
-def _there(images: Any) -> tuple[tuple[str, ...] | None, str]:
-    """The archives that are there, and text that changes when images outside of archives come or go."""
-    if isinstance(images, PrefixedImages):
-        held = [_there(place) for place in images.places()]
-        archives = [names for names, _ in held if names is not None]
-        there = tuple(sorted({name for names in archives for name in names})) if archives else None
-        return there, " ".join(text for _, text in held)
-    if isinstance(images, FolderImages):
-        return None, "" if "://" in images.base else images.contents()
-    filesystem = getattr(images, "filesystem", None) or getattr(images, "_filesystem", None)
-    if filesystem is None:
-        return None, ""
-    found = filesystem().archives()
-    names = {info.name for info in found if info.name and info.kind != "unusable"}
-    return tuple(sorted(names)), " ".join(f"{info.path}:{info.members}" for info in found if not info.name)

@@ -38,6 +38,7 @@ import pyarrow.compute as pc
 
 from ..errors import BadArgument, UnknownName
 from ..images.locations import stored_paths
+from .arrays import one_array
 from .records import MARK, TURN, Bytes, Ints, text_bytes
 
 if TYPE_CHECKING:
@@ -170,15 +171,15 @@ def to_rows(
         urls: From published paths to what `datasets.Image` opens; null stays null.
         constants: The values of `config` and `language`.
     """
-    columns: dict[str, pa.Array] = {"id": _array(annotations["id"]), "task": _array(annotations["task"])}
-    paths, data = _array(annotations["images"]), _array(annotations["bytes"])
+    columns: dict[str, pa.Array] = {"id": one_array(annotations["id"]), "task": one_array(annotations["task"])}
+    paths, data = one_array(annotations["images"]), one_array(annotations["bytes"])
     stored = _stored_images(data.flatten(), stored_paths(paths.flatten(), data.flatten(), urls))
     columns["images"] = pa.ListArray.from_arrays(_offsets(paths), stored)
     columns["image"] = columns["images"] if shape.images == "many" else stored
     for name in ("width", "height"):
-        sizes = _array(annotations[name])
+        sizes = one_array(annotations[name])
         columns[name] = _first(sizes) if shape.published and shape.images == "one" else sizes
-    turns, images = Turns.of(_array(annotations["conversations"])), pc.list_value_length(paths).to_numpy()
+    turns, images = Turns.of(one_array(annotations["conversations"])), pc.list_value_length(paths).to_numpy()
     if not shape.published or shape.options.image_place is not None:
         turns = turns.marked(images, shape.options.image_place)
     if shape.options.system is not None:
@@ -416,7 +417,3 @@ def _first(lists: pa.Array) -> pa.Array:
 
 def _offsets(lists: pa.Array) -> pa.Array:
     return pc.subtract(lists.offsets, lists.offsets[0]) if lists.offset else lists.offsets
-
-
-def _array(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.array([], column.type)])

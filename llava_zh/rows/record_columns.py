@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from ..gates import places
 from ..gates.limits import SAMPLE_IMAGES
 from ..images import written_paths
+from .arrays import one_array
 from .records import ALIASES, ANNOTATIONS, MARK, ROLE_KEYS, ROLES, TEXT_KEYS, TURN, Expect, Ints, count_byte, text_bytes
 
 # A path that may leave the image root, or a picture that is written into the row in place of its path.
@@ -65,11 +66,7 @@ def _column(table: pa.Table, names: tuple[str, ...]) -> pa.Array | None:
         return None
     if not found:
         return pa.nulls(len(table))
-    if found[0].num_chunks == 1:
-        return found[0].chunk(0)
-    chunks = found[0].combine_chunks()
-    # pyarrow before 19 gives a chunked array back from a column that is empty or has several chunks.
-    return pa.concat_arrays(chunks.chunks) if isinstance(chunks, pa.ChunkedArray) else chunks
+    return one_array(found[0])
 
 
 def _ids(column: pa.Array) -> pa.Array | None:

@@ -28,6 +28,7 @@ from ..files.shards import PARSE_AHEAD, Reading, Shard
 from ..gates.safe_text import get_logger
 from ..images import written_paths
 from ..images.locations import Images, UnresolvedImages
+from ..rows.arrays import one_array
 from ..rows.formats import RowShape, to_rows
 from ..rows.records import Expect
 from .insides import leave_as_it_is, local_output
@@ -252,7 +253,7 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         """The published paths of the images of each row, a list a row, some thousands of rows at a time."""
         tally = self.tally()
         for _, table in self.annotations(self.shards(), tally):
-            yield _combined(table["images"])
+            yield one_array(table["images"])
         tally.report()
 
     def nothing_left(self, also: str = "", choose: Chooses = lambda table, count: table) -> NothingLeft:
@@ -316,7 +317,7 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
 
     def _there(self, table: pa.Table) -> Callable[[pa.Array], pa.Array]:
         """Tells which images of `table`, given by their paths, are there: in the row itself, or where its path says."""
-        embedded = pc.is_valid(_combined(table["bytes"]).flatten())
+        embedded = pc.is_valid(one_array(table["bytes"]).flatten())
         if pc.all(embedded).as_py():
             return lambda paths: embedded
         return lambda paths: pc.or_(embedded, self._present(paths))
@@ -423,17 +424,9 @@ def _instance(facts: DatasetFacts) -> PublishedBuilder:
 
 def _rows_where(table: pa.Table, keep: Callable[[pa.Array], pa.Array]) -> pa.Table:
     """The rows all of whose images `keep` is true for."""
-    images = _combined(table["images"])
+    images = one_array(table["images"])
     if not len(images):
         return table
     good = pc.fill_null(keep(images.flatten()), False).to_numpy(zero_copy_only=False)
     starts = images.offsets.to_numpy()[:-1] - images.offsets[0].as_py()
     return table.filter(pa.array(np.logical_and.reduceat(good, starts)))
-
-
-def _combined(column: pa.ChunkedArray) -> pa.Array:
-    array = column.combine_chunks()
-    # pyarrow before 19 gives a chunked array back from a column that is empty or has several chunks.
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks or [pa.array([], array.type)])
-    return array

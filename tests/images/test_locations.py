@@ -15,6 +15,7 @@ from PIL import Image
 from llava_zh.demo import DemoPaths
 from llava_zh.errors import ImageNotFound, RootNotFound
 from llava_zh.images.locations import ArchivedImages, EmbeddedImages, FolderImages, Sa1bImages, UnresolvedImages
+from llava_zh.images.prefixed import Part, PrefixedImages
 
 
 def jpeg(width: int) -> bytes:
@@ -116,3 +117,17 @@ def test_places_of_images_tell_themselves_apart_and_travel_to_workers() -> None:
     ]
     assert len({place.identity for place in places}) == len(places)
     assert [pickle.loads(pickle.dumps(place)) for place in places] == places
+
+
+def test_every_place_says_which_archives_it_holds_and_what_lies_outside_of_them(tmp_path: Path) -> None:
+    archive(tmp_path / "sa1b", "sa_000003.tar", {"sa_1.jpg": b"1"})
+    (tmp_path / "own").mkdir()
+    sa1b, own = Sa1bImages((str(tmp_path / "sa1b"),)), FolderImages(str(tmp_path / "own"))
+    before = own.held()
+    (tmp_path / "own" / "1.jpg").write_bytes(b"1")
+    assert sa1b.held()[0] == ("sa_000003",)
+    assert own.held()[0] is None is before[0]
+    assert own.held() != before
+    assert EmbeddedImages().held() == UnresolvedImages().held() == (None, "")
+    parts = (Part("sam/", sa1b), Part("own/", own), Part("", None))
+    assert PrefixedImages(parts).held() == (("sa_000003",), f"{sa1b.held()[1]} {own.held()[1]}")
