@@ -144,7 +144,6 @@ def find_rows(
     for family in (*_ROW_KINDS, ("tar",)):
         if firsts and asked is None:
             break
-        broken, unlike = [], []
         for kind in family:
             rows = _of_kind(files, kind, asked or ())
             if not rows:
@@ -154,7 +153,7 @@ def find_rows(
             except (BadRow, BadFile) as error:
                 # Notes beside the data may be no data; what is preferred comes first, and is what the error is about.
                 problem = problem or error
-                broken += rows
+                broken += rows if kind != "tar" else []
                 _check_asked(rows, asked, error)
                 continue
             if missing := columns.missing(first):
@@ -169,9 +168,9 @@ def find_rows(
     if not firsts:
         raise problem or _unknown(files, where, "no Parquet, JSON, JSON Lines or tar file", {}, columns)
     chosen = [file for file in files if file in set(taken)]
-    if asked is None:
-        chosen = _without_copies(chosen)
-        _tell_of_others(files, chosen, broken, unlike, where, token, columns)
+    single = set(_without_copies(chosen)) | set(asked or ())
+    chosen = [file for file in chosen if file in single]
+    _tell_of_others(files, chosen, broken, unlike, where, token, columns)
     # Where some rows name their images, it is to be found out where these are.
     first = next((row for row in firsts if isinstance(columns.get(row, "image")[1], str)), firsts[0])
     kinds = sorted({readers.kind_of(file.name) or "" for file in chosen})
@@ -215,6 +214,7 @@ def _tell_of_others(
         if not read & set(family):
             rows = (file for kind in family for file in _of_kind(files, kind))
             others += filter(has_rows, itertools.islice(rows, _LOOKED_AT))
+    others = list(dict.fromkeys(others))
     if others:
         shown = ", ".join(file.name for file in others[:5]) + (" …" if len(others) > 5 else "")
         logger.warning(

@@ -391,6 +391,7 @@ def test_every_file_that_is_named_is_read_and_of_a_folder_one_kind_with_a_word_o
     rows = load(tmp_path, data_files=named)
     assert [row["conversations"] for row in rows] == texts
     assert all(row["image"].size for row in rows)
+    assert len(load(tmp_path, data_files="part-*")) == 4
     for other, why in (("notes.json", "notes.json has no column"), ("text", "text is no Parquet")):
         with pytest.raises(UnknownLayout, match=why):
             load(tmp_path, data_files=[*named, other])
