@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 import msgspec
 
-from ..errors import BadArgument, UnknownName, nearest
+from ..errors import BadArgument, UnknownName, known_name, nearest
+from ..files.data_files import ABOUT_HUBS
 from .prompts import Prompt
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 #: Where images are: in SA-1B, found by `image_root` or ``SA1B_ROOT``; or the dataset's own, that is in the rows, beside
 #: them, or below `image_root`.
 Place = Literal["sa1b", "own"]
-HUBS = {"huggingface": "main", "modelscope": "master"}
 
 #: The fields of a record that may have other names in a dataset than in most. `caption` is one text, `question` and
 #: `answer` are one round; a row has one of these where it has no `conversations`.
@@ -121,8 +121,7 @@ class DatasetFacts:
         if not _NAME.fullmatch(self.name):
             raise BadArgument(f"{where}: name: expected letters, digits, '.', '_' and '-', as in 'my-captions'.")
         for hub, repo in self.repos.items():
-            if hub not in HUBS:
-                raise UnknownName.of(f"hub in repos of {self.name}", hub, HUBS)
+            known_name(f"hub in repos of {self.name}", hub, ABOUT_HUBS)
             if not _REPO.fullmatch(repo):
                 raise BadArgument(f"{where}: repos[{hub!r}]: expected 'owner/name', found {repo!r}.")
         for kind, names, known in (
@@ -141,7 +140,9 @@ class DatasetFacts:
             raise BadArgument(
                 f"{where}: images: expected 'sa1b', 'own', or these by the beginning of paths, found {{}}."
             )
-        object.__setattr__(self, "revisions", {hub: HUBS[hub] for hub in self.repos} | dict(self.revisions))
+        object.__setattr__(
+            self, "revisions", {hub: ABOUT_HUBS[hub].branch for hub in self.repos} | dict(self.revisions)
+        )
         object.__setattr__(self, "title", self.title or self.name)
         if len(self.configs) == 1:
             object.__setattr__(self, "default_config", self.configs[0].name)

@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import BadArgument, DataFileNotFound, UnknownName, nearest
+from ..files.data_files import ABOUT_HUBS
 from ..forks import RLock
 from ..gates.safe_text import get_logger
 from .facts import ConfigFacts, DatasetFacts, facts_of
@@ -37,11 +38,9 @@ BUILT_IN = {
 }
 ENTRY_POINTS = "llava_zh.datasets"
 #: How a repository on a hub is written: ``hf:owner/name``, with a revision and files in it if need be.
-_HUB_ID = re.compile(
-    r"(?P<hub>hf|huggingface|modelscope|ms):(?P<repo>[^/@:]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<files>.+))?"
-)
+_HUBS = {called: name for name, about in ABOUT_HUBS.items() for called in (name, about.short)}
+_HUB_ID = re.compile(rf"(?P<hub>{'|'.join(_HUBS)}):(?P<repo>[^/@:]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<files>.+))?")
 _DATA = (".json", ".jsonl", ".parquet", ".tar", ".gz", ".zst")
-_HUBS = {"hf": "huggingface", "ms": "modelscope"}
 
 _registered: dict[str, DatasetFacts] = {}
 _origins: dict[str, str] = {}
@@ -159,19 +158,18 @@ def hub_place(text: Any) -> dict[str, Any] | None:
     match = _HUB_ID.fullmatch(text.strip()) if isinstance(text, str) else None
     if match is None:
         return None
-    return {**match.groupdict(), "hub": _HUBS.get(match["hub"], match["hub"])}
+    return {**match.groupdict(), "hub": _HUBS[match["hub"]]}
 
 
 def _any_repository(place: Mapping[str, Any]) -> DatasetFacts:
     """Facts of a repository whose rows are in a usual form: those of ``llava``, at another place."""
     usual, repo = find("llava")[0], place["repo"]
-    page = "https://huggingface.co" if place["hub"] == "huggingface" else "https://modelscope.cn"
     return replace(
         usual,
         name=re.sub(r"[^A-Za-z0-9._-]", "-", repo.replace("/", "--")),
         title=repo,
         description=f"The repository {repo}, whose rows are in a usual form.",
-        homepage=f"{page}/datasets/{repo}",
+        homepage=f"{ABOUT_HUBS[place['hub']].page}/datasets/{repo}",
         repos={place["hub"]: repo},
         revisions={place["hub"]: place["revision"]} if place["revision"] else {},
         licence="see the dataset's page",

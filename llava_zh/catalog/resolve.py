@@ -8,11 +8,11 @@ from typing import Any
 
 from ..errors import BadArgument, DataFileNotFound, UnknownName
 from ..files import hub, readers
-from ..files.data_files import DataFile, flatten, local_files
+from ..files.data_files import ABOUT_HUBS, DataFile, flatten, local_files
 from ..gates.safe_text import get_logger
 from ..images.locations import UnresolvedImages, with_token
 from . import layouts
-from .facts import HUBS, DatasetFacts
+from .facts import DatasetFacts
 from .image_places import Seen, places
 from .layouts import Layout
 from .registry import hub_place
@@ -95,7 +95,7 @@ def _files(facts: DatasetFacts, request: Request, token: Any) -> tuple[Sequence[
     config, source = str(request.name), str(request.source)
     folder = None if request.data_dir is None else os.path.expanduser(request.data_dir)  # noqa: PTH111
     if (place := _hub_place(request)) is not None:
-        repo, revision = place["repo"], request.revision or place["revision"] or HUBS[place["hub"]]
+        repo, revision = place["repo"], request.revision or place["revision"] or ABOUT_HUBS[place["hub"]].branch
         files = hub.hub_files(place["hub"], repo, revision, token)
         wanted = place["files"]
         rows = _picked(files, wanted, f"{place['hub']}:{repo}") if wanted else []

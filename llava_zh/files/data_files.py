@@ -21,8 +21,22 @@ from ..sa1b.urls import SHARD_NAME
 
 logger = get_logger(__name__)
 
-#: The hubs, the default first.
-SOURCES = ("huggingface", "modelscope")
+
+@dataclass(frozen=True)
+class AboutHub:
+    """What is known of a hub: the name of its repositories' main branch, its site, and what it is called for short."""
+
+    branch: str
+    page: str
+    short: str
+
+
+#: The hubs by their names, the default first.
+ABOUT_HUBS = {
+    "huggingface": AboutHub("main", "https://huggingface.co", "hf"),
+    "modelscope": AboutHub("master", "https://modelscope.cn", "ms"),
+}
+SOURCES = tuple(ABOUT_HUBS)
 MAX_DEPTH = 4  # deeper than any published layout
 
 

@@ -387,7 +387,8 @@ def _explained(error: Exception, what: str, hint: str, endpoint: str) -> HubErro
     )
 
 
-HUBS: Mapping[str, HuggingFace | ModelScope] = {"huggingface": HuggingFace(), "modelscope": ModelScope()}
+#: The client of each hub that is known, by its name.
+HUBS: Mapping[str, HuggingFace | ModelScope] = {client.name: client for client in (HuggingFace(), ModelScope())}
 
 
 def hub_files(source: str, repo: str, revision: str, token: Any, names: Sequence[str] | None = None) -> list[DataFile]:
