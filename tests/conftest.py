@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ os.environ |= {
 from filelock import FileLock  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
+from llava_zh.catalog import registry  # noqa: E402
 from llava_zh.demo import DemoPaths, write_demo  # noqa: E402
 
 # Two cores may be shared by many; how long an example takes says nothing. The usual run draws the same examples every
@@ -54,6 +56,16 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> DemoPaths:
     folder: Path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "demo"
     with FileLock(f"{folder}.lock"):
         return write_demo(folder)
+
+
+@pytest.fixture(autouse=True)
+def _registry_as_it_was() -> Iterator[None]:
+    """What a test registers is known to it alone."""
+    kept = [(known, dict(known)) for known in (registry._registered, registry._origins, registry._scripts)]
+    yield
+    for known, before in kept:
+        known.clear()
+        known.update(before)
 
 
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
