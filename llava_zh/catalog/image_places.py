@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..files.data_files import DataFile, local_files
 from ..gates.safe_text import get_logger
 from ..images import written_paths
 from ..images.locations import ArchivedImages, EmbeddedImages, FolderImages, Images, Sa1bImages, UnresolvedImages
-from ..images.prefixed import Part, PrefixedImages
+from ..images.prefixed import Part, PrefixedImages, tidy
 from ..rows import records
 from ..rows.columns import Columns
 from ..sa1b.access import ROOT_VARIABLE
@@ -72,16 +72,21 @@ def _several(facts: DatasetFacts, seen: Seen, path: str | None, image_root: Any)
             f"image_root: no image path of {facts.name} begins with {unknown[0]!r}; its images are told apart by "
             f"{', '.join(map(repr, places))}."
         )
+    if path is not None and _is_local(seen.rows) and not any(one and tidy(path).startswith(one) for one in places):
+        beside = _with_rows(seen, path)
+        if beside is not None:
+            return beside
     parts = []
     for prefix, kind in sorted(places.items(), key=lambda item: -len(item[0])):
         root = named.get(prefix) if isinstance(image_root, Mapping) else image_root
         if kind == "sa1b":
             parts.append(Part(prefix, Sa1bImages(_roots(root))))
         elif root is not None:
-            cut = prefix in named
-            sample = path if path is not None and path.startswith(prefix) else None
-            inner = sample[len(prefix) :] if sample is not None and cut else sample
-            parts.append(Part(prefix, _below(os.fspath(root), inner, facts.image_folders), cut))
+            part = Part(prefix, FolderImages(os.fspath(root)), prefix in named)
+            alone = PrefixedImages((part,))
+            theirs, inner = alone.of(written_paths.published(path or "", written_paths.around(alone)))
+            sample = None if theirs is None else inner
+            parts.append(replace(part, images=_below(os.fspath(root), sample, facts.image_folders)))
         else:
             parts.append(Part(prefix, _folder_beside(seen, prefix)))
     return PrefixedImages(tuple(parts))
@@ -190,7 +195,7 @@ def _first_image(first: Mapping[str, Any], columns: Columns) -> tuple[str, str |
 
 
 def _with_rows(seen: Seen, path: str | None) -> Images | None:
-    """Where rows of a dataset on SA-1B that were exported have their pictures with them; None where they do not."""
+    """Where rows that were exported have their pictures with them; None where they do not."""
     rows, where = seen.rows, seen.where
     rows_folder, base = Path(rows[0].path or "").absolute().parent, Path(where).absolute()
     for folder in dict.fromkeys((_whole(rows_folder, base), *_above_data(rows_folder))):

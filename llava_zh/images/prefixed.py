@@ -10,10 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..sa1b.published import NOWHERE, SCHEME, mark
+from ..sa1b.published import NOWHERE, SCHEME, checked, mark, plain
 
 if TYPE_CHECKING:
     from .locations import Held, Images, Present
+
+
+def tidy(path: str) -> str:
+    """`path` as its beginning is compared: without ``./`` and with ``/``; as it is where it can name no image."""
+    return plain(path) or path
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,10 @@ class Part:
     prefix: str
     images: Images | None
     cut: bool = False
+
+    def __post_init__(self) -> None:
+        prefix = tidy(self.prefix)
+        object.__setattr__(self, "prefix", prefix + "/" * (self.prefix[-1:] in ("/", "\\") and prefix[-1:] != "/"))
 
 
 @dataclass(frozen=True)
@@ -40,18 +49,13 @@ class PrefixedImages:
         told = (f"{part.prefix}:{part.cut}:{part.images and part.images.identity}" for part in self.parts)
         return f"prefixed:{'|'.join(told)}"
 
-    @property
-    def base(self) -> str:
-        """What was put before the published paths of those images that are files in a folder."""
-        bases = (getattr(part.images, "base", "") for part in self.parts if not part.cut)
-        return next(filter(None, bases), "")
-
     def places(self) -> Iterator[Images]:
         """The places that are known."""
         return (part.images for part in self.parts if part.images is not None)
 
     def of(self, path: str) -> tuple[Images | None, str]:
         """Where the image at `path` is, and its path there."""
+        path = tidy(path)
         for part in self.parts:
             if path.startswith(part.prefix):
                 return part.images, path[len(part.prefix) :] if part.cut else path
@@ -92,6 +96,8 @@ class PrefixedImages:
     def _split(self, paths: pa.Array) -> Iterator[tuple[pa.Array, Images, pa.Array]]:
         """For each place that has any of `paths`: which, the place, and these paths there."""
         paths = paths.cast(pa.string())
+        if checked(paths) is not paths:
+            paths = pa.array([None if path is None else tidy(path) for path in paths.to_pylist()], pa.string())
         left: Any = pc.is_valid(paths)
         for part in self.parts:
             where = pc.and_(left, pc.fill_null(pc.starts_with(paths, part.prefix), False))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import NamedTuple
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -19,10 +20,16 @@ from ..sa1b.urls import SA_NAME
 from .locations import ArchivedImages, FolderImages, Images, Sa1bImages
 from .prefixed import PrefixedImages
 
-#: What stands before and after a published path.
-Around = tuple[str, str]
 
-SA1B: Around = (SCHEME, "")
+class Around(NamedTuple):
+    """What stands before and after a published path, and what that path begins with which is not written."""
+
+    before: str
+    after: str
+    cut: str = ""
+
+
+SA1B = Around(SCHEME, "")
 
 
 def around(images: Images) -> tuple[Around, ...]:
@@ -32,23 +39,40 @@ def around(images: Images) -> tuple[Around, ...]:
 
 def _around(images: Images) -> Iterator[Around]:
     if isinstance(images, PrefixedImages):
-        for part in images.parts:
-            yield from _around(part.images) if part.images is not None and not part.cut else ()
+        yield from _around_parts(images)
     elif isinstance(images, Sa1bImages):
         from ..sa1b import url_suffix
 
         roots = images.roots or ()
-        yield SA1B[0], url_suffix(images.roots)
-        yield from ((f"{place}/", "") for root in roots for place in places_of(root))
+        yield Around(SCHEME, url_suffix(images.roots))
+        yield from (Around(f"{place}/", "") for root in roots for place in places_of(root))
     elif isinstance(images, ArchivedImages):
-        yield from ((SA1B[0], f"::{place}") for place in places_of(images.folder))
+        yield from (Around(SCHEME, f"::{place}") for place in places_of(images.folder))
     elif isinstance(images, FolderImages):
         inner = f"{images.written}/" if images.written else ""
         base = images.base.removesuffix(f"/{images.written}") if images.written else images.base
-        yield from ((f"{place}/{inner}", "") for place in places_of(base))
-        yield SCHEME, f"::{images.base}"
+        yield from (Around(f"{place}/{inner}", "") for place in places_of(base))
+        yield Around(SCHEME, f"::{images.base}")
         if inner:
-            yield inner, ""
+            yield Around(inner, "")
+
+
+def _around_parts(images: PrefixedImages) -> list[Around]:
+    """The same for images told apart by prefix: of places in each other the inner one first, and folders before SA-1B.
+
+    SA-1B finds an image by its name in whatever folder, so that its files need the prefix alone to be told apart.
+    """
+    folders, sa1b = [], []
+    for part in images.parts:
+        theirs = () if part.images is None else _around(part.images)
+        if not isinstance(part.images, Sa1bImages):
+            folders += [one._replace(cut=part.prefix if part.cut else "") for one in theirs]
+            continue
+        for one in theirs:
+            local = one.before != SCHEME
+            sa1b += [Around(one.before + part.prefix, one.after, part.prefix)] if local and part.prefix else []
+            sa1b.append(one._replace(cut=part.prefix) if local else one)
+    return sorted([*folders, *sa1b], key=lambda one: -len(one.before + one.after))
 
 
 def places_of(root: str) -> Iterator[str]:
@@ -62,9 +86,9 @@ def places_of(root: str) -> Iterator[str]:
 
 def published(path: str, around: tuple[Around, ...]) -> str:
     """`path` without what a row of ours has around it."""
-    for before, after in around:
+    for before, after, cut in around:
         if len(path) > len(before) + len(after) and path.startswith(before) and path.endswith(after):
-            return _unescaped(path[len(before) : len(path) - len(after)])
+            return cut + _unescaped(path[len(before) : len(path) - len(after)])
     return path
 
 
@@ -86,7 +110,7 @@ def published_column(paths: pa.Array, around: tuple[Around, ...]) -> pa.Array:
     """As :func:`published`, for a column of text."""
     result = paths
     open_ = None
-    for before, after in around:
+    for before, after, cut in around:
         theirs = pc.starts_with(paths, before)
         if after:
             theirs = pc.and_(theirs, pc.ends_with(paths, after))
@@ -97,6 +121,8 @@ def published_column(paths: pa.Array, around: tuple[Around, ...]) -> pa.Array:
         inner = pc.utf8_slice_codeunits(paths, len(before), -len(after) if after else None)
         if pc.any(pc.starts_with(inner, "!")).as_py():
             inner = pa.array([None if one is None else _unescaped(one) for one in inner.to_pylist()], pa.string())
+        if cut:
+            inner = pc.binary_join_element_wise(cut, inner, "")
         result = pc.if_else(theirs, inner, result)
         open_ = pc.invert(theirs) if open_ is None else pc.and_(open_, pc.invert(theirs))
     return result

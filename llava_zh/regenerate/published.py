@@ -12,6 +12,9 @@ import pyarrow.compute as pc
 
 from llava_zh.errors import NothingLeft, RunConflict
 from llava_zh.files.shards import Shard
+from llava_zh.images.names import Base
+from llava_zh.images.prefixed import PrefixedImages
+from llava_zh.images.written_paths import around
 from llava_zh.regenerate.plan import Looked, Mask, Plan, Selection, Start
 from llava_zh.rows.arrays import one_array
 from llava_zh.streams.builder import PublishedBuilder
@@ -44,6 +47,11 @@ class PublishedRows:
         self._arrived: frozenset[str] = frozenset()
         self._gone: frozenset[str] = frozenset()
         self._shards: list[Shard] | None = None
+
+    @property
+    def image_base(self) -> Base:
+        """What the rows have before the published paths of their images, or around them."""
+        return around(self._images) if isinstance(self._images, PrefixedImages) else getattr(self._images, "base", "")
 
     def selection(self) -> Selection:
         """What is asked for, and what it means now."""

@@ -14,6 +14,7 @@ from llava_zh.rows.records import Place
 
 if TYPE_CHECKING:
     from llava_zh.catalog.facts import DatasetFacts
+    from llava_zh.images.names import Base
     from llava_zh.regenerate.published import PublishedRows
 
 
@@ -66,7 +67,7 @@ class Source:
         dataset, config: Names that are part of every row's key.
         identity: What must be the same when the run goes on.
         total: Number of rows, if known.
-        image_base: Folder or URL that was put before the images' published paths.
+        image_base: What was put before the images' published paths, or around them.
         published: The rows of a dataset given by name, in place of `rows`.
         asked: The request for that dataset, for whoever reads the manifest.
         facts: What is known of that dataset.
@@ -77,7 +78,7 @@ class Source:
     config: str | None
     identity: dict[str, Any]
     total: int | None = None
-    image_base: str = ""
+    image_base: Base = ""
     published: PublishedRows | None = None
     asked: dict[str, Any] = field(default_factory=dict)
     facts: DatasetFacts | None = None
@@ -168,9 +169,10 @@ def _published(path: str, name: str | None, loading: Mapping[str, Any]) -> Sourc
         # Of a dataset that is only registered no version says how its files are read.
         **({"rules": config.rules} if config.rules else {}),
     }
+    rows = PublishedRows(builder)
     return Source(
         (), builder.FACTS.name, config.name, identity,
-        image_base=getattr(config.images, "base", ""), published=PublishedRows(builder), asked=request.to_dict(),
+        image_base=rows.image_base, published=rows, asked=request.to_dict(),
         facts=builder.FACTS,
     )  # fmt: skip
 

@@ -12,12 +12,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from model_server import ModelServer
 from picture_files import picture
 from published_rows import turns
 
-from llava_zh import load_dataset, register
+from llava_zh import export, load_dataset, register
 from llava_zh.catalog.facts import ConfigFacts, DatasetFacts
 from llava_zh.catalog.request import image_roots
+from llava_zh.regenerate import regenerate
 
 RED, BLUE = picture("red", "JPEG"), picture("blue", "JPEG", size=(12, 8))
 
@@ -156,3 +158,38 @@ def test_a_set_with_images_in_two_places_needs_their_prefixes_alone(root: Path, 
     for place in (root / "all", by_prefix):
         found = read("sharegpt4v-like", data_dir=tmp_path, image_root=place, on_missing_image="skip")
         assert [row["size"] for row in found] == [(8, 8), (12, 8)]
+
+
+def test_what_is_written_of_images_told_apart_by_prefix_loads_again(root: Path, tmp_path: Path) -> None:
+    images: dict[str, Any] = {"sam/": "sa1b", "coco/": "own"}
+    register(DatasetFacts(name="apart", configs=(ConfigFacts("zh", language="zh", file="apart.json"),), images=images))
+    names = ("sam/images/sa_1.jpg", "./coco/train2017/1.jpg", "coco/train2017/1.jpg")
+    rows = [{"id": str(number), "image": name, "conversations": turns()} for number, name in enumerate(names)]
+    where = {"image_root": {"sam/": str(root / "sa1b"), "coco/": str(root / "all" / "coco")}}
+    given: dict[str, Any] = {"data_dir": str(write(tmp_path / "in", "apart.json", rows).parent), **where}
+    before = read("apart", **given)
+    assert [row["size"] for row in before] == [(8, 8), (12, 8), (12, 8)]
+    for to, kept in (
+        ("jsonl", "url"),
+        ("parquet", "url"),
+        ("jsonl", "files"),
+        ("parquet", "files"),
+        ("ms-swift", "files"),
+    ):
+        out = tmp_path / f"{to}-{kept}"
+        export("apart", "zh", to=to, images=kept, output_dir=out, **given)
+        for asked in (where, {}) if kept == "files" else (where,):
+            assert read("apart", data_dir=out, **asked) == before
+    with ModelServer() as server:
+        regenerate(
+            "apart",
+            "zh",
+            prompt="caption_zh",
+            output_dir=tmp_path / "new",
+            base_url=server.url,
+            model="tiny-vlm",
+            **given,
+        )
+    assert [row["size"] for row in read("apart", data_dir=tmp_path / "new", **where)] == [(8, 8), (12, 8), (12, 8)]
+    written = [json.loads(line)["image"] for line in (tmp_path / "new/data/000000.jsonl").read_text().splitlines()]
+    assert sorted(written) == ["coco/train2017/1.jpg", "coco/train2017/1.jpg", "sam/images/sa_1.jpg"]

@@ -191,7 +191,15 @@ def test_paths_below_the_folder_of_the_rows_are_believed(tmp_path: Path) -> None
 @hunt(100)
 @given(
     st.lists(st.text(alphabet="a/.:é", max_size=6).map(lambda text: f"/r{text}") | st.text(max_size=8), max_size=5),
-    st.sampled_from([(("/r/", ""),), (("/r/", "::/r"), ("/r", "")), (("sa1b://", "::/r"), ("sa1b://", "")), ()]),
+    st.sampled_from(
+        [
+            (("/r/", "", "a/"),),
+            (("/r/", "::/r"), ("/r", "")),
+            (("sa1b://", "::/r", "/é"), ("sa1b://", "")),
+            (("/r/", ""),),
+            (),
+        ]
+    ).map(lambda around: tuple(written_paths.Around(*one) for one in around)),
 )
 def test_a_column_gives_what_its_paths_give_one_by_one(
     paths: list[str], around: tuple[written_paths.Around, ...]
