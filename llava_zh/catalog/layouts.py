@@ -54,6 +54,9 @@ def is_named(file: DataFile, name: str) -> bool:
 
 def named(files: Sequence[DataFile], name: str) -> list[DataFile]:
     """The published file called `name`, of several copies the first; or all files of a pattern that can have rows."""
+    exact = [file for file in files if file.name in {name + ending for ending in _COMPRESSED}]
+    if exact:
+        return exact[:1]
     found = [file for file in files if _matches(file.name, name)] or [file for file in files if is_named(file, name)]
     if not any(sign in name for sign in "*?["):
         return found[:1]
@@ -61,7 +64,8 @@ def named(files: Sequence[DataFile], name: str) -> list[DataFile]:
 
 
 def _matches(name: str, pattern: str) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern + ending) for ending in _COMPRESSED)
+    whole = [pattern + ending for ending in _COMPRESSED]
+    return name in whole or any(fnmatch.fnmatchcase(name, one) for one in whole)
 
 
 def by_name(files: Sequence[DataFile], config: str, facts: DatasetFacts, where: str) -> tuple[DataFile, ...]:

@@ -39,7 +39,12 @@ BUILT_IN = {
 ENTRY_POINTS = "llava_zh.datasets"
 #: How a repository on a hub is written: ``hf:owner/name``, with a revision and files in it if need be.
 _HUBS = {called: name for name, about in ABOUT_HUBS.items() for called in (name, about.short)}
-_HUB_ID = re.compile(rf"(?P<hub>{'|'.join(_HUBS)}):(?P<repo>[^/@:]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<files>.+))?")
+_HUB_ID = re.compile(
+    rf"(?P<hub>{'|'.join(_HUBS)}):(?P<repo>[^/@:]+/[^/@]+)"
+    r"(@(?P<revision>refs/(pr|convert|heads|tags)/[^/]+|[^/]+))?/?(?P<files>(?<=/).+)?"
+)
+#: How the names of modules begin that Python files are read as; no other process can import them.
+SCRIPTS = "llava_zh_dataset_"
 _DATA = (".json", ".jsonl", ".parquet", ".tar", ".gz", ".zst")
 
 _registered: dict[str, DatasetFacts] = {}
@@ -218,6 +223,11 @@ def _of_script(given: str) -> DatasetFacts:
             and _registered.get(_scripts[origin][1].name) is not None
         ):
             return _scripts[origin][1]
+        if origin in _current:
+            raise BadArgument(
+                f"{given} loads itself while it is read, without end. Put what it does beside defining its dataset "
+                'under `if __name__ == "__main__":`.'
+            )
         before = set(_registered)
         _current.append(origin)
         try:
@@ -240,7 +250,7 @@ def _of_script(given: str) -> DatasetFacts:
 
 
 def _executed(path: Path) -> ModuleType:
-    name = f"llava_zh_dataset_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    name = f"{SCRIPTS}{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -248,7 +258,7 @@ def _executed(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        del sys.modules[name]
+        sys.modules.pop(name, None)
         raise
     return module
 

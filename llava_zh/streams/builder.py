@@ -20,6 +20,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from ..catalog import resolve
 from ..catalog.facts import ConfigFacts, DatasetFacts
+from ..catalog.registry import SCRIPTS
 from ..catalog.request import Request
 from ..errors import BadArgument, LlavaZhError, NothingLeft
 from ..files import hub, readers
@@ -149,6 +150,11 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
             decode=self.config.images.decode,
             options=self.config.request.options,
         )
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if type(self).__module__.startswith(SCRIPTS):  # another process makes the class again, of its facts
+            return _instance, (self.FACTS,), self.__getstate__()
+        return super().__reduce_ex__(protocol)
 
     def asking(self, **changes: Any) -> Self:
         """A copy of this builder whose request has other values."""

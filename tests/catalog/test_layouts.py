@@ -20,6 +20,7 @@ from llava_zh.builders.llava_instruct_zh_600k import TASKS, LlavaInstructZh600k
 from PIL import Image
 
 from llava_zh import load_dataset, load_dataset_builder
+from llava_zh.catalog import layouts
 from llava_zh.demo import DemoPaths
 from llava_zh.errors import BadArgument, BadFile, DataFileNotFound, ImageNotFound, UnknownLayout
 from llava_zh.files.data_files import local_files
@@ -395,3 +396,12 @@ def test_every_file_that_is_named_is_read_and_of_a_folder_one_kind_with_a_word_o
     for other, why in (("notes.json", "notes.json has no column"), ("text", "text is no Parquet")):
         with pytest.raises(UnknownLayout, match=why):
             load(tmp_path, data_files=[*named, other])
+
+
+def test_a_published_file_whose_name_looks_like_a_pattern_is_found_by_exactly_that_name(tmp_path: Path) -> None:
+    for name in ("a1.json", "a[1].json", "b1.json"):
+        (tmp_path / name).write_text("[]", encoding="utf-8")
+    files = local_files(str(tmp_path), None)
+    assert [file.name for file in layouts.named(files, "a[1].json")] == ["a[1].json"]
+    assert layouts.is_named(layouts.named(files, "a[1].json")[0], "a[1].json")
+    assert [file.name for file in layouts.named(files, "[ab]1.json")] == ["a1.json", "b1.json"]

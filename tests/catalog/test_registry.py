@@ -243,3 +243,47 @@ def test_a_folder_beside_is_a_place_whatever_its_name(tmp_path: Path, monkeypatc
 
 def test_chinese_is_zh_however_it_is_abbreviated() -> None:
     assert nearest("single_cn", ["single_en", "single_zh"]) == " Did you mean 'single_zh'?"
+
+
+def test_a_python_file_with_a_builder_of_its_own_reaches_processes_that_did_not_read_it(
+    own: Path, tmp_path: Path
+) -> None:
+    script = tmp_path / "classy.py"
+    script.write_text(
+        "from llava_zh.catalog.facts import ConfigFacts, DatasetFacts\n"
+        "from llava_zh.streams.builder import PublishedBuilder\n"
+        "FACTS = DatasetFacts(name='classy', configs=(ConfigFacts('zh', file='rows.jsonl'),),\n"
+        "    columns={'image': 'picture', 'caption': 'text.zh'})\n"
+        "class Classy(PublishedBuilder):\n    FACTS = FACTS\n",
+        encoding="utf-8",
+    )
+    rows = load_dataset(str(script), split="train", streaming=True, data_dir=str(own))
+    pickled = tmp_path / "rows.pickle"
+    pickled.write_bytes(pickle.dumps(rows))
+    code = f"import pickle; print(sum(1 for _ in pickle.load(open({str(pickled)!r}, 'rb'))))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "6\n", done.stderr
+
+
+def test_a_python_file_that_loads_itself_says_where_to_put_that(own: Path, tmp_path: Path) -> None:
+    script = tmp_path / "itself.py"
+    text = "import llava_zh\nllava_zh.register({'name': 'itself'})\nllava_zh.load_dataset(__file__)\n"
+    script.write_text(text, encoding="utf-8")
+    with pytest.raises(BadArgument, match=r'itself\.py loads itself .* under `if __name__ == "__main__":`'):
+        load_dataset(str(script), data_dir=str(own))
+
+
+@pytest.mark.parametrize(
+    ("text", "revision", "files"),
+    [
+        ("hf:a/b@refs/pr/1", "refs/pr/1", None),
+        ("hf:a/b@refs/convert/parquet/x/*.parquet", "refs/convert/parquet", "x/*.parquet"),
+        ("hf:a/b@main/x.jsonl", "main", "x.jsonl"),
+        ("hf:a/b/", None, None),
+        ("hf:a/b@main/", "main", None),
+    ],
+)
+def test_a_place_on_a_hub_is_read_as_it_is_written(text: str, revision: str | None, files: str | None) -> None:
+    place = registry.hub_place(text)
+    assert place is not None
+    assert (place["repo"], place["revision"], place["files"]) == ("a/b", revision, files)
