@@ -2,7 +2,8 @@
 
 An array is read in blocks. A block is cut behind its last whole element: a cut is right if what is before it is a JSON
 array by itself, for a text or an object that is cut through is none, so the parser says where elements end. Where an
-element is no JSON the block is looked through sign by sign, and the others are read.
+element is no JSON, or is longer than a block, signs are looked at one by one, from block to block, and the others are
+read.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
 import pyarrow as pa
 
 from ..errors import BadFile, BadRow
-from ..gates.json_values import BOM, TEXT
+from ..gates.json_values import BOM
 from ..gates.limits import LINE
 from ..rows import records
 from ..rows.records import Expect, Place
@@ -32,11 +33,12 @@ TABLE = 1 << 20
 # Places before which an element may end, the last first, that are tried; and the white space that may be there.
 _TRIES, _GAP = 40, 4096
 _SPACE = b" \t\r\n"
+# Bytes of a file that are asked for first to see what it is; more where they are all white space.
+_START = 64 << 10
 # How the first element of a block opens, which others do as well.
 _opening = re.compile(rb"\s*(\{\s*\"[^\"\\]{0,99}\")")
-# Texts, in which brackets and commas mean nothing, and the brackets and commas.
-_tokens = re.compile(TEXT + rb"|[\[\]{},]", re.DOTALL)
-_signs = re.compile(rb'["\[\]{},]')
+# Whole texts, in which brackets and commas mean nothing; the brackets and commas; and the quote of a text cut off.
+_tokens = re.compile(rb'"(?:[^"\\]++|\\.)*+"|([\[\]{},"])', re.DOTALL)
 _inner = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _array = msgspec.json.Decoder(list[msgspec.Raw])
 _lines_to_spaces = bytes.maketrans(b"\r\n", b"  ")
@@ -48,9 +50,16 @@ def is_array(file: DataFile, token: Any) -> bool:
     Raises:
         BadFile: It starts as something that is no JSON.
     """
-    start = b"".join(read(file, 0, min(file.size, 1 << 16), token))
-    check_head(file.label, start[:HEAD])
-    return start.removeprefix(BOM).lstrip().startswith(b"[")
+    at, size = 0, _START
+    while True:
+        piece = b"".join(read(file, at, min(file.size - at, size), token))
+        if at == 0:
+            check_head(file.label, piece[:HEAD])
+        bare = (piece if at else piece.removeprefix(BOM)).lstrip(_SPACE)
+        at += len(piece)
+        if bare or at >= file.size:
+            return bare.startswith(b"[")
+        size = BLOCK
 
 
 def rows(file: DataFile, token: Any) -> Iterator[Any]:
@@ -63,7 +72,7 @@ def rows(file: DataFile, token: Any) -> Iterator[Any]:
         yield from _on_lines(file, token)
         return
     count = 0
-    for elements in _Array(file, token).parts():
+    for elements in cut(file.label, read(file, 0, file.size, token), BLOCK):
         for element in elements:
             yield _record(Place(file.label, row=count), element)
             count += 1
@@ -85,7 +94,7 @@ def parts(file: DataFile, token: Any) -> Iterator[tuple[int, list[Element]]]:
         BadFile: As :func:`rows`.
     """
     count = 0
-    for elements in _Array(file, token).parts():
+    for elements in cut(file.label, read(file, 0, file.size, token), BLOCK):
         begin, size = 0, 0
         for i, element in enumerate(elements):
             size += 0 if element is None else len(element)
@@ -95,6 +104,15 @@ def parts(file: DataFile, token: Any) -> Iterator[tuple[int, list[Element]]]:
         if begin < len(elements):
             yield count + begin, elements[begin:]
         count += len(elements)
+
+
+def cut(label: str, pieces: Iterable[bytes], block: int) -> Iterator[list[Element]]:
+    """The elements of the array that `pieces` are, as many at a time as about `block` bytes have.
+
+    Raises:
+        BadFile: As :func:`rows`.
+    """
+    return _Array(label, pieces, block).parts()
 
 
 # An element as it is written; None for one that is longer than any may be.
@@ -141,26 +159,30 @@ def first_element(file: DataFile, token: Any) -> Iterator[Any]:
 class _Array:
     """An array under way: `text` is what was read and is not given yet, from the start of an element on."""
 
-    def __init__(self, file: DataFile, token: Any) -> None:
-        self.label = file.label
+    def __init__(self, label: str, pieces: Iterable[bytes], block: int) -> None:
+        self.label, self.pieces, self.block = label, iter(pieces), block
         self.text, self.at, self.count = b"", 0, 0  # `at` is the place of `text` in the file, `count` of those given
-        self.pieces = read(file, 0, file.size, token)
         self.more = True
+        self._anew()
+
+    def _anew(self) -> None:
+        # What is known of the first element of `text`: so much of it was looked through, that ends so deep and within a
+        # text or not; and whether it is longer than any may be, so that `text` has only its end.
+        self.seen, self.level, self.within, self.long = 0, 1, False, False
 
     def parts(self) -> Iterator[list[Element]]:
         """Elements, as many as a block has."""
-        self._read(HEAD)
+        while self.more and b"[" not in self.text:
+            self._drop(len(self.text))  # white space and a byte order mark
+            self._read(HEAD)
         self._drop(self.text.find(b"[") + 1)
         ended, problem = False, ""
         while not (ended or problem):
-            # What is left of an element grows by as much again, so that a long one is not looked through many times.
-            self._read(max(BLOCK, len(self.text)))
-            elements, ended = self._quickly()
+            # What is left of an element grows by as much again, so that a long one is not copied many times.
+            self._read(max(self.block, len(self.text)))
+            elements, ended = self._quickly() if not self.long else ([], False)
             if not elements and not ended:
                 elements, ended, problem = self._carefully()
-            if not elements and not ended and not problem and len(self.text) > LINE.value:
-                elements = [None]
-                ended, problem = self._skip()
             self.count += len(elements)
             if elements:
                 yield elements
@@ -168,7 +190,7 @@ class _Array:
             if self.text.strip(_SPACE + b"\0"):
                 problem = f"something follows its end at byte {self.at}. Is the file complete?"
             self.text = b""
-            self._read(BLOCK)
+            self._read(self.block)
         if problem:
             raise BadFile(f"{self.label}: not a JSON array of records: {problem}")
 
@@ -186,6 +208,7 @@ class _Array:
     def _drop(self, end: int) -> None:
         self.at += end
         self.text = self.text[end:]
+        self.seen = max(self.seen - end, 0)
 
     def _quickly(self) -> tuple[list[Element], bool]:
         """The whole elements, and whether the array ends with them; none where one of them may be no JSON."""
@@ -208,6 +231,7 @@ class _Array:
             with contextlib.suppress(msgspec.DecodeError, RecursionError):
                 elements = list(_array.decode(b"[%b]" % self.text[:comma]))
                 self._drop(comma + 1)
+                self._anew()
                 return elements, False
         return [], False
 
@@ -217,47 +241,62 @@ class _Array:
         Also whether the array ends with them, and what is wrong after them.
         """
         elements: list[Element] = []
-        level, begin = 1, 0
-        for token in _tokens.finditer(self.text):
-            kind = token[0]
-            level += (kind in (b"[", b"{")) - (kind in (b"]", b"}"))
-            if kind not in (b",", b"]", b"}") or level != (1 if kind == b"," else 0):
-                continue
-            element = self.text[begin : token.start()].strip(_SPACE)
-            if element:
-                elements.append(element if len(element) <= LINE.value else None)
-            elif kind == b"," or self.count + len(elements):
-                return elements, False, f"a comma too many at byte {self.at + token.start()}."
-            begin = token.end()
-            if level == 0:
+        begin = 0
+        for position, sign in self._ends():
+            element = self.text[begin:position].strip(_SPACE)
+            if self.long or element:
+                elements.append(element if not self.long and len(element) <= LINE.value else None)
+            elif sign == b"," or self.count + len(elements):
+                return elements, False, f"a comma too many at byte {self.at + position}."
+            if sign == b"}":
+                return elements, False, f"}} where ] is due at byte {self.at + position}."
+            begin, self.long = position + 1, False
+            if sign == b"]":
                 self._drop(begin)
                 return elements, True, ""
-        self._drop(begin)
-        return elements, False, "" if self.more else self._cut_short(len(elements))
+        if not self.more:
+            problem = self._cut_short(len(elements))
+            return elements + [None] * self.long, False, problem
+        if begin:
+            self._drop(begin)
+            self._anew()
+            return elements, False, ""
+        if not self.long:
+            self._drop(len(self.text) - len(self.text.lstrip(_SPACE)))
+            self.long = len(self.text) > LINE.value
+        if self.long:
+            self._drop(self.seen)
+        return elements, False, ""
 
-    def _skip(self) -> tuple[bool, str]:
-        """Read over an element that is longer than any may be; as :meth:`_carefully` says what follows it."""
-        level, position, within = 1, 0, False
-        while True:
-            if within:
-                match = _inner.match(self.text, position)
-                position = position if match is None else match.end()
-                within = self.text[position : position + 1] != b'"'
-                position += not within
-            sign = None if within else _signs.search(self.text, position)
-            if sign is not None:
-                position, kind = sign.end(), sign[0]
-                within = kind == b'"'
-                level += (kind in (b"[", b"{")) - (kind in (b"]", b"}"))
-                if kind in (b",", b"]", b"}") and level == (1 if kind == b"," else 0):
-                    self._drop(position)
-                    return level == 0, ""
-                continue
-            if not self.more:
-                return False, self._cut_short(0)
-            self._drop(position if within else len(self.text))
-            position = 0
-            self._read(BLOCK)
+    def _ends(self) -> Iterator[tuple[int, bytes]]:
+        """Where elements end in what is new of `text`, and the sign behind each, comma or bracket."""
+        level = self.level
+        while self.seen < len(self.text):
+            if self.within:
+                inner = _inner.match(self.text, self.seen)
+                self.seen = inner.end() if inner else self.seen
+                if self.text[self.seen : self.seen + 1] != b'"':
+                    break  # at the end, or before a backslash that is the last byte
+                self.seen, self.within = self.seen + 1, False
+            for token in _tokens.finditer(self.text, self.seen):
+                sign = token[1]
+                if sign is None:
+                    continue
+                if sign == b",":
+                    if level == 1:
+                        yield token.start(), sign
+                elif sign in b"[{":
+                    level += 1
+                elif sign in b"]}":
+                    level -= 1
+                    if level == 0:
+                        yield token.start(), sign
+                else:
+                    self.seen, self.within = token.end(), True
+                    break
+            else:
+                self.seen = len(self.text)
+        self.level = level
 
     def _cut_short(self, more: int) -> str:
         return f"it ends within record {self.count + more}. Is the file complete?"

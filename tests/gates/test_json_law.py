@@ -108,6 +108,7 @@ def test_a_score_that_is_nan_in_json_text_of_turns_is_good() -> None:
 
 def test_nesting_counts_brackets_that_are_no_text() -> None:
     assert json_values.depth(b'{"a[[[\\"[[": ["[[[", [{}, [[]]]]}') == 5
+    assert json_values.depth(b'["[[[\\') == 1, "a text may be cut off behind a backslash"
     assert json_values.decode(b"[" * 200 + b"]" * 200) is not None
     with pytest.raises(json_values.NotJson, match="LLAVA_ZH_MAX_DEPTH"):
         json_values.decode(b"[" * 201 + b"]" * 201)
