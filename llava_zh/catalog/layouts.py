@@ -31,6 +31,8 @@ _NOT_ROWS = frozenset(
     {"dataset_infos.json", "dataset_info.json", "configuration.json", "config.json", "state.json", "manifest.json"}
     | {"report.json", "demo.json", "failed.jsonl", "dropped.jsonl", "meta.json"}
 )
+#: What a run, an export or a curation of ours leaves beside its rows.
+_OURS = {"manifest.json", "report.json"}
 # In order of preference; JSON Lines are one kind, however each part of them is compressed.
 _ROW_KINDS = (("parquet",), ("jsonl", "jsonl.gz", "jsonl.zst"), ("json",))
 _COMPRESSED = ("", ".gz", ".zst")
@@ -91,6 +93,11 @@ def by_name(files: Sequence[DataFile], config: str, facts: DatasetFacts, where: 
             f"found {seen}. {_begun(files) or 'Fetch it with `llava-zh download`'}, "
             "or name other files with data_files=."
         )
+    if not in_data and not _OURS & {file.name for file in files}:
+        logger.warning(
+            "%s: there is no %s; the rows of %s are taken for those of %s.",
+            where, ", ".join(wanted), ", ".join(file.name for file in chosen[:5]), config,
+        )  # fmt: skip
     return tuple(chosen)
 
 

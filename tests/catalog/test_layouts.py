@@ -13,11 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import published_rows
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from llava_zh.builders.llava_instruct_zh_600k import TASKS, LlavaInstructZh600k
 from PIL import Image
+from published_rows import stream
 
 from llava_zh import load_dataset, load_dataset_builder
 from llava_zh.catalog import layouts
@@ -405,3 +407,15 @@ def test_a_published_file_whose_name_looks_like_a_pattern_is_found_by_exactly_th
     assert [file.name for file in layouts.named(files, "a[1].json")] == ["a[1].json"]
     assert layouts.is_named(layouts.named(files, "a[1].json")[0], "a[1].json")
     assert [file.name for file in layouts.named(files, "[ab]1.json")] == ["a1.json", "b1.json"]
+
+
+def test_rows_taken_for_a_published_file_that_is_not_there_are_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "mine.jsonl").write_text(json.dumps(published_rows.row(1)) + "\n")
+    assert len(list(stream(tmp_path, "single_zh").decode(False))) == 1
+    assert "there is no internvl_sa1b_caption_1m_single_image_zh.jsonl; the rows of mine.jsonl are taken" in caplog.text
+    caplog.clear()
+    (tmp_path / "report.json").write_text("{}")
+    assert len(list(stream(tmp_path, "single_zh").decode(False))) == 1
+    assert "are taken" not in caplog.text
