@@ -8,6 +8,7 @@ Everything is checked when it is written down, so that a mistake shows there and
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -18,7 +19,8 @@ import msgspec
 
 from ..errors import BadArgument, UnknownName, known_name, nearest
 from ..files.data_files import ABOUT_HUBS
-from .prompts import Prompt
+from ..gates.places import unsafe
+from .prompts import PROMPTS, Prompt
 
 if TYPE_CHECKING:
     from ..rows.columns import Columns
@@ -31,8 +33,9 @@ Place = Literal["sa1b", "own"]
 #: `answer` are one round; a row has one of these where it has no `conversations`.
 COLUMNS = ("id", "image", "width", "height", "conversations", "task", "caption", "question", "answer")
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")  # which names files and folders, with more after it
+_NAMES = "expected letters, digits, '.', '_' and '-', at most 200"
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/(?!\.\.?$)[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,10 @@ class ConfigFacts:
     def __post_init__(self) -> None:
         _check(self, f"Configuration {self.name!r}", {"name"})
         if not _NAME.fullmatch(self.name):
-            raise BadArgument(f"Configuration {self.name!r}: name: expected letters, digits, '.', '_' and '-'.")
-        if self.file is not None and not self.files:
+            raise BadArgument(f"Configuration {self.name[:210]!r}: name: {_NAMES}.")
+        if self.file is not None and self.files not in ((), (self.file,)):
+            raise BadArgument(f"Configuration {self.name!r}: file, files: give one file or several, not both.")
+        if self.file is not None:
             object.__setattr__(self, "files", (self.file,))
 
 
@@ -116,10 +121,10 @@ class DatasetFacts:
     prompts: tuple[Prompt, ...] = ()
 
     def __post_init__(self) -> None:
-        where = f"Dataset {self.name!r}"
+        where = f"Dataset {self.name!r:.210}"
         _check(self, where, {"name", "configs"})
         if not _NAME.fullmatch(self.name):
-            raise BadArgument(f"{where}: name: expected letters, digits, '.', '_' and '-', as in 'my-captions'.")
+            raise BadArgument(f"{where}: name: {_NAMES}, as in 'my-captions'.")
         for hub, repo in self.repos.items():
             known_name(f"hub in repos of {self.name}", hub, ABOUT_HUBS)
             if not _REPO.fullmatch(repo):
@@ -133,6 +138,7 @@ class DatasetFacts:
             for name in names:
                 if name not in known:
                     raise UnknownName.of(f"{kind} of {self.name}", name, known)
+        self._check_names(where)
         twice = [c.name for i, c in enumerate(self.configs) if c.name in {d.name for d in self.configs[:i]}]
         if twice:
             raise BadArgument(f"{where}: configs: two are called {twice[0]!r}.")
@@ -146,6 +152,21 @@ class DatasetFacts:
         object.__setattr__(self, "title", self.title or self.name)
         if len(self.configs) == 1:
             object.__setattr__(self, "default_config", self.configs[0].name)
+
+    def _check_names(self, where: str) -> None:
+        """Raise BadArgument, UnknownName for columns that no row can have, folders elsewhere, and unknown prompts."""
+        for column, found in self.columns.items():
+            names = (found,) if isinstance(found, str) else found
+            if not names or not all(all(name.split(".")) for name in names):
+                expected = "the name of a column, or several; a name with a dot is a key in a column"
+                raise BadArgument(f"{where}: columns[{column!r}]: expected {expected}; found {found!r:.100}.")
+        for folder in self.image_folders:
+            if problem := unsafe(folder):
+                raise BadArgument(f"{where}: image_folders: {folder[:200]!r} is no folder below image_root: {problem}")
+        known = [*PROMPTS, "llava", *(prompt.id for prompt in self.prompts)]
+        for prompt in (config.prompt for config in self.configs):
+            if prompt is not None and prompt not in known and not os.path.isfile(prompt):  # noqa: PTH113
+                raise UnknownName.of(f"prompt in configs of {self.name}", prompt, known)
 
     @property
     def image_places(self) -> Mapping[str, Place]:

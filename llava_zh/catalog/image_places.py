@@ -21,6 +21,7 @@ from ..rows.columns import Columns
 from ..sa1b.access import ROOT_VARIABLE
 from ..sa1b.published import plain, problem
 from ..sa1b.urls import search_path
+from .asked import one_root
 from .facts import DatasetFacts
 
 logger = get_logger(__name__)
@@ -56,7 +57,7 @@ def places(facts: DatasetFacts, seen: Seen, image_root: Any) -> tuple[Images, st
         if facts.in_sa1b:
             beside = None if seen.first is None or not _is_local(seen.rows) else _with_rows(seen, path)
             return beside or Sa1bImages(_roots(image_root)), ""
-        root = None if image_root is None else os.fspath(image_root)
+        root = None if image_root is None else one_root(image_root, facts.name)
         return _own(seen, path, root, facts.image_folders)
     return _several(facts, seen, path, image_root), ""
 
@@ -82,11 +83,12 @@ def _several(facts: DatasetFacts, seen: Seen, path: str | None, image_root: Any)
         if kind == "sa1b":
             parts.append(Part(prefix, Sa1bImages(_roots(root))))
         elif root is not None:
-            part = Part(prefix, FolderImages(os.fspath(root)), prefix in named)
+            place = one_root(root, facts.name)
+            part = Part(prefix, FolderImages(place), prefix in named)
             alone = PrefixedImages((part,))
             theirs, inner = alone.of(written_paths.published(path or "", written_paths.around(alone)))
             sample = None if theirs is None else inner
-            parts.append(replace(part, images=_below(os.fspath(root), sample, facts.image_folders)))
+            parts.append(replace(part, images=_below(place, sample, facts.image_folders)))
         else:
             parts.append(Part(prefix, _folder_beside(seen, prefix)))
     return PrefixedImages(tuple(parts))

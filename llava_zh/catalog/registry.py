@@ -108,6 +108,11 @@ def find(path: str | os.PathLike[str]) -> tuple[DatasetFacts, str | None]:
         DataFileNotFound: There is no such Python file.
         BadArgument: It is a folder or a file of data; or the Python file defines no dataset.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise BadArgument(
+            f"Expected the name of a dataset, as text, or the path of a Python file; found {type(path).__name__} "
+            f"{path!r:.100}. Known: {', '.join(names())}."
+        )
     given = os.fspath(path)
     wanted = given.strip().strip("/").lower()
     known = _known(wanted)

@@ -21,6 +21,7 @@ from ..files.data_files import SOURCES
 from ..gates import limits, sizes
 from ..sa1b.access import public
 from ..sa1b.urls import SA_NAME, SHARD_NAME, archive_names, normalize
+from . import asked
 
 if TYPE_CHECKING:
     from ..files.data_files import DataFile
@@ -183,13 +184,17 @@ class Request:
     data_dir: str | None = field(
         default=None,
         metadata=_about(
-            Decides.PLACE, Option("folder with the published files; no hub is asked", "where", "DIR"), check=_path
+            Decides.PLACE,
+            Option("folder with the published files; no hub is asked", "where", "DIR"),
+            check=asked.folder,
         ),
     )
     data_files: Any = field(
         default=None,
         metadata=_about(
-            Decides.PLACE, Option("files or patterns, relative to --data-dir", "where", "FILE", several=True)
+            Decides.PLACE,
+            Option("files or patterns, relative to --data-dir", "where", "FILE", several=True),
+            check=asked.data_files,
         ),
     )
     source: str | None = field(
@@ -218,6 +223,7 @@ class Request:
                 "ROOT",
                 parse=image_roots,
             ),
+            check=asked.image_root,
         ),
     )
     row_format: str = field(

@@ -174,6 +174,13 @@ def test_an_id_on_a_hub_is_enough(tmp_path: Path) -> None:
         ({"name": "x", "images": {"sam/": "sa-1b"}}, BadArgument, "the field 'images' must be"),
         ({"name": "x", "columns": {"picture": "a"}}, UnknownName, "Unknown field in columns of x 'picture'"),
         ("x", BadArgument, "expected DatasetFacts or a mapping with its fields, found str"),
+        ({"name": "x", "columns": {"image": "a..b"}}, BadArgument, r"columns\['image'\]: .*found 'a..b'"),
+        ({"name": "x", "columns": {"image": []}}, BadArgument, r"columns\['image'\]: expected the name of a column"),
+        ({"name": "x", "configs": [{"name": "a", "prompt": "captoin_zh"}]}, UnknownName, "Did you mean 'caption_zh'"),
+        ({"name": "x", "image_folders": ["../.."]}, BadArgument, r"image_folders: '../..' is no folder below"),
+        ({"name": "x" * 300}, BadArgument, "at most 200"),
+        ({"name": "x", "configs": [{"name": "a", "file": "a", "files": ["b"]}]}, BadArgument, "one file or several"),
+        ({"name": "x", "repos": {"huggingface": "a/.."}}, BadArgument, "expected 'owner/name', found 'a/..'"),
         ({"name": "Internvl-SA-1B-Caption"}, BadArgument, "Two datasets are called .* one built in, one from"),
     ],
 )
@@ -287,3 +294,30 @@ def test_a_place_on_a_hub_is_read_as_it_is_written(text: str, revision: str | No
     place = registry.hub_place(text)
     assert place is not None
     assert (place["repo"], place["revision"], place["files"]) == ("a/b", revision, files)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"path": None}, "Expected the name of a dataset.*found NoneType None"),
+        ({"path": b"llava"}, "Expected the name of a dataset.*found bytes"),
+        ({"data_dir": 3}, "data_dir: expected a folder.*found int 3"),
+        ({"data_files": 3}, "data_files: expected files or patterns.*found int 3"),
+        ({"data_files": ["rows.jsonl", None]}, "data_files: .*found NoneType None"),
+        ({"data_files": b"rows.jsonl"}, "data_files: .*found bytes"),
+        ({"image_root": 3}, "image_root: expected a folder or URL.*found int 3"),
+        ({"image_root": {1: "a"}}, "image_root: expected the beginnings of image paths.*found int 1"),
+        ({"image_root": ["a", "b"]}, "image_root: expected one folder or URL for the images of llava.*found list"),
+        ({"image_root": {"coco/": ["a", "b"]}}, "image_root: expected one folder or URL.*Several are for SA-1B alone"),
+    ],
+)
+def test_a_place_of_a_wrong_type_says_what_is_expected(own: Path, given: dict[str, Any], message: str) -> None:
+    (own / "coco.jsonl").write_text(json.dumps({"image": "coco/1.jpg", "conversations": turns()}), encoding="utf-8")
+    with pytest.raises(BadArgument, match=message):
+        load_dataset(**{"path": "llava", "data_dir": own, "data_files": "coco.jsonl", **given})
+
+
+def test_files_of_an_iterator_are_read_as_often_as_needed(own: Path) -> None:
+    (own / "a.jsonl").write_text(json.dumps({"image": "0.jpg", "conversations": turns()}), encoding="utf-8")
+    rows = load_dataset("llava", split="train", streaming=True, data_dir=own, data_files=iter(["a.jsonl"]))
+    assert [row["image"].size for row in rows] == [row["image"].size for row in rows] == [(8, 8)]
