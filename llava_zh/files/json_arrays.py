@@ -174,7 +174,7 @@ class _Array:
         """Elements, as many as a block has."""
         while self.more and b"[" not in self.text:
             self._drop(len(self.text))  # white space and a byte order mark
-            self._read(HEAD)
+            self._read(1)
         self._drop(self.text.find(b"[") + 1)
         ended, problem = False, ""
         while not (ended or problem):
