@@ -32,7 +32,7 @@ from ..images.locations import Images, UnresolvedImages
 from ..rows.arrays import one_array
 from ..rows.formats import RowShape, to_rows
 from ..rows.records import Expect
-from .insides import leave_as_it_is, local_output
+from .insides import leave_as_it_is, local_output, no_lock_beside
 from .left_out import Account, Tally, tell_kept
 from .python_rows import python_rows
 from .typed import TypedArrowExamples
@@ -398,6 +398,9 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
             if isinstance(error.__cause__, LlavaZhError):
                 raise error.__cause__ from None
             raise
+
+
+no_lock_beside(PublishedBuilder)
 
 
 class RegisteredBuilder(PublishedBuilder):

@@ -77,6 +77,22 @@ def leave_as_it_is(module: str) -> None:
     vars(sys.modules[module])["_patched_for_streaming"] = True
 
 
+def no_lock_beside(base: Any) -> None:
+    """Have `datasets` 3 look for scripts beside the builders of others, and not beside ours.
+
+    It holds a lock there, a file next to the installed package, which fails where that folder is not the user's.
+    """
+    extend = getattr(datasets.builder, "extend_dataset_builder_for_streaming", None)
+    if extend is None or int(datasets.__version__.partition(".")[0]) > 3:
+        return
+
+    def extend_others(builder: datasets.DatasetBuilder) -> None:
+        if not isinstance(builder, base):
+            extend(builder)
+
+    datasets.builder.extend_dataset_builder_for_streaming = extend_others
+
+
 def local_output(builder: datasets.DatasetBuilder) -> Path | None:
     """The folder on this machine that a builder writes what it prepares to, or None where it is elsewhere.
 

@@ -264,7 +264,7 @@ def test_a_hung_request_is_sent_again_while_the_others_go_on(
 def test_the_least_loaded_server_is_asked_and_a_dead_one_left_alone(
     server: ModelServer, tmp_path: Path, make_rows: Rows
 ) -> None:
-    with ModelServer(latency=0.02) as slow:
+    with ModelServer(latency=0.1) as slow:
         server.latency = 0.005
         run(make_rows(200), tmp_path / "both", server, base_url=[server.url, slow.url])
         assert server.calls > 1.5 * slow.calls > 0

@@ -23,6 +23,8 @@ from datasets.streaming import extend_module_for_streaming
 from datasets.utils import info_utils, sharding
 
 import llava_zh
+from llava_zh import load_dataset_builder
+from llava_zh.demo import DemoPaths
 
 FEATURES = Features({"n": Value("int64")})
 # Of datasets.Dataset, IterableDataset, their examples iterables, and infos; `self._state_dict` is one of ours as well.
@@ -107,6 +109,15 @@ def test_a_module_with_patched_for_streaming_is_left_as_it_is(monkeypatch: pytes
     monkeypatch.setitem(sys.modules, module.__name__, module)
     extend_module_for_streaming(module.__name__)
     assert vars(module)["open"] is open
+
+
+def test_no_lock_is_left_beside_the_installed_package(demo: DemoPaths) -> None:
+    builder = load_dataset_builder("llava-instruct-zh-600k", data_dir=demo.llava)
+    for module in (type(builder).__module__, "llava_zh.streams.builder"):
+        beside = Path(f"{Path(sys.modules[module].__file__ or '').resolve().parents[1]}.lock")
+        beside.unlink(missing_ok=True)
+        assert len(load_dataset_builder("llava-instruct-zh-600k", data_dir=demo.llava).BUILDER_CONFIGS) == 4
+        assert not beside.exists()
 
 
 def test_gen_kwargs_are_split_merged_and_shuffled_by_their_lists() -> None:
