@@ -29,6 +29,19 @@ def add_parser(subparsers: Subparsers) -> None:
     add("path", metavar="PATH", help="a dataset's name, a run's folder, or a file of rows")
     add("name", metavar="CONFIG", nargs="?", help="configuration of the dataset")
     add("--output-dir", required=True, metavar="DIR", help="where to write; new or empty")
+    _add_checks(parser)
+    add("--language", choices=("zh", "en"), help="language of all rows (default: what each row or its prompt says)")
+    add("--leaks", nargs="+", default=(), metavar="PHRASE", help="further phrases that betray the prompt")
+    add("--limit", type=int, metavar="N", help="look at the first N rows only")
+    add("--overwrite", action="store_true", help="replace an earlier curation in the output folder")
+    add("--json", action="store_true", help="print report.json in place of the summary")
+    add_load_options(parser, without={"row_format"})
+    parser.set_defaults(run=run)
+
+
+def _add_checks(parser: argparse.ArgumentParser) -> None:
+    """What is checked in each row: its length, whether it repeats others or itself, its paragraphs."""
+    add = parser.add_argument
     add(
         "--length",
         nargs="+",
@@ -74,13 +87,6 @@ def add_parser(subparsers: Subparsers) -> None:
         default=None,
         help="whether one paragraph was asked (default: as each row's human turn, prompt or config says)",
     )
-    add("--language", choices=("zh", "en"), help="language of all rows (default: what each row or its prompt says)")
-    add("--leaks", nargs="+", default=(), metavar="PHRASE", help="further phrases that betray the prompt")
-    add("--limit", type=int, metavar="N", help="look at the first N rows only")
-    add("--overwrite", action="store_true", help="replace an earlier curation in the output folder")
-    add("--json", action="store_true", help="print report.json in place of the summary")
-    add_load_options(parser, without={"row_format"})
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -98,7 +98,6 @@ def export(
     """
     from ..catalog.request import Request
     from ..load import builder_of
-    from ..rows import formats as rows
     from . import run, shards
     from .selection import Selection
     from .targets import TARGETS
@@ -111,19 +110,13 @@ def export(
         )
     known_name("on_missing_image", on_missing_image, ("raise", "skip"))
     known_name("on_bad_image", on_bad_image, ("raise", "skip"))
-    for argument, value in (("max_side", max_side), ("num_shards", num_shards), ("num_proc", num_proc)):
-        if value is not None and value < 1:
-            raise BadArgument(f"{argument}={value}: expected at least 1.")
-    chosen = rows.RowOptions.of(options)
-    if to == "internvl" and chosen.sizes is None:
-        chosen = rows.RowOptions(chosen.system, chosen.image_place, sizes=True)
-    if to == "qwen-vl" and chosen.system is not None:
-        raise BadArgument(
-            "options: Qwen-VL's fine-tuning code knows no system turn; set the prompt in the chat template."
-        )
+    _check_counts(max_side=max_side, num_shards=num_shards, num_proc=num_proc)
     # `num_shards` is of the files that are written; those that are read are cut into pieces of a size of our own.
     request = Request.among(
-        locals(), row_format=row_format or target.row_format or "llava", options=chosen, num_shards=None
+        locals(),
+        row_format=row_format or target.row_format or "llava",
+        options=_row_options(to, options),
+        num_shards=None,
     )
     builders = tuple(builder_of(replace(request, name=config)) for config in _configs(path, name, language))
     if len({str(builder.shape.features()) for builder in builders}) > 1:
@@ -149,6 +142,26 @@ def export(
             "do not pass this export on."
         )
     return run.run(job, _request(job), num_shards, run.about_rows(job), run.processes(num_proc))
+
+
+def _check_counts(**counts: int | None) -> None:
+    for argument, value in counts.items():
+        if value is not None and value < 1:
+            raise BadArgument(f"{argument}={value}: expected at least 1.")
+
+
+def _row_options(to: str, options: Any) -> RowOptions:
+    """What was asked of the rows, as the trainer that reads them needs it."""
+    from ..rows.formats import RowOptions
+
+    chosen = RowOptions.of(options)
+    if to == "internvl" and chosen.sizes is None:
+        return RowOptions(chosen.system, chosen.image_place, sizes=True)
+    if to == "qwen-vl" and chosen.system is not None:
+        raise BadArgument(
+            "options: Qwen-VL's fine-tuning code knows no system turn; set the prompt in the chat template."
+        )
+    return chosen
 
 
 def _configs(path: str, name: str | None, language: str | None) -> list[str | None]:
