@@ -60,6 +60,7 @@ def told(value: Any, base: str) -> Any:
     return bool(value) if isinstance(value, bytes) else value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "name"), CONFIGS)
 def test_the_rows_are_those_of_before(demo: DemoPaths, path: str, name: str) -> None:
     folder = folder_of(demo, path)

@@ -119,6 +119,7 @@ def instruct(folder: Path, **arguments: object) -> list[str]:
     return [r["id"] for r in rows.decode(False)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", [b"oops" * 30, b'{"note": "no row"}'])
 @pytest.mark.parametrize("bad", [1, 100, 5000])
 def test_a_file_that_starts_with_bad_rows_is_read_from_its_first_good_one(

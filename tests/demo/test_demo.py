@@ -259,6 +259,7 @@ def test_multi_image_lines_have_a_mark_for_each_of_their_2_to_4_images(paths: De
     assert any(len({image.split("/")[0] for image in row["image"]}) > 1 for row in rows)
 
 
+@pytest.mark.slow
 def test_chinese_is_written_as_itself(paths: DemoPaths) -> None:
     assert "生成基于给定图像" in (paths.internvl / write.SINGLE["zh"]).read_text(encoding="utf-8")
 
@@ -351,6 +352,7 @@ def everything(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(paths: DemoPaths, tmp_path: Path) -> None:
     assert everything(write_demo(tmp_path / "again").root) == everything(paths.root)
     other = write_demo(tmp_path / "other", seed=1)
@@ -373,6 +375,7 @@ def test_a_damaged_folder_is_made_whole_and_files_of_others_stay(paths: DemoPath
     assert everything(tmp_path) == everything(paths.root) | {"notes.txt": b"mine"}
 
 
+@pytest.mark.slow
 def test_files_of_others_under_the_published_names_are_never_written_over(tmp_path: Path) -> None:
     for name in ("sa1b/sa_000000.tar", "internvl/internvl_sa1b_caption_1m_single_image_zh.jsonl"):
         mine = tmp_path / name.replace("/", "-") / name
@@ -391,6 +394,7 @@ def test_a_call_that_was_killed_is_finished_by_the_next(paths: DemoPaths, tmp_pa
     assert everything(tmp_path) == everything(paths.root)
 
 
+@pytest.mark.slow
 def test_a_manifest_that_names_files_outside_the_folder_deletes_nothing(tmp_path: Path) -> None:
     outside = tmp_path / "keep.txt"
     outside.write_text("keep")

@@ -73,6 +73,7 @@ def test_rows_of_sa_1b_load_again(
     assert rows_of(INTERNVL, config, data_dir=tmp_path, **where) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("to", "images"), WAYS)
 def test_rows_with_images_as_files_load_again(demo: DemoPaths, tmp_path: Path, to: str, images: str) -> None:
     shutil.copytree(demo.llava, tmp_path / "in")

@@ -384,6 +384,7 @@ def test_a_revision_or_a_file_that_is_not_there_is_told_of(hub: HubServer, clien
     assert f"has no file {SINGLE_ZH}. Was it renamed? Pass revision= or data_files=." in text
 
 
+@pytest.mark.slow
 def test_an_unreachable_hub_is_told_of(hub: HubServer, client: Client) -> None:
     with HubServer({}, hub.kind) as gone:
         pass

@@ -404,6 +404,7 @@ def test_a_finished_file_that_is_gone_is_noticed(server: ModelServer, tmp_path: 
         run(make_rows(30), tmp_path, server, unit_rows=10)
 
 
+@pytest.mark.slow
 def test_a_folder_in_use_by_a_living_run_is_refused(server: ModelServer, tmp_path: Path, make_rows: Rows) -> None:
     server.latency = 0.3
     rows = tmp_path / "rows.json"

@@ -88,6 +88,7 @@ def test_epochs_differ(demo: DemoPaths) -> None:
     assert first != second and sorted(first) == sorted(second)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["all_exhausted", "all_exhausted_without_replacement", "first_exhausted"])
 @pytest.mark.parametrize("taken", [0, 1, 57, 103])
 @pytest.mark.parametrize("epoch", [0, 3])

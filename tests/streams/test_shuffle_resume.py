@@ -70,6 +70,7 @@ def test_epochs_differ_in_order_and_not_in_rows(rows: Path) -> None:
     assert len({tuple(order) for order in orders}) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epoch", [0, 2])
 @pytest.mark.parametrize("taken", [0, 1, 75, 311, ROWS])
 def test_a_state_goes_on_with_the_rows_that_would_have_come(rows: Path, epoch: int, taken: int) -> None:

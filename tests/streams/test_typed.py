@@ -101,6 +101,7 @@ def test_a_stream_resumes_at_every_row(folder: Path, change: Any) -> None:
         assert before + ids(resumed) == everything
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -124,6 +125,7 @@ def test_a_stream_of_pictures_resumes_at_every_row(demo: DemoPaths, change: Any)
         assert before + [row["conversations"] for row in resumed] == everything
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 7, 25])
 def test_a_stream_of_arrow_batches_resumes_after_every_batch(stream: Stream, batch_size: int) -> None:
     def fresh() -> Stream:
