@@ -29,7 +29,8 @@ TEMPLATE = (
 
 
 def processor() -> LlavaProcessor:
-    vocabulary = ["<pad>", "<s>", "</s>", "<image>", *sorted(ByteLevel.alphabet())]
+    # Only signs that are text by themselves: random bytes are no UTF-8, and such an answer is refused.
+    vocabulary = ["<pad>", "<s>", "</s>", "<image>", *sorted(filter(str.isascii, ByteLevel.alphabet()))]
     tokenizer = Tokenizer(models.BPE(vocab={token: number for number, token in enumerate(vocabulary)}, merges=[]))
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
