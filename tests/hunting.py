@@ -65,9 +65,12 @@ def _run(test: str, seconds: float) -> str:
 def main(seconds: float) -> int:
     hunts = _hunts()
     with ThreadPoolExecutor(2) as pool:
-        found = [text for text in pool.map(lambda test: _run(test, seconds), hunts) if text]
-    print("\n".join(found))
-    print(f"{len(hunts) - len(found)} passed, {len(found)} failed")
+        found = 0
+        for text in pool.map(lambda test: _run(test, seconds), hunts):
+            if text:  # at once, for whoever ends this early
+                found += 1
+                print(text, flush=True)
+    print(f"{len(hunts) - found} passed, {found} failed")
     return 1 if found or not hunts else 0
 
 
