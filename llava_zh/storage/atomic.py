@@ -125,7 +125,7 @@ def _of_our_own(path: Path) -> BufferedRandom:
         if fcntl is None:
             return file
         with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX)  # waits for one who is looking whether it is a leftover
         if os.fstat(file.fileno()).st_nlink:
             return file
         file.close()  # another writer took it for a leftover before it was locked
