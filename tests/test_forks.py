@@ -17,7 +17,7 @@ from llava_zh.errors import BadImage
 from llava_zh.gates import pictures
 from llava_zh.regenerate import images
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
 
 LOCK, AGAIN = forks.Lock(), forks.RLock()
 

@@ -199,7 +199,7 @@ def test_each_epoch_of_a_stream_reports_its_own_count_and_one_that_is_left_early
 
 
 def test_workers_report_what_each_has_left_out(captions: Path, root: Path) -> None:
-    pytest.importorskip("torch")
+    pytest.importorskip("torch", reason="DataLoader is torch's, which the torch extra brings")
     code = (
         "import sys, torch, llava_zh\n"
         "rows = llava_zh.load_dataset('internvl-sa-1b-caption', 'single_en', split='train', streaming=True,\n"

@@ -136,7 +136,7 @@ def test_a_path_beside_bytes_is_never_sent(tmp_path: Path) -> None:
             load_picture(source, as_path=True)
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no FIFOs")
 @pytest.mark.parametrize("scheme", ["", "file://"])
 def test_a_named_pipe_is_no_image_and_nothing_waits_for_it(tmp_path: Path, scheme: str) -> None:
     pipe = tmp_path / "pipe.jpg"

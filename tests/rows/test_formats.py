@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jinja2
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -232,7 +233,6 @@ CHAT_TEMPLATES = {
 
 @pytest.mark.parametrize("name", CHAT_TEMPLATES)
 def test_an_image_part_renders_as_one_without_text(name: str) -> None:
-    jinja2 = pytest.importorskip("jinja2")
     (row,) = rows_of([(2, [("human", f"{MARK}\n{MARK}\nQ"), ("gpt", "A")])], "parts")
     plain = [
         {**m, "content": [c if c["type"] == "text" else {"type": "image"} for c in m["content"]]}

@@ -54,7 +54,7 @@ def test_curation_keeps_the_lines_of_given_rows_as_it_always_did(tmp_path: Path)
     undecoded = {"path": "sa1b://sa_000000/sa_4.jpg", "bytes": None}
     rows: list[dict[str, Any]] = [
         {"id": 1, "images": ["sa_000000/sa_1.jpg", "b/sa_2.jpg"], "width_list": [1, 2], "messages": two},
-        {"image_path": "sa1b://sa_000000/sa_3.jpg::/root/x", "conversation": said("三"), "extra": {"a": 1}, "no": None},
+        {"image_path": "sa1b://sa_000000/sa_3.jpg::/data/x", "conversation": said("三"), "extra": {"a": 1}, "no": None},
         {"id": "3", "img": undecoded, "conversations": json.dumps(said("四"))},
         {"id": "4", "image": ("a.jpg",), "conversations": lists, "task": "detail"},
         {"id": "5", "image": "/data/x/sa_5.jpg", "conversations": said("六"), "language": "zh"},
@@ -84,7 +84,7 @@ def test_curation_keeps_a_datasets_rows_as_loading_has_them_and_images_as_publis
 def test_what_identifies_a_given_row_of_a_run_is_what_it_always_was(tmp_path: Path) -> None:
     images = [
         "a.jpg",
-        ["a.jpg", "sa1b://sa_000000/sa_1.jpg::/root"],
+        ["a.jpg", "sa1b://sa_000000/sa_1.jpg::/data"],
         b"abc",
         {"path": "b.jpg", "bytes": b"x"},
         ("c.jpg",),

@@ -5,7 +5,10 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
+import shutil
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -104,3 +107,21 @@ def make_fs() -> Callable[..., filesystem.Sa1bFileSystem]:
     return lambda *roots, **options: filesystem.Sa1bFileSystem(
         fo=[str(root) for root in roots], skip_instance_cache=True, **options
     )
+
+
+@pytest.fixture
+def unprivileged(tmp_path: Path) -> Iterator[Path]:
+    """A folder of a user who may not read everything; root becomes such a user meanwhile."""
+    if not hasattr(os, "geteuid"):
+        pytest.skip("Windows has no permissions of this kind")
+    if os.geteuid() != 0:
+        yield tmp_path
+        return
+    folder, nobody = Path(tempfile.mkdtemp()), 65534
+    os.chown(folder, nobody, nobody)
+    os.seteuid(nobody)
+    try:
+        yield folder
+    finally:
+        os.seteuid(0)
+        shutil.rmtree(folder)

@@ -107,7 +107,7 @@ def test_what_was_not_foreseen_is_an_error_of_its_archive_and_logged(
 
 def test_a_fifo_that_is_called_like_an_archive_is_not_waited_for(tmp_path: Path, make_fs: MakeFs) -> None:
     if not hasattr(os, "mkfifo"):
-        pytest.skip("needs FIFOs")
+        pytest.skip("Windows has no FIFOs")
     os.mkfifo(tmp_path / "sa_000001.tar")
     write_archive(tmp_path / "sa_000000.tar", {"sa_0.jpg": PICTURE}, "tar")
     fs = make_fs(tmp_path)
@@ -115,7 +115,7 @@ def test_a_fifo_that_is_called_like_an_archive_is_not_waited_for(tmp_path: Path,
 
 
 def test_open_archives_take_a_share_of_the_files_that_may_be_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    resource = pytest.importorskip("resource")
+    resource = pytest.importorskip("resource", reason="Windows has no limits that a process can read")
     for most, expected in ((256, 32), (20, 4), (1024, 128), (10**6, 128), (resource.RLIM_INFINITY, 128)):
         monkeypatch.setattr(resource, "getrlimit", lambda kind, most=most: (most, most))
         assert open_limit() == expected

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -165,8 +164,7 @@ def test_a_path_names_its_archive_whatever_paths_are_beside_it() -> None:
     assert own_archive(pa.array([*named])).to_pylist() == [*named.values()]
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read everything")
-def test_a_root_that_may_not_be_read_is_named(tmp_path: Path, make_fs: MakeFs) -> None:
-    (tmp_path / "shut").mkdir(mode=0)
+def test_a_root_that_may_not_be_read_is_named(unprivileged: Path, make_fs: MakeFs) -> None:
+    (unprivileged / "shut").mkdir(mode=0)
     with pytest.raises(RootNotFound, match="may not be read"):
-        make_fs(tmp_path / "shut").cat_file("sa_1.jpg")
+        make_fs(unprivileged / "shut").cat_file("sa_1.jpg")

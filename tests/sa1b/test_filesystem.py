@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import datasets
 import fsspec
 import numpy as np
 import pytest
@@ -371,8 +372,7 @@ def test_threads_share_an_archive(tmp_path: Path, make_fs: MakeFs, gzip_tar: Pat
 
 
 def test_dataloader_workers_decode_images_of_a_dataset(tmp_path: Path, gzip_tar: Path, files: Files) -> None:
-    data = pytest.importorskip("torch.utils.data")
-    datasets = pytest.importorskip("datasets")
+    data = pytest.importorskip("torch.utils.data", reason="DataLoader is torch's, which the torch extra brings")
     shutil.copy(gzip_tar, tmp_path / "sa_000000.tar")
     names = [name for name in files if name.endswith("jpg")]
     urls = [image_url(f"sa_000000/{name}", str(tmp_path)) for name in names]

@@ -127,7 +127,7 @@ def test_a_stranger_cannot_have_an_index_read_that_is_larger_than_any(monkeypatc
         ArchiveIndex(data)
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no FIFOs")
 def test_a_fifo_or_folder_in_place_of_an_index_or_archive_is_not_waited_for(tmp_path: Path, files: Files) -> None:
     path = write_archive(tmp_path / "sa_000000.tar", {"sa_1.jpg": files["sa_1.jpg"]}, "tar")
     os.mkfifo(f"{path}{store.SUFFIX}")

@@ -20,8 +20,6 @@ from llava_zh.sa1b.source import RemoteSource
 
 from .conftest import Files, write_archive, write_files
 
-pytest.importorskip("aiohttp")
-
 
 class Server(ThreadingHTTPServer):
     listed = True  # give folder listings
@@ -189,7 +187,7 @@ def test_the_image_cache_stays_near_its_limit_and_drops_the_oldest(index_cache: 
 
 
 def test_clearing_up_takes_away_what_killed_writers_left_and_nothing_that_is_being_written(index_cache: Path) -> None:
-    fcntl = pytest.importorskip("fcntl")
+    fcntl = pytest.importorskip("fcntl", reason="locks of POSIX")
     folder = index_cache / "images" / "00"
     folder.mkdir(parents=True)
     left, living = folder / ".x.1.tmp", folder / ".x.2.tmp"
@@ -219,7 +217,7 @@ def _in_a_fork(read: Callable[[], bytes]) -> bytes:
     return answer[1:]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
 def test_a_source_that_was_read_before_a_fork_is_read_after_it(server: Server, files: Files) -> None:
     path = write_archive(server.root / "sa_000000.tar", files, "tar")
     data = path.read_bytes()

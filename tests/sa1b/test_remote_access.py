@@ -24,8 +24,6 @@ from llava_zh.images.locations import FolderImages, Sa1bImages, with_token
 from llava_zh.sa1b import access, image_url
 from llava_zh.sa1b.filesystem import Sa1bFileSystem
 
-pytest.importorskip("aiohttp")
-
 PASSWORD = "correct-horse-battery"
 MakeFs = Callable[..., Sa1bFileSystem]
 
@@ -214,7 +212,7 @@ def test_a_part_of_a_file_is_the_same_with_and_without_byte_ranges(server: Serve
 # -- fork ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
 def test_a_remote_root_used_before_a_fork_works_in_the_child(server: Server, make_fs: MakeFs) -> None:
     server.files |= {"sa_1.jpg": jpeg(), "sa_2.jpg": jpeg()}
     fs = make_fs(server.url)
@@ -226,9 +224,9 @@ def test_a_remote_root_used_before_a_fork_works_in_the_child(server: Server, mak
         assert pool.map_async(opened, [url, url]).get(30) == [jpeg()] * 2
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
 def test_workers_of_a_data_loader_read_a_remote_root_that_was_used_before(server: Server) -> None:
-    torch_data = pytest.importorskip("torch.utils.data")
+    torch_data = pytest.importorskip("torch.utils.data", reason="DataLoader is torch's, which the torch extra brings")
     server.files |= {f"sa_{n}.jpg": jpeg() for n in range(8)}
     urls = [image_url(f"sa_{n}.jpg", server.url) for n in range(8)]
     assert opened(urls[0]) == jpeg()

@@ -22,10 +22,10 @@ with progress.Progress("Looking\\x1b[2J", 4, unit="rows", done=1, show="quiet" n
 
 def shown(*arguments: str, terminal: bool = True, **environment: str) -> str:
     """What a process with `environment` writes to standard error, which is a terminal or a pipe."""
-    pty = pytest.importorskip("pty")
+    pty = pytest.importorskip("pty", reason="terminals of POSIX")
     ours, theirs = pty.openpty() if terminal else os.pipe()
     if terminal:
-        pytest.importorskip("termios").tcsetwinsize(ours, (24, 100))
+        pytest.importorskip("termios", reason="terminals of POSIX").tcsetwinsize(ours, (24, 100))
     command = [sys.executable, "-c", CODE, *arguments]
     rest = {name: value for name, value in os.environ.items() if "PROGRESS" not in name}
     subprocess.run(command, stderr=theirs, env=rest | environment, check=True)

@@ -159,7 +159,7 @@ def test_weights_of_repeated_and_subsampled_datasets_hold(demo: DemoPaths) -> No
 
 
 def loader(stream: Any, rank: int, nodes: int, workers: int) -> Any:
-    torchdata = pytest.importorskip("torchdata.stateful_dataloader")
+    torchdata = pytest.importorskip("torchdata.stateful_dataloader", reason="the torch extra brings torchdata")
     share = split_dataset_by_node(stream, rank=rank, world_size=nodes)
     return torchdata.StatefulDataLoader(share, batch_size=4, num_workers=workers, collate_fn=names)
 

@@ -25,7 +25,7 @@ ROWS = 600
 # Imported once by the process that nodes are forked from; the last is what torch imports late, in every worker.
 PRELOADED = ["llava_zh.streams.builder", "torchdata.stateful_dataloader", "torch._meta_registrations"]
 
-needs_loader = pytest.mark.skipif(find_spec("torchdata") is None, reason="torchdata is not installed")
+needs_loader = pytest.mark.skipif(find_spec("torchdata") is None, reason="the torch extra brings torchdata")
 
 
 @pytest.fixture(scope="module")
