@@ -2,7 +2,7 @@
 
 from llava_zh.catalog.facts import ConfigFacts, DatasetFacts
 from llava_zh.catalog.prompts import TASK_ROWS
-from llava_zh.catalog.tasks import TASKS as TASKS
+from llava_zh.catalog.tasks import TASKS
 from llava_zh.streams.builder import PublishedBuilder
 
 FACTS = DatasetFacts(

@@ -179,6 +179,11 @@ class DatasetFacts:
         return "sa1b" in self.image_places.values()
 
     @property
+    def has_own_images(self) -> bool:
+        """Whether some images may be the dataset's own: in its rows, its repository, or a folder that is named."""
+        return "own" in self.image_places.values()
+
+    @property
     def file_names(self) -> dict[str, str]:
         """The name of each published file or pattern, and the configuration that it is of."""
         return {file: config.name for config in self.configs for file in config.files}

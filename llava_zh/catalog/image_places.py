@@ -21,8 +21,8 @@ from ..rows.columns import Columns
 from ..sa1b.access import ROOT_VARIABLE
 from ..sa1b.published import plain, problem
 from ..sa1b.urls import search_path
-from .asked import one_root
 from .facts import DatasetFacts
+from .place_checks import one_root
 
 logger = get_logger(__name__)
 
@@ -145,23 +145,22 @@ def _own(seen: Seen, published: str | None, image_root: str | None, folders: Seq
     files, rows, where = seen.files, seen.rows, seen.where
     if published is None:
         return UnresolvedImages(), "of an unknown kind"
-    local = rows[0].source == "local" and rows[0].path is not None
-    own = _written(Path(rows[0].path or "").parent, Path(where).absolute(), published, image_root) if local else None
+    rows_folder, whole = Path(rows[0].path or "").parent, Path(where).absolute()
+    own = _written(rows_folder, whole, published, image_root) if _is_local(rows) else None
     if own is not None:
         return own
     if published.startswith("sa1b://") and (image_root is not None or os.environ.get(ROOT_VARIABLE)):
-        return Sa1bImages(None if image_root is None else tuple(search_path(image_root))), "of SA-1B"
+        return Sa1bImages(_roots(image_root)), "of SA-1B"
     if image_root is not None:
         images = _below(image_root, published, folders)
         return images, f"below image_root, {getattr(images, 'base', None) or getattr(images, 'folder', image_root)}"
     path = plain(published)
     if path is None:
         return _unresolved(where, published, f"{published[:200]!r} {problem(published)}, so it names no image here")
-    rows_folder = posixpath.dirname(rows[0].name)
-    if rows[0].source == "local" and rows[0].path is not None:
-        return _beside(Path(rows[0].path).parent, Path(where).absolute(), path, files, rows, folders)
-    names = {file.name for file in files}
-    for base in (rows_folder, "", "images", posixpath.join(rows_folder, "images")):
+    if _is_local(rows):
+        return _beside(rows_folder, whole, path, files, rows, folders)
+    names, beside = {file.name for file in files}, posixpath.dirname(rows[0].name)
+    for base in (beside, "", "images", posixpath.join(beside, "images")):
         if posixpath.join(base, path) in names and rows[0].source == "huggingface":
             root = f"hf://datasets/{rows[0].repo}@{rows[0].revision}"
             return FolderImages(posixpath.join(root, base) if base else root), "as files in the repository"

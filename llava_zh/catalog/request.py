@@ -21,7 +21,7 @@ from ..files.data_files import SOURCES
 from ..gates import limits, sizes
 from ..sa1b.access import public
 from ..sa1b.urls import SA_NAME, SHARD_NAME, archive_names, normalize
-from . import asked
+from . import place_checks
 
 if TYPE_CHECKING:
     from ..files.data_files import DataFile
@@ -186,7 +186,7 @@ class Request:
         metadata=_about(
             Decides.PLACE,
             Option("folder with the published files; no hub is asked", "where", "DIR"),
-            check=asked.folder,
+            check=place_checks.folder,
         ),
     )
     data_files: Any = field(
@@ -194,7 +194,7 @@ class Request:
         metadata=_about(
             Decides.PLACE,
             Option("files or patterns, relative to --data-dir", "where", "FILE", several=True),
-            check=asked.data_files,
+            check=place_checks.data_files,
         ),
     )
     source: str | None = field(
@@ -223,7 +223,7 @@ class Request:
                 "ROOT",
                 parse=image_roots,
             ),
-            check=asked.image_root,
+            check=place_checks.image_root,
         ),
     )
     row_format: str = field(

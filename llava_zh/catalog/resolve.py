@@ -11,12 +11,12 @@ from ..files import hub, readers
 from ..files.data_files import ABOUT_HUBS, DataFile, flatten, local_files
 from ..gates.safe_text import get_logger
 from ..images.locations import UnresolvedImages, with_token
-from . import layouts
+from . import row_files
 from .facts import DatasetFacts
 from .image_places import Seen, places
-from .layouts import Layout
 from .registry import hub_place
 from .request import Request
+from .row_files import Layout
 
 logger = get_logger(__name__)
 
@@ -76,11 +76,11 @@ def resolve(facts: DatasetFacts, request: Request, token: Any) -> Layout:
     first: Mapping[str, Any] | None
     if not rows:
         asked = _asked(request)
-        rows, first, found = layouts.find_rows(files, where, token, columns, skip_bad=skip_bad, asked=asked)
+        rows, first, found = row_files.find_rows(files, where, token, columns, skip_bad=skip_bad, asked=asked)
     else:
         # The published file names its images as the facts say; an export of it may hold them, or have them beside it.
-        published = any(layouts.is_named(rows[0], name) for name in facts.config(config).files)
-        look = not (published and set(facts.image_places.values()) == {"sa1b"})
+        published = any(row_files.is_named(rows[0], name) for name in facts.config(config).files)
+        look = facts.has_own_images or not published
         first = readers.sample(rows[0], token, patient=skip_bad, columns=columns) if look else None
         found = ", ".join(file.label for file in rows)
     images, described = places(facts, Seen(files, rows, first, where), request.image_root)
@@ -106,10 +106,10 @@ def _files(facts: DatasetFacts, request: Request, token: Any) -> tuple[Sequence[
         return files, files if names else [], str(folder or ".")
     if folder is not None:
         files = local_files(folder, None)
-        return files, layouts.by_name(files, config, facts, folder) if names else [], folder
+        return files, row_files.by_name(files, config, facts, folder) if names else [], folder
     repo, revision = facts.repository(source, request.revision)
     where = f"{source}:{repo}"
-    if names and facts.in_sa1b and not any(sign in name for name in names for sign in "*?["):
+    if names and not facts.has_own_images and not any(sign in name for name in names for sign in "*?["):
         files = hub.hub_files(source, repo, revision, token, list(names))
         return files, files, where
     files = hub.hub_files(source, repo, revision, token)
@@ -153,7 +153,7 @@ def _picked(files: Sequence[DataFile], names: Sequence[str], where: str) -> list
     Raises:
         DataFileNotFound: None does.
     """
-    found = list(dict.fromkeys(file for name in names for file in layouts.named(files, name)))
+    found = list(dict.fromkeys(file for name in names for file in row_files.named(files, name)))
     if not found:
         seen = ", ".join(file.name for file in files[:20]) or "nothing"
         raise DataFileNotFound(f"{where} has no file {', '.join(names)}; it has {seen}. Was it renamed?")

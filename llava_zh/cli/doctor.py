@@ -224,12 +224,12 @@ def _published(facts: DatasetFacts, source: str) -> Finding:
     """Whether a dataset's files are listed, and byte ranges of the largest can be read."""
     import requests
 
-    from ..catalog import layouts
+    from ..catalog import row_files
     from ..files import hub
 
     repo, revision = facts.repository(source)
     files = hub.hub_files(source, repo, revision, None)
-    lacking = {name for name in facts.file_names if not layouts.named(files, name)}
+    lacking = {name for name in facts.file_names if not row_files.named(files, name)}
     if lacking or not files:
         advice = "the repository has changed, or only a part is cached; `llava-zh download` fetches it"
         return Finding("failed", repo, f"has no {', '.join(sorted(lacking)) or 'files'}", advice)
@@ -258,7 +258,7 @@ def _published(facts: DatasetFacts, source: str) -> Finding:
 def _files(data_dir: str) -> Findings:
     """The rows found in a folder: published files by their names, else whatever has rows."""
     from .. import list_datasets
-    from ..catalog import layouts
+    from ..catalog import row_files
     from ..files.data_files import local_files
     from ..load import dataset_facts
 
@@ -272,7 +272,7 @@ def _files(data_dir: str) -> Findings:
         (facts.name, config)
         for facts in everything
         for name, config in facts.file_names.items()
-        if any(layouts.is_named(file, name) for file in files)
+        if any(row_files.is_named(file, name) for file in files)
     ]
     # Rows of no published name are found out from their columns, in the same way for all datasets of which that holds.
     detected = [(facts.name, facts.default_config) for facts in everything if not facts.file_names]

@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _wanted(facts: DatasetFacts, config: str | None, files: Sequence[DataFile]) -> Sequence[DataFile]:
     """Those files of the repository that `config` needs, or all of them when it is None."""
-    from ..catalog import layouts
+    from ..catalog import row_files
 
     if config is None:
         return files
@@ -91,7 +91,7 @@ def _wanted(facts: DatasetFacts, config: str | None, files: Sequence[DataFile]) 
     if not names:
         text.tell(f"The configurations of {facts.name} share their files: all are fetched.")
         return files
-    wanted = [file for name in names for file in layouts.named(files, name)]
+    wanted = [file for name in names for file in row_files.named(files, name)]
     if not wanted:
         seen = ", ".join(file.name for file in files[:20])
         raise HubError(

@@ -18,7 +18,7 @@ import numpy as np
 from llava_zh.curation import duplicates
 from llava_zh.curation.checks import Checks, Finding
 from llava_zh.curation.duplicates import SLOTS, Array, Columns
-from llava_zh.curation.kept import write_kept
+from llava_zh.curation.kept_file import write_kept
 from llava_zh.curation.report import CurationReport
 from llava_zh.curation.source import Row, said
 from llava_zh.curation.spool import Spool

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from llava_zh.catalog.request import Request
-from llava_zh.curation import kept
+from llava_zh.curation import kept_file
 from llava_zh.curation.checks import LEAKS, Checks
 from llava_zh.curation.expected import expected
 from llava_zh.curation.passes import Bounds, Facts, Verdict, split_rows
@@ -217,7 +217,7 @@ class _Folder:
         data = self.path / "data"
         files = {entry.name.removesuffix(".tmp") for entry in data.iterdir()} if data.is_dir() else set()
         written = {name.removesuffix(".tmp") for name in there}
-        return written <= {"data", "dropped.jsonl", "report.json"} and files <= {kept.LINES, kept.PARQUET}
+        return written <= {"data", "dropped.jsonl", "report.json"} and files <= {kept_file.LINES, kept_file.PARQUET}
 
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.work, ignore_errors=True)

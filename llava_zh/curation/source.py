@@ -141,7 +141,7 @@ def _turns(place: Place, fields: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _on_disk(path: Path) -> list[DataFile] | None:
     """The files of rows that `path` means: it, or those in its folder ``data``, or in it; None for a dataset."""
-    from llava_zh.catalog import layouts
+    from llava_zh.catalog import row_files
     from llava_zh.files.data_files import local_files
 
     if path.suffix == ".py":
@@ -150,7 +150,7 @@ def _on_disk(path: Path) -> list[DataFile] | None:
         return local_files(None, [str(path.absolute())])
     if not path.is_dir():
         return None
-    files = layouts.rows_in(local_files(str(path), None))
+    files = row_files.rows_in(local_files(str(path), None))
     if not files:
         raise DataFileNotFound(
             f"Neither {path} nor its folder data holds a file of rows (.jsonl, .json, .parquet, plain or compressed, "

@@ -47,12 +47,11 @@ def image_bytes(source: Any) -> tuple[bytes, str]:
 def read_bytes(name: str) -> bytes:
     """The bytes of the image at a path or URL; raises as :func:`image_bytes`."""
     import fsspec
-    from fsspec.implementations.local import LocalFileSystem
 
     local = "://" not in name or name.startswith("file://")
     try:
         if local:
-            return _read_file(name, LocalFileSystem._strip_protocol(name) if "://" in name else name)
+            return _read_file(name, fsspec.core.strip_protocol(name) if "://" in name else name)
         filesystem, path = fsspec.core.url_to_fs(name)
         return bytes(filesystem.cat_file(path))
     except LlavaZhError:

@@ -15,7 +15,7 @@ from llava_zh.rows.records import Place
 if TYPE_CHECKING:
     from llava_zh.catalog.facts import DatasetFacts
     from llava_zh.images.names import Base
-    from llava_zh.regenerate.published import PublishedRows
+    from llava_zh.regenerate.dataset_rows import PublishedRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ def open_source(path_or_rows: Any, name: str | None, loading: Mapping[str, Any])
 def _published(path: str, name: str | None, loading: Mapping[str, Any]) -> Source:
     from llava_zh.catalog.request import Request
     from llava_zh.load import builder_of
-    from llava_zh.regenerate.published import PublishedRows
+    from llava_zh.regenerate.dataset_rows import PublishedRows
 
     asked = {argument: value for argument, value in loading.items() if argument != "cache_dir"}
     request = replace(Request.of(path, name, asked, "regenerate"), row_format="llava")

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llava_zh.errors import BadImage, ImageNotFound, LlavaZhError
+from llava_zh.gates.magic import begins_as
 from llava_zh.gates.safe_text import one_line
 
 #: Answers to a listing that say only that this server gives none.
@@ -102,9 +103,9 @@ def fetch(fs: Any, path: str, start: int, stop: int, size: int, where: str) -> b
     whole = start == 0 and stop >= size
     with explained(where):
         data: bytes = fs.cat_file(path) if whole else fs.cat_file(path, start=start, end=stop)
-    if start == 0 and data[:512].lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
+    if start == 0 and (begun := begins_as(data[:512])).endswith("page"):
         # Servers answer so, with status 200, for what they do not have or want a login for.
-        raise BadImage(f"{where} is a web page, not a picture. Open the address in a browser to see what it says.")
+        raise BadImage(f"{where} is {begun}, not a picture. Open the address in a browser to see what it says.")
     if len(data) == (size if whole else stop - start):
         return data
     if len(data) == size:  # of a server without byte ranges

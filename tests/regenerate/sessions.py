@@ -14,7 +14,7 @@ from typing import Any
 
 _FORKING = """
 import json, os, sys, traceback
-import llava_zh.builders.internvl_sa1b_caption, llava_zh.regenerate.published, llava_zh.regenerate.selection
+import llava_zh.builders.internvl_sa1b_caption, llava_zh.regenerate.dataset_rows, llava_zh.regenerate.selection
 import aiohttp, datasets, pyarrow.json, pyarrow.compute, numpy, PIL.Image, PIL.JpegImagePlugin, pybase64
 from llava_zh.regenerate import regenerate
 print("ready", flush=True)

@@ -193,7 +193,7 @@ def test_a_file_that_breaks_off_says_so_on_one_line(server: Server, make_fs: Mak
 
 def test_a_web_page_in_the_place_of_a_picture_is_no_picture(server: Server, make_fs: MakeFs) -> None:
     server.files = {"sa_1.jpg": b"\n<!DOCTYPE html><html>Log in</html>"}
-    with pytest.raises(BadImage, match=r"sa_1\.jpg is a web page, not a picture"):
+    with pytest.raises(BadImage, match=r"sa_1\.jpg is an HTML page, not a picture"):
         make_fs(server.url).cat_file("sa_1.jpg")
 
 

@@ -119,12 +119,12 @@ def _coverage(fs: Sa1bFileSystem, args: argparse.Namespace) -> dict[str, Coverag
 
 def _dataset_in(data_dir: str) -> str:
     """The dataset on SA-1B's images of which a folder has a published file, or the first that there is."""
-    from ...catalog import layouts, registry
+    from ...catalog import registry, row_files
     from ...files.data_files import local_files
 
     files, known = local_files(data_dir, None), [facts for facts in registry.everything() if facts.in_sa1b]
     return next(
-        (f.name for f in known if any(layouts.is_named(file, name) for name in f.file_names for file in files)),
+        (f.name for f in known if any(row_files.is_named(file, name) for name in f.file_names for file in files)),
         known[0].name,
     )
 

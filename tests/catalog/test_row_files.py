@@ -17,12 +17,13 @@ import published_rows
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from llava_zh.builders.llava_instruct_zh_600k import TASKS, LlavaInstructZh600k
+from llava_zh.builders.llava_instruct_zh_600k import LlavaInstructZh600k
 from PIL import Image
 from published_rows import stream
 
 from llava_zh import load_dataset, load_dataset_builder
-from llava_zh.catalog import layouts
+from llava_zh.catalog import row_files
+from llava_zh.catalog.tasks import TASKS
 from llava_zh.demo import DemoPaths
 from llava_zh.errors import BadArgument, BadFile, DataFileNotFound, ImageNotFound, UnknownLayout
 from llava_zh.files.data_files import local_files
@@ -404,9 +405,9 @@ def test_a_published_file_whose_name_looks_like_a_pattern_is_found_by_exactly_th
     for name in ("a1.json", "a[1].json", "b1.json"):
         (tmp_path / name).write_text("[]", encoding="utf-8")
     files = local_files(str(tmp_path), None)
-    assert [file.name for file in layouts.named(files, "a[1].json")] == ["a[1].json"]
-    assert layouts.is_named(layouts.named(files, "a[1].json")[0], "a[1].json")
-    assert [file.name for file in layouts.named(files, "[ab]1.json")] == ["a1.json", "b1.json"]
+    assert [file.name for file in row_files.named(files, "a[1].json")] == ["a[1].json"]
+    assert row_files.is_named(row_files.named(files, "a[1].json")[0], "a[1].json")
+    assert [file.name for file in row_files.named(files, "[ab]1.json")] == ["a1.json", "b1.json"]
 
 
 def test_rows_taken_for_a_published_file_that_is_not_there_are_told_of(

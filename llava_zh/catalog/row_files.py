@@ -1,7 +1,7 @@
 """Which of a folder's or repository's files hold a dataset's rows, which hold its images, and in which layout.
 
 Two ways: a dataset whose files have known names (:func:`by_name`), and one whose layout has to be found out from the
-file list and the columns (:func:`detect`).
+file list and the columns (:func:`find_rows`).
 """
 
 from __future__ import annotations
@@ -156,26 +156,21 @@ def find_rows(
         if firsts and asked is None:
             break
         for kind in family:
-            rows = _of_kind(files, kind, asked or ())
-            if not rows:
+            if not (rows := _of_kind(files, kind, asked or ())):
                 continue
-            try:
-                first, rows = _first_row(rows, token, columns, skip_bad)
-            except (BadRow, BadFile) as error:
-                # Notes beside the data may be no data; what is preferred comes first, and is what the error is about.
-                problem = problem or error
-                broken += rows if kind != "tar" else []
-                _check_asked(rows, asked, error)
+            first, rows, error = _looked_at(files, rows, where, token, columns, skip_bad)
+            if error is None:
+                taken += rows
+                firsts.append(first)
                 continue
-            if missing := columns.missing(first):
-                what = f"{rows[0].name} has no column for {' and '.join(missing)}"
-                problem = problem or _unknown(files, where, what, first, columns)
+            # Notes beside the data may be no data; what is preferred comes first, and is what the error is about.
+            problem = problem or error
+            if isinstance(error, UnknownLayout):
                 unlike += rows[1:]
-                if first:
-                    _check_asked(rows, asked, _unknown(files, where, what, first, columns))
-                continue
-            taken += rows
-            firsts.append(first)
+            elif kind != "tar":
+                broken += rows
+            if first or not isinstance(error, UnknownLayout):
+                _check_asked(rows, asked, error)
     if not firsts:
         raise problem or _unknown(files, where, "no Parquet, JSON, JSON Lines or tar file", {}, columns)
     chosen = [file for file in files if file in set(taken)]
@@ -187,6 +182,20 @@ def find_rows(
     kinds = sorted({readers.kind_of(file.name) or "" for file in chosen})
     found = f"{len(chosen)} {'/'.join(kinds)} file{'s' * (len(chosen) > 1)} with columns {', '.join(first)}"
     return chosen, first, found
+
+
+def _looked_at(
+    files: Sequence[DataFile], rows: list[DataFile], where: str, token: Any, columns: Columns, skip_bad: bool
+) -> tuple[Mapping[str, Any], list[DataFile], LlavaZhError | None]:
+    """The first row of `rows`, files of one kind, those of them that are not empty, and why they are not the data."""
+    try:
+        first, rows = _first_row(rows, token, columns, skip_bad)
+    except (BadRow, BadFile) as error:
+        return {}, rows, error
+    if missing := columns.missing(first):
+        what = f"{rows[0].name} has no column for {' and '.join(missing)}"
+        return first, rows, _unknown(files, where, what, first, columns)
+    return first, rows, None
 
 
 def _check_asked(rows: Sequence[DataFile], asked: Collection[DataFile] | None, error: LlavaZhError) -> None:
