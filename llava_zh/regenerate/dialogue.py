@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
@@ -21,11 +21,33 @@ from llava_zh.regenerate.protocol import KEPT_ANSWER, Answer, user_message
 Turns: TypeAlias = list[dict[str, str]]
 Messages: TypeAlias = list[dict[str, Any]]
 Ask: TypeAlias = Callable[[Messages], Awaitable[Answer]]
+Read: TypeAlias = Callable[[str, Prompt], Turns]
 
 #: The value of `prompt` that asks every image for one of the llava tasks.
 LLAVA = "llava"
 
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+
+
+class Asking(Protocol):
+    """What a run asks about its rows, and how it reads the answers."""
+
+    @property
+    def prompts(self) -> Sequence[Prompt]:
+        """Every prompt that a row may get, as far as the manifest is to hold them."""
+        ...
+
+    def of(self, row: Mapping[str, Any], images: Sequence[str]) -> Prompt:
+        """The prompt of a row, whose images are told apart by these texts."""
+        ...
+
+    def read(self, text: str, prompt: Prompt) -> Turns:
+        """The turns that an answer makes.
+
+        Raises:
+            BadAnswer: It has not the form that was asked for.
+        """
+        ...
 
 
 class PromptChoice:
@@ -71,6 +93,10 @@ class PromptChoice:
             )  # fmt: skip
         return self._by_task[task]
 
+    def read(self, text: str, prompt: Prompt) -> Turns:
+        """The turns of an answer; see :func:`~llava_zh.regenerate.parsing.parse_answer`."""
+        return parse_answer(text, prompt)
+
 
 def _default_prompt(config: str | None, facts: DatasetFacts | None) -> str:
     """The prompt that the texts of a configuration were made with, or one for captions in the language it ends in."""
@@ -109,7 +135,9 @@ def row_key(dataset: str, row: Mapping[str, Any], position: int, images: Sequenc
     return hashlib.blake2b(msgspec.json.encode(identity), digest_size=12).hexdigest()
 
 
-async def converse(row: Mapping[str, Any], pictures: list[Picture], prompt: Prompt, ask: Ask) -> tuple[Turns, Answer]:
+async def converse(
+    row: Mapping[str, Any], pictures: list[Picture], prompt: Prompt, ask: Ask, read: Read = parse_answer
+) -> tuple[Turns, Answer]:
     """The new conversation of a row, and the last answer with the tokens of all.
 
     The pictures are taken out of their list, and messages may be taken out of theirs by `ask`, as soon as they are not
@@ -120,12 +148,12 @@ async def converse(row: Mapping[str, Any], pictures: list[Picture], prompt: Prom
         BadRow: The row has nothing to ask, or another number of ``<image>`` markers than images.
     """
     if prompt.kind == "original":
-        return await _converse_as_before(row, pictures, prompt, ask)
+        return await _converse_as_before(row, pictures, prompt, ask, read)
     markers = _markers(len(pictures))
     messages = [user_message(prompt.text, pictures)]
     pictures.clear()
     answer = await ask(messages)
-    turns = _parsed(answer, prompt)
+    turns = _parsed(answer, prompt, read)
     if turns[0]["from"] == "gpt":
         turns.insert(0, {"from": "human", "value": prompt.text})
     turns[0]["value"] = markers + turns[0]["value"]
@@ -133,7 +161,7 @@ async def converse(row: Mapping[str, Any], pictures: list[Picture], prompt: Prom
 
 
 async def _converse_as_before(
-    row: Mapping[str, Any], pictures: Sequence[Picture], prompt: Prompt, ask: Ask
+    row: Mapping[str, Any], pictures: Sequence[Picture], prompt: Prompt, ask: Ask, read: Read
 ) -> tuple[Turns, Answer]:
     """Ask the row's own human turns again, one after the other, each after the new answers to those before."""
     before = [turn for turn in row_turns(row) if _ROLES.get(turn["from"]) != "assistant"]
@@ -161,15 +189,15 @@ async def _converse_as_before(
         answer = await ask(messages)
         prompt_tokens += answer.prompt_tokens
         completion_tokens += answer.completion_tokens
-        turns += _parsed(answer, prompt)
+        turns += _parsed(answer, prompt, read)
         messages.append({"role": "assistant", "content": turns[-1]["value"]})
     assert answer is not None  # there is a human turn
     return turns, msgspec.structs.replace(answer, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
 
 
-def _parsed(answer: Answer, prompt: Prompt) -> Turns:
+def _parsed(answer: Answer, prompt: Prompt, read: Read) -> Turns:
     try:
-        return parse_answer(answer.text, prompt)
+        return read(answer.text, prompt)
     except BadAnswer as error:
         vars(error).update(
             reason=vars(error).get("reason", "answer does not parse"), answer=cut(answer.text, KEPT_ANSWER)

@@ -11,7 +11,7 @@ from typing import Any
 
 from llava_zh.errors import BadArgument
 from llava_zh.regenerate.client import Client
-from llava_zh.regenerate.dialogue import PromptChoice
+from llava_zh.regenerate.dialogue import Asking, PromptChoice
 from llava_zh.regenerate.ledger import Ledger
 from llava_zh.regenerate.manifest import manifest_of
 from llava_zh.regenerate.report import Report, Session
@@ -111,16 +111,37 @@ def regenerate(
     )  # fmt: skip
     rows = open_source(path_or_rows, name, loading)
     choice = PromptChoice(prompt, rows.config, seed, rows.facts)
-    folder = Path(output_dir).expanduser().absolute()
+    servers = Servers(base_url, serve, serve_args, api_key, timeout)
+    return carry_out(
+        rows, choice, Path(output_dir), settings, servers, unit_rows=unit_rows, retry_failed=retry_failed, widen=widen,
+        gpus=gpus, progress=progress,
+    )  # fmt: skip
+
+
+def carry_out(
+    rows: Source,
+    choice: Asking,
+    output_dir: Path,
+    settings: Settings,
+    servers: Servers,
+    *,
+    unit_rows: int,
+    retry_failed: bool = False,
+    widen: bool = False,
+    gpus: int = 1,
+    progress: bool = True,
+    what: str = "Regenerating",
+) -> Report:
+    """Ask `choice` about every row of `rows`, in a folder that loses nothing; see :func:`regenerate`."""
+    folder = output_dir.expanduser().absolute()
     manifest = manifest_of(rows, choice, settings, unit_rows)
     ledger, notes = open_ledger(folder, rows, unit_rows, manifest, widen)
     session = Session()
     status = "stopped"
-    bar = _Bar(progress, rows, limit, ledger, session)
+    bar = _Bar(what, progress, rows, settings.limit, ledger, session)
     try:
         if retry_failed:
             ledger.forgive()
-        servers = _Servers(base_url, serve, serve_args, api_key, timeout)
         run_blocking(_session(rows, choice, ledger, servers, settings, session, bar))
         status = "finished"
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -141,19 +162,21 @@ def regenerate(
 
 
 @dataclass(frozen=True)
-class _Servers:
+class Servers:
+    """Where the model is; see :func:`regenerate`."""
+
     base_url: str | Sequence[str] | None
-    serve: str | None
-    serve_args: Sequence[str]
-    api_key: str | None
-    timeout: float
+    serve: str | None = None
+    serve_args: Sequence[str] = ()
+    api_key: str | None = None
+    timeout: float = 600.0
 
 
 async def _session(
     rows: Source,
-    choice: PromptChoice,
+    choice: Asking,
     ledger: Ledger,
-    servers: _Servers,
+    servers: Servers,
     settings: Settings,
     session: Session,
     bar: _Bar,
@@ -190,10 +213,12 @@ async def _session(
 class _Bar:
     """The live line: done, failed, rows a second, tokens a second, in flight and the time left."""
 
-    def __init__(self, show: bool, rows: Source, limit: int | None, ledger: Ledger, session: Session) -> None:
+    def __init__(
+        self, what: str, show: bool, rows: Source, limit: int | None, ledger: Ledger, session: Session
+    ) -> None:
         total = min((count for count in (rows.total, limit) if count is not None), default=None)
         self._ledger, self._session = ledger, session
-        self._progress = Progress("Regenerating", total, unit="rows", done=self._through(), show=show)
+        self._progress = Progress(what, total, unit="rows", done=self._through(), show=show)
         self.say = self._progress.say
 
     def _through(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from llava_zh.catalog.prompts import Prompt
 from llava_zh.errors import LlavaZhError
 from llava_zh.images.names import ImageSource, image_identity, image_label
-from llava_zh.regenerate.dialogue import PromptChoice, Turns, published_row, row_images, row_key
+from llava_zh.regenerate.dialogue import Asking, Turns, published_row, row_images, row_key
 from llava_zh.regenerate.ledger import Place
 from llava_zh.regenerate.protocol import KEPT_ANSWER, Answer
 from llava_zh.regenerate.source import Passed, Row, Source
@@ -30,7 +30,7 @@ class Job:
     asked: int = 0
 
 
-def make_job(source: Source, choice: PromptChoice, event: Row) -> Job:
+def make_job(source: Source, choice: Asking, event: Row) -> Job:
     """The job of a row.
 
     Raises:
@@ -40,12 +40,12 @@ def make_job(source: Source, choice: PromptChoice, event: Row) -> Job:
     return Job(Place(event.unit, event.position, key), event.row, images, prompt)
 
 
-def passed_key(source: Source, choice: PromptChoice, event: Passed) -> str:
+def passed_key(source: Source, choice: Asking, event: Passed) -> str:
     """The key of a row that is not looked at any further."""
     return _identity(source, choice, event)[2]
 
 
-def _identity(source: Source, choice: PromptChoice, event: Row | Passed) -> tuple[list[ImageSource], Prompt, str]:
+def _identity(source: Source, choice: Asking, event: Row | Passed) -> tuple[list[ImageSource], Prompt, str]:
     images = row_images(event.row)
     told_apart = [image_identity(image, source.image_base) for image in images]
     prompt = choice.of(event.row, told_apart)

@@ -17,7 +17,7 @@ from llava_zh.storage.durable import open_regular
 from llava_zh.storage.lines import write_lines
 
 if TYPE_CHECKING:
-    from llava_zh.regenerate.dialogue import PromptChoice
+    from llava_zh.regenerate.dialogue import Asking
     from llava_zh.regenerate.run import Settings
     from llava_zh.regenerate.source import Source
 
@@ -29,7 +29,7 @@ _MOST = 16 << 20
 _INFORMATIVE = {"versions", "created", "asked"}
 
 
-def manifest_of(source: Source, choice: PromptChoice, settings: Settings, unit_rows: int) -> dict[str, Any]:
+def manifest_of(source: Source, choice: Asking, settings: Settings, unit_rows: int) -> dict[str, Any]:
     """What makes a run this run; nothing secret, and nothing that may change while it goes on.
 
     Which rows of the input belong to it is in the plan: that may be widened. What was asked for when it began (`asked`,

@@ -14,7 +14,7 @@ from typing import Any
 from llava_zh.errors import BadAnswer, BadArgument, LlavaZhError, OutputError, RootNotFound, RunConflict, ServerError
 from llava_zh.images.names import ImageSource, image_name
 from llava_zh.regenerate.client import Client
-from llava_zh.regenerate.dialogue import Messages, PromptChoice, converse
+from llava_zh.regenerate.dialogue import Asking, Messages, converse
 from llava_zh.regenerate.faults import Refused, Transient
 from llava_zh.regenerate.images import Picture, fetch_image, keep_image, make_picture
 from llava_zh.regenerate.jobs import Job, failure, finished_row, make_job, passed_key
@@ -94,7 +94,7 @@ class Run:
     def __init__(
         self,
         source: Source,
-        choice: PromptChoice,
+        choice: Asking,
         ledger: Ledger,
         client: Client,
         settings: Settings,
@@ -218,7 +218,7 @@ class Run:
     async def _attempt(self, job: Job) -> None:
         try:
             pictures = self._pictures(job)
-            turns, answer = await converse(job.row, pictures, job.prompt, partial(self._ask, job))
+            turns, answer = await converse(job.row, pictures, job.prompt, partial(self._ask, job), self.choice.read)
         finally:
             self._let_go(job)
         names = [image_name(image, self.source.image_base) or await self._keep(image) for image in job.images]
