@@ -6,11 +6,11 @@ import hashlib
 import re
 from collections import Counter
 
-_HAN = "\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
+HAN = "\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
 _LATIN = "A-Za-z\u00c0-\u024f"
-_han = re.compile(f"[{_HAN}]+")
+_han = re.compile(f"[{HAN}]+")
 _latin = re.compile(f"[{_LATIN}]+")
-_other = re.compile(rf"[^\W\d_{_HAN}{_LATIN}]+")
+_other = re.compile(rf"[^\W\d_{HAN}{_LATIN}]+")
 _word = re.compile(r"\w+")
 _not_word = re.compile(r"[\W_]+")
 

@@ -43,6 +43,16 @@ class Owner(msgspec.Struct):
         return one_line(f'"pid": {self.pid}, "host": "{self.host[:100]}", last seen {self.time[:40] or "never"}')
 
 
+def holder_of(journal: Path) -> Owner | None:
+    """Who holds the run with this folder ``journal`` by its record; None if there is none, or none that can be read."""
+    try:
+        descriptor = open_regular(journal / "owner.json", os.O_RDONLY)
+        with os.fdopen(descriptor, "rb") as file:
+            return msgspec.json.decode(file.read(_OWNER_BYTES), type=Owner)
+    except (OSError, ValueError, RecursionError):  # msgspec's errors are ValueErrors, as is bad UTF-8
+        return None
+
+
 class RunFolder:
     """The folder, made if need be and held by this process until :meth:`close`.
 
@@ -118,12 +128,7 @@ class RunFolder:
 
     def _holder(self) -> Owner:
         """Who holds the run by its record; one without a token if there is none, or none that can be read."""
-        try:
-            descriptor = open_regular(self._record, os.O_RDONLY)
-            with os.fdopen(descriptor, "rb") as file:
-                return msgspec.json.decode(file.read(_OWNER_BYTES), type=Owner)
-        except (OSError, ValueError, RecursionError):  # msgspec's errors are ValueErrors, as is bad UTF-8
-            return Owner()
+        return holder_of(self.journal) or Owner()
 
     def _wait_for_other_machines(self) -> None:
         first = self._holder()

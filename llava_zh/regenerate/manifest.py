@@ -72,7 +72,7 @@ def check_manifest(folder: Path, manifest: dict[str, Any]) -> None:
             )
         write_lines(path, [json.dumps(manifest, ensure_ascii=False, indent=2).encode(), b"\n"])
         return
-    known = _read(path)
+    known = read_manifest(path)
     _check_format(path, known)
     differences = [*_differences("", _comparable(known), _comparable(manifest))]
     if differences:
@@ -85,7 +85,12 @@ def check_manifest(folder: Path, manifest: dict[str, Any]) -> None:
         )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> dict[str, Any]:
+    """What a manifest says.
+
+    Raises:
+        BadFile: It is no JSON of a run.
+    """
     with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
         text = file.read(_MOST + 1)
     try:

@@ -42,7 +42,7 @@ _DONE = re.compile(r"(\d{6,9})\.r(\d{1,6})\.done")
 _DONE_BYTES = 1 << 20
 #: How a line of a journal begins that tells of a failure; a published row begins with its id or its image.
 _FAILED = b'{"failed":{'
-_FAULTS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+FAULTS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Done(msgspec.Struct):
@@ -122,6 +122,17 @@ def failure_line(position: int, key: str, reason: str, details: dict[str, Any]) 
     return b'{"failed":' + encode({"position": position, "key": key, "reason": reason, **details}) + b"}\n"
 
 
+def is_failure(line: bytes) -> bool:
+    """Whether a line of a journal tells of a row that was given up."""
+    return line.startswith(_FAILED)
+
+
+def unfinished_units(journal: Path) -> dict[str, list[Path]]:
+    """The journals of each unit that is not finished, by its name; in the order in which they were begun."""
+    files = UnitFiles(journal, journal.parent / "data")
+    return {f"{unit:06d}": paths for unit in sorted(files.numbers_begun()) if (paths := files.open_attempts(unit))}
+
+
 class UnitFiles:
     """The files of all units of a run; knows from one look at the journal which there are."""
 
@@ -140,6 +151,18 @@ class UnitFiles:
     def numbers(self) -> set[int]:
         """The units that are committed, in whatever round."""
         return set(self._done)
+
+    def numbers_begun(self) -> set[int]:
+        """The units that have a journal."""
+        return set(self._attempts)
+
+    def open_attempts(self, unit: int) -> list[Path]:
+        """The journals of the round of a unit that is not committed; none where every round is."""
+        last = max(self._done.get(unit, ()), default=-1)
+        attempts = sorted(self._attempts.get(unit, ()))
+        if not attempts or attempts[-1][0] <= last:
+            return []
+        return [self.path(unit, round_, f"a{number}.log") for round_, number in attempts]
 
     def path(self, unit: int, round_: int, kind: str) -> Path:
         return self.journal / f"{unit:06d}.r{round_}.{kind}"
@@ -169,7 +192,7 @@ class UnitFiles:
         try:
             with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
                 done = _decode_done(file.read(_DONE_BYTES))
-        except _FAULTS as error:
+        except FAULTS as error:
             raise OutputError(
                 f"{path} is damaged: {error}. It says what {self.rows_path(unit)} holds. Put it back from a copy, or "
                 "start again in a new output folder."
@@ -218,8 +241,8 @@ class UnitFiles:
         content.files.append((path, positions))
         for number, line in enumerate(read_lines(path)):
             if is_whole(line):
-                with contextlib.suppress(*_FAULTS):
-                    if line.startswith(_FAILED):
+                with contextlib.suppress(*FAULTS):
+                    if is_failure(line):
                         failure = _decode_failed(line).failed
                         if failures and failure.position not in content.keys and belongs(failure.position):
                             content.give_up(failure.position, failure.key, failure.reason)
@@ -256,7 +279,7 @@ class UnitFiles:
         for line in read_lines(self.rows_path(unit)):
             try:
                 row = _decode_line(line).regenerated
-            except _FAULTS as error:
+            except FAULTS as error:
                 raise OutputError(f"{self.rows_path(unit)} is damaged: a line is no row of a run ({error}).") from None
             yield row.position, row.key
 
