@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
-TARGET_NAMES = ("parquet", "jsonl", "webdataset", "llama-factory", "ms-swift", "internvl", "qwen-vl")
+TARGET_NAMES = ("parquet", "jsonl", "webdataset", "llama-factory", "ms-swift", "internvl", "qwen-vl", "llava")
 IMAGE_MODES = ("url", "files", "embed")
 
 
@@ -61,8 +61,8 @@ def export(
     Args:
         path, name: The dataset and its configuration, as for :func:`llava_zh.load_dataset`. Without a name and with
             a `language`, all configurations in it.
-        to: ``"parquet"``, ``"jsonl"``, ``"webdataset"``, ``"llama-factory"``, ``"ms-swift"``, ``"internvl"`` or
-            ``"qwen-vl"``.
+        to: ``"parquet"``, ``"jsonl"``, ``"webdataset"``, ``"llama-factory"``, ``"ms-swift"``, ``"internvl"``,
+            ``"qwen-vl"`` or ``"llava"``.
         output_dir: A folder that is new, empty, or holds an unfinished export of the same.
         images: ``"url"`` names images (``sa1b://…``; for the trainers, which open files only, the files where they
             lie), ``"files"`` writes them to ``images/``, ``"embed"`` puts them into the rows. Default: ``"url"`` for
@@ -71,7 +71,7 @@ def export(
         max_side: Shrinks written images to this many pixels on their longer side.
         row_format, options: The rows of Parquet, JSON Lines and WebDataset, as for :func:`llava_zh.load_dataset`;
             trainers have a row format of their own.
-        num_shards: Files a configuration; by default of some hundred megabytes each.
+        num_shards: Files a configuration; by default of some hundred megabytes each, and one for LLaVA.
         num_proc: Processes, by default 1. The same files come out for any number.
         archives, bad_images, on_bad_row, on_missing_image: As for :func:`llava_zh.load_dataset`.
         on_bad_image: ``"raise"`` ends the export at a picture that is to be written and is no picture, is cut short,
@@ -153,14 +153,18 @@ def _check_counts(**counts: int | None) -> None:
 def _row_options(to: str, options: Any) -> RowOptions:
     """What was asked of the rows, as the trainer that reads them needs it."""
     from ..rows.formats import RowOptions
+    from .targets import INTERNVL_SYSTEM
 
     chosen = RowOptions.of(options)
-    if to == "internvl" and chosen.sizes is None:
-        return RowOptions(chosen.system, chosen.image_place, sizes=True)
-    if to == "qwen-vl" and chosen.system is not None:
-        raise BadArgument(
-            "options: Qwen-VL's fine-tuning code knows no system turn; set the prompt in the chat template."
+    if to == "internvl":
+        if chosen.system is not None:
+            logger.warning(INTERNVL_SYSTEM)
+        return chosen if chosen.sizes is not None else replace(chosen, sizes=True)
+    if chosen.system is not None and to in ("qwen-vl", "llava"):
+        code, where = (
+            ("Qwen-VL's fine-tuning", "the chat template") if to == "qwen-vl" else ("LLaVA's", "its --version")
         )
+        raise BadArgument(f"options: {code} code knows no system turn; set the prompt in {where}.")
     return chosen
 
 

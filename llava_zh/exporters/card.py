@@ -45,7 +45,7 @@ def card(
         licences[1] = (
             f"- Pictures: {_SA1B}{': do not pass this folder on.' if copied else '; none are in this folder.'}"
         )
-        if set(facts.image_places.values()) != {"sa1b"}:
+        if facts.has_own_images:
             licences[1] += f" Of the others: {facts.image_licence}."
     source = f"[{facts.title}]({facts.homepage})" if facts.homepage else facts.title
     settings = [
@@ -67,6 +67,7 @@ def card(
         "## Use",
         "",
         *_fenced(usage),
+        *(["", notes] if (notes := TARGETS[request["to"]].notes) else []),
         *_lazy_note(facts, request),
         "",
         "## Licence",

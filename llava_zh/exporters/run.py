@@ -308,7 +308,12 @@ def _summary(
         found=found,
         seconds=seconds,
         left_out=sum(record.left_out for record in written),
-        usage=TARGETS[job.to].usage.format(folder=str(job.folder), name=label(job), names=shown),
+        usage=TARGETS[job.to].usage.format(
+            folder=str(job.folder),
+            name=label(job),
+            names=shown,
+            files=" or ".join(str(job.folder / record.file.path) for record in written[:4]) + " …" * (len(written) > 4),
+        ),
     )
 
 

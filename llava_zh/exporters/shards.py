@@ -125,7 +125,8 @@ def arrange(job: Job, pieces: list[Piece], num_shards: int | None, rows: int) ->
     shards = []
     for config, builder in enumerate(job.builders):
         mine = [piece for piece in pieces if piece.config == config]
-        wanted = min(usual_number(job, rows), len(mine)) if num_shards is None else num_shards
+        usual = 1 if target.one_file else min(usual_number(job, rows), len(mine))
+        wanted = usual if num_shards is None else num_shards
         if wanted > len(mine):
             raise BadArgument(
                 f"num_shards={wanted}: the files of {builder.config.name} can be cut into {len(mine)} pieces only."

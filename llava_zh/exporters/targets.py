@@ -13,6 +13,12 @@ import pyarrow as pa
 from . import writers
 from .writers import Row, Writer
 
+#: A rule of `internvl_chat_finetune.py`: only `preprocess_internvl2_5` knows a system turn.
+INTERNVL_SYSTEM = (
+    "InternVL reads rows with a system turn with `--conv_style internvl2_5` alone; its older templates (Hermes-2, "
+    "internlm2-chat, phi3-chat) fail on them with `KeyError: 'system'`."
+)
+
 
 @dataclass(frozen=True)
 class DataFile:
@@ -36,7 +42,9 @@ class Target:
         images: The ways it has with images, the default first.
         row_format: The row format it needs, or None where it takes any.
         register: Makes the files beside the shards, by name, from the dataset's name, the folder and the shards.
-        usage: One line that says how it is read.
+        usage: One line that says how it is read; ``{folder}``, ``{files}``, ``{name}`` and ``{names}`` are filled in.
+        notes: What else its reader has to be known for, in the card.
+        one_file: Whether its reader takes one file alone, so that there is one a configuration unless more are wanted.
         absolute: Whether rows name image files by absolute paths.
         trainer: Whether the images must be files on this machine, for only these it opens.
     """
@@ -47,6 +55,8 @@ class Target:
     usage: str
     row_format: str | None = None
     register: Register = lambda name, folder, files: {}
+    notes: str = ""
+    one_file: bool = False
     absolute: bool = False
     trainer: bool = False
 
@@ -113,6 +123,13 @@ def _qwen_vl(name: str, folder: Path, files: Sequence[DataFile]) -> Mapping[str,
     return {"qwen_vl_data.py": text}
 
 
+def _llava(name: str, folder: Path, files: Sequence[DataFile]) -> Mapping[str, str]:
+    """``llava_next.yaml``, for LLaVA-NeXT's ``--data_path``, which reads all files that it names."""
+    paths = [json.dumps(str(folder / file.path), ensure_ascii=False) for file in files]  # strings of YAML, too
+    entries = "".join(f"  - json_path: {path}\n    sampling_strategy: all\n" for path in paths)
+    return {"llava_next.yaml": f"datasets:\n{entries}"}
+
+
 def labels(name: str, files: Sequence[DataFile]) -> list[str]:
     """A name for each shard; the dataset's own when there is one shard."""
     if len(files) == 1:
@@ -132,9 +149,12 @@ def _trainer(
     row_format: str = "sharegpt",
     images: tuple[str, ...] = ("files", "url"),
     absolute: bool = False,
+    notes: str = "",
 ) -> Target:
     """JSON Lines for a trainer, which opens the image files itself."""
-    return Target(_json_lines(record), ".jsonl", images, usage, row_format, register, absolute, trainer=True)
+    return Target(
+        _json_lines(record), ".jsonl", images, usage, row_format, register, notes, absolute=absolute, trainer=True
+    )
 
 
 TARGETS: Mapping[str, Target] = {
@@ -169,7 +189,22 @@ TARGETS: Mapping[str, Target] = {
         absolute=True,
     ),
     "internvl": _trainer(
-        writers.internvl_record, _internvl, "internvl_chat_finetune.py … --meta_path {folder}/meta.json"
+        writers.internvl_record,
+        _internvl,
+        "internvl_chat_finetune.py … --meta_path {folder}/meta.json",
+        notes=INTERNVL_SYSTEM,
     ),
     "qwen-vl": _trainer(writers.qwen_record, _qwen_vl, "append {folder}/qwen_vl_data.py to qwenvl/data/__init__.py"),
+    "llava": Target(
+        writer=lambda file, schema, name: writers.JsonArrayWriter(file, writers.llava_record),
+        suffix=".json",
+        images=("files", "url"),
+        usage="train_mem.py … --data_path {files} --image_folder {folder}\n"
+        "LLaVA-NeXT: --data_path {folder}/llava_next.yaml --image_folder {folder}",
+        row_format="sharegpt",
+        register=_llava,
+        notes="LLaVA itself takes one file and one image a row. LLaVA-NeXT takes several of both, by the YAML file.",
+        one_file=True,
+        trainer=True,
+    ),
 }

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from ..errors import BadArgument
 from ..gates import pictures
+from ..rows.records import MARK
 
 Row = dict[str, Any]
 
@@ -62,6 +63,24 @@ class JsonLinesWriter:
 
     def close(self) -> None:
         pass
+
+
+class JsonArrayWriter:
+    """One JSON array, a record a line, for readers that know nothing else; `record` is as for `JsonLinesWriter`."""
+
+    def __init__(self, file: BinaryIO, record: Callable[[Row], Row]) -> None:
+        self._file = file
+        self._record = record
+        self._encode = msgspec.json.Encoder().encode
+        self._before = b"[\n"
+
+    def write(self, table: pa.Table) -> None:
+        for row in table.to_pylist():
+            self._file.write(self._before + self._encode(self._record(row)))
+            self._before = b",\n"
+
+    def close(self) -> None:
+        self._file.write(b"[]\n" if self._before == b"[\n" else b"\n]\n")
 
 
 class WebDatasetWriter:
@@ -136,20 +155,38 @@ def messages_record(row: Row) -> Row:
 
 
 def internvl_record(row: Row) -> Row:
-    """`id`, `image` (a path, or a list of several) with widths and heights, `conversations`: InternVL."""
+    """`id`, `image` (a path, or a list) with widths and heights, `conversations`: InternVL.
+
+    Its `multi_modal_get_item`, which is for a path, adds a mark to the first turn if there is none, whoever speaks it.
+    Where that is a system turn, or the mark stands in a later one, the added mark would stay text or take the place of
+    the real one. `multi_modal_multi_image_get_item`, for a list, leaves the turns as they are.
+    """
     paths, width, height = _paths(row["images"]), row.get("width"), row.get("height")
-    record: Row = {"id": row["id"], "image": paths[0] if len(paths) == 1 else paths}
+    turns = row["conversations"]
+    alone = len(paths) == 1 and turns[0]["from"] == "human" and MARK in turns[0]["value"]
+    record: Row = {"id": row["id"], "image": paths[0] if alone else paths}
     if width and height:
-        many = len(paths) > 1
-        record |= {"width_list": width, "height_list": height} if many else {"width": width[0], "height": height[0]}
-    return record | {"conversations": row["conversations"]}
+        record |= {"width": width[0], "height": height[0]} if alone else {"width_list": width, "height_list": height}
+    return record | {"conversations": turns}
+
+
+def llava_record(row: Row) -> Row:
+    """`id`, `image` (a path, a list of several, no key at all without one), `conversations`: LLaVA and LLaVA-NeXT."""
+    _check_no_system(row, "LLaVA's training code knows no such speaker")
+    paths = _paths(row["images"])
+    image = {"image": paths[0] if len(paths) == 1 else paths} if paths else {}
+    return {"id": row["id"], **image, "conversations": row["conversations"]}
 
 
 def qwen_record(row: Row) -> Row:
     """`id`, `image` (a path, or a list of several), `conversations` of human and gpt: Qwen-VL's fine-tuning code."""
-    if any(turn["from"] == "system" for turn in row["conversations"]):
-        # Its reader takes every turn that is not human for the assistant's.
-        raise BadArgument(f"Row {row['id']!r} has a system turn, which Qwen-VL's fine-tuning code takes for an answer.")
+    # Its reader takes every turn that is not human for the assistant's.
+    _check_no_system(row, "Qwen-VL's fine-tuning code takes it for an answer")
     paths = _paths(row["images"])
     image = paths[0] if len(paths) == 1 else paths
     return {"id": row["id"], "image": image, "conversations": row["conversations"]}
+
+
+def _check_no_system(row: Row, why: str) -> None:
+    if any(turn["from"] == "system" for turn in row["conversations"]):
+        raise BadArgument(f"Row {row['id']!r} has a system turn, and {why}.")
