@@ -222,7 +222,7 @@ def parse(
     """
     if isinstance(block, TooLong):
         on_bad(too_long(Place(file, byte=offset)))
-        return records.empty()
+        return records.empty(expect.schema)
     annotations = columns(block, expect, on_columns)
     if annotations is not None:
         return annotations

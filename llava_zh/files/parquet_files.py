@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from ..errors import BadFile, BadRow, LlavaZhError, UnknownLayout
 from ..gates.limits import LINE, SAMPLE_BYTES, Limit
 from ..rows import record_columns, records
+from ..rows.columns import PREVIOUS, REGENERATED
 from ..rows.record_columns import check_names
 from ..rows.records import Place
 from . import jsonl
@@ -63,7 +64,8 @@ def tables(shard: Shard, reading: Reading) -> Iterator[Work]:
         if twice := [name for name, count in Counter(parquet.schema_arrow.names).items() if count > 1]:
             raise BadFile(f"{file.label}: several columns have one name: {', '.join(twice)}. Rename them.")
         columns = reading.expect.columns
-        names = [name for name in parquet.schema_arrow.names if name in columns.known]
+        read = columns.known | {PREVIOUS} if reading.expect.facts else columns.known - {REGENERATED}
+        names = [name for name in parquet.schema_arrow.names if name in read]
         for field in columns.missing(names):
             raise UnknownLayout(
                 f"{file.label}: no column for {field}. Columns seen: {', '.join(parquet.schema_arrow.names)}. "

@@ -284,7 +284,7 @@ def _jsonl(shard: Shard, reading: Reading) -> Iterator[Work]:
 def _read_and_parse(file: DataFile, part: Range, reading: Reading) -> pa.Table:
     # One read and one block: nothing is copied between the file and the parser.
     tables = [parse() for parse in _parsed(file, _blocks(file, part, reading.token), reading)]
-    return pa.concat_tables(tables) if tables else records.empty()
+    return pa.concat_tables(tables) if tables else records.empty(reading.expect.schema)
 
 
 def _compressed_jsonl(shard: Shard, reading: Reading) -> Iterator[Work]:

@@ -20,7 +20,11 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 }
 #: Fields that a row may have in place of `conversations`, which are read only where a dataset names their columns.
 ROUNDS = ("caption", "question", "answer")
-_OURS = frozenset({"config", "language"})
+#: What a row of a run says of how it was regenerated; read where `options` asks for it.
+REGENERATED = "regenerated"
+#: The conversation that a row replaced: a key of that object, or a column of its own in rows that we exported.
+PREVIOUS = "previous"
+_OURS = frozenset({"config", "language", REGENERATED})
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,8 @@ class Columns:
 
     def unknown(self, names: Iterable[str]) -> Iterator[str]:
         """The names that no field of a row is known by."""
-        return (name for name in names if name not in self.known)
+        names = set(names)
+        return iter(names - self.known - ({PREVIOUS} if REGENERATED in names else set()))
 
     def get(self, row: Mapping[str, Any], field: str) -> tuple[str, Any]:
         """The name under which `row` has `field`, and its value (None when it has it under no name)."""

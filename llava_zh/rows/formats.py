@@ -15,6 +15,10 @@ format      columns
 All end with the constant columns `config`, `language` and `task` (llava-instruct's; null for the captions, and
 left out of their `llava` rows). All but `llava` have the same features for every config of both datasets.
 
+Where :attr:`RowOptions.regenerated` asks for them, two more columns follow: `previous`, what a row of a run said before
+it was regenerated, in the form of its turns; and `regenerated`, how that was done, as in :data:`records.FACTS`. Both
+are null in rows that are of no run.
+
 Rows of all formats but `llava` have ``<image>`` marks (or image parts) as often as images: a row published without any
 gets them at the front of its first human turn, each with the newline that LLaVA puts after it. `llava` rows are as
 published, so a row without marks stays without, unless :attr:`RowOptions.image_place` asks for them.
@@ -39,7 +43,8 @@ import pyarrow.compute as pc
 from ..errors import BadArgument, UnknownName
 from ..images.locations import stored_paths
 from .arrays import one_array
-from .records import MARK, TURN, Bytes, Ints, text_bytes
+from .columns import PREVIOUS, REGENERATED
+from .records import FACTS, MARK, TURN, Bytes, Ints, text_bytes
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -53,6 +58,7 @@ _ROLE_OF = {"human": "user", "gpt": "assistant", "system": "system"}
 _PUBLISHED_ROLES, _ROLES = pa.array(list(_ROLE_OF)), pa.array(list(_ROLE_OF.values()))
 _KINDS = pa.array(["text", "image"])
 _PLACES = ("front", "end")
+_FIRST = ("system", "image_place", "sizes")  # options that there have always been
 # Marks that stand for themselves before or after the text of a turn, with the whitespace that sets them apart.
 _LEADING_MARKS = rf"\A\s*(?:{MARK}\s*)+"
 _TRAILING_MARKS = rf"(?:\s*{MARK})+\s*\z"
@@ -67,11 +73,14 @@ class RowOptions:
         image_place: ``"front"`` or ``"end"`` of the first human turn, for marks that stand before or after its text;
             marks woven into a text (``Image-1: <image>``) or in later turns stay. None leaves all where they are.
         sizes: Whether rows have `width` and `height`, as published; None for yes in `llava` and no in the others.
+        regenerated: Whether rows of a run have `previous`, the turns that a model's answer replaced, in the form of
+            those that they have now, and `regenerated`: model, prompt, finish reason and so on.
     """
 
     system: str | None = None
     image_place: str | None = None
     sizes: bool | None = None
+    regenerated: bool | None = None
 
     @classmethod
     def of(cls, options: RowOptions | Mapping[str, Any] | None) -> RowOptions:
@@ -98,11 +107,21 @@ class RowOptions:
             raise BadArgument(f"system: expected text, found {type(self.system).__name__}.")
         if not (self.sizes is None or isinstance(self.sizes, bool)):
             raise BadArgument(f"sizes: expected True, False or None, found {self.sizes!r}.")
+        if not (self.regenerated is None or isinstance(self.regenerated, bool)):
+            raise BadArgument(f"regenerated: expected True, False or None, found {self.regenerated!r}.")
+        object.__setattr__(self, "regenerated", self.regenerated or None)  # no is what it is where nothing is said
 
     @property
     def identity(self) -> str:
-        """Text that tells apart options that give other rows."""
-        return "" if self == RowOptions() else repr(self)
+        """Text that tells apart options that give other rows.
+
+        An option that came later is told only where it is set, so that what was prepared before it is found again.
+        """
+        if self == RowOptions():
+            return ""
+        given = {field.name: (getattr(self, field.name), field.default) for field in dataclasses.fields(self)}
+        told = [f"{name}={value!r}" for name, (value, default) in given.items() if value != default or name in _FIRST]
+        return f"RowOptions({', '.join(told)})"
 
 
 @dataclass(frozen=True)
@@ -155,7 +174,11 @@ class RowShape:
         columns[self.turns_column] = [{"from": text, "value": text} if named else {"role": text, "content": content}]
         if self.tasks or not self.published:
             columns["task"] = text
-        return Features({**columns, "config": text, "language": text})
+        columns |= {"config": text, "language": text}
+        if self.options.regenerated:
+            columns[PREVIOUS] = columns[self.turns_column]
+            columns[REGENERATED] = {name: integer if kind == pa.int64() else text for name, kind in FACTS.items()}
+        return Features(columns)
 
 
 def to_rows(
@@ -179,12 +202,11 @@ def to_rows(
     for name in ("width", "height"):
         sizes = one_array(annotations[name])
         columns[name] = _first(sizes) if shape.published and shape.images == "one" else sizes
-    turns, images = Turns.of(one_array(annotations["conversations"])), pc.list_value_length(paths).to_numpy()
-    if not shape.published or shape.options.image_place is not None:
-        turns = turns.marked(images, shape.options.image_place)
-    if shape.options.system is not None:
-        turns = turns.with_system(shape.options.system)
-    columns[shape.turns_column] = turns.lists(shape.row_format, images)
+    said, images = one_array(annotations["conversations"]), pc.list_value_length(paths).to_numpy()
+    columns[shape.turns_column] = _turns_of(said, images, shape).lists(shape.row_format, images)
+    if shape.options.regenerated:
+        columns[PREVIOUS] = _previous(annotations, images, shape)
+        columns[REGENERATED] = one_array(annotations[REGENERATED])
     for name, value in constants.items():
         columns[name] = pa.repeat(pa.scalar(value, pa.string()), len(annotations))
     arrays = [columns[field.name] for field in schema]
@@ -195,6 +217,22 @@ def to_rows(
         ],
         schema=schema,
     )
+
+
+def _turns_of(said: pa.Array, images: Ints, shape: RowShape) -> Turns:
+    """What rows with as many `images` each say, with the marks and the system prompt that the options ask for."""
+    turns = Turns.of(said)
+    if not shape.published or shape.options.image_place is not None:
+        turns = turns.marked(images, shape.options.image_place)
+    return turns if shape.options.system is None else turns.with_system(shape.options.system)
+
+
+def _previous(annotations: pa.Table, images: Ints, shape: RowShape) -> pa.Array:
+    """What rows said before they were regenerated, in the form of what they say now; null where that is not known."""
+    before = one_array(annotations[PREVIOUS])
+    known = before.is_valid().to_numpy(zero_copy_only=False)
+    turns = _turns_of(before.filter(pa.array(known)), images[known], shape).lists(shape.row_format, None)
+    return turns.take(pa.array(np.cumsum(known) - 1, mask=~known))
 
 
 def _stored_images(data: pa.Array, urls: pa.Array) -> pa.Array:
@@ -226,13 +264,17 @@ class Turns:
         found: Bools = pc.starts_with(self.text, MARK).to_numpy(zero_copy_only=False)
         return found
 
-    def lists(self, row_format: str, images: Ints) -> pa.Array:
-        """As the lists of structs that rows of this format, with as many `images` each, have."""
+    def lists(self, row_format: str, images: Ints | None) -> pa.Array:
+        """As the lists of structs that rows of this format have, which have a mark for each of so many `images`.
+
+        With None it is not known how many marks they have.
+        """
         if row_format in ("llava", "sharegpt"):
             turns = pa.StructArray.from_arrays([self.role, self.text], fields=list(TURN))
         else:
             role = _ROLES.take(pc.index_in(self.role, value_set=_PUBLISHED_ROLES))
-            content = parts(self.text, self._only_marks(images)) if row_format == "parts" else self.text
+            opening = None if images is None else self._only_marks(images)
+            content = parts(self.text, opening) if row_format == "parts" else self.text
             turns = pa.StructArray.from_arrays([role, content], ["role", "content"])
         return pa.ListArray.from_arrays(pa.array(self.offsets, pa.int32()), turns)
 

@@ -17,7 +17,8 @@ from ..gates import places
 from ..gates.limits import SAMPLE_IMAGES
 from ..images import written_paths
 from .arrays import one_array
-from .records import ALIASES, ANNOTATIONS, MARK, ROLE_KEYS, ROLES, TEXT_KEYS, TURN, Expect, Ints, count_byte, text_bytes
+from .columns import PREVIOUS, REGENERATED
+from .records import ALIASES, FACTS, MARK, ROLE_KEYS, ROLES, TEXT_KEYS, TURN, Expect, Ints, count_byte, text_bytes
 
 # A path that may leave the image root, or a picture that is written into the row in place of its path.
 _NO_PLAIN_PATH = rf"{places.UNSAFE}|^[dD][aA][tT][aA]:"
@@ -46,8 +47,13 @@ def from_arrow(table: pa.Table, expect: Expect) -> pa.Table | None:
     if expect.task_of is not None and task.null_count < rows:
         task = _map_strings(task, expect.task_of)
     arrays = [ids, paths, embedded, sizes[0], sizes[1], turns, task.cast(pa.string())]
+    if expect.facts:
+        facts = _facts(table)
+        if facts is None:
+            return None
+        arrays += facts
     assert all(len(array) == rows for array in arrays)
-    return pa.Table.from_arrays(arrays, schema=ANNOTATIONS)
+    return pa.Table.from_arrays(arrays, schema=expect.schema)
 
 
 def check_names(fields: Any) -> None:
@@ -152,6 +158,50 @@ def _turns(column: pa.Array) -> pa.Array | None:
         role = pa.array(list(ROLES.values())).take(index)
     offsets = pc.subtract(column.offsets, column.offsets[0])
     return pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays([role, text], fields=list(TURN)))
+
+
+def _facts(table: pa.Table) -> list[pa.Array] | None:
+    """What rows were before they were regenerated, and how they were; None where they say it in an unusual way."""
+    nothing = pa.nulls(len(table))
+    found, beside = (
+        one_array(table[name]) if name in table.column_names else nothing for name in (REGENERATED, PREVIOUS)
+    )
+    if pa.types.is_null(found.type):
+        return [nothing.cast(pa.list_(TURN)), nothing.cast(pa.struct(list(FACTS.items())))]
+    if not pa.types.is_struct(found.type):
+        return None
+    given = {field.name: pc.struct_field(found, field.name) for field in found.type}
+    values = [given.get(name, nothing) for name in FACTS]
+    for value, kind in zip(values, FACTS.values(), strict=True):
+        if not (_is_text(value.type) if kind == pa.string() else _is_signed(value.type)):
+            return None
+    arrays = [value.cast(kind) for value, kind in zip(values, FACTS.values(), strict=True)]
+    facts = pa.StructArray.from_arrays(arrays, fields=[pa.field(*each) for each in FACTS.items()], mask=found.is_null())
+    previous = given.get(PREVIOUS, nothing)
+    if beside.null_count < len(beside):
+        if previous.null_count < len(previous):
+            return None
+        previous = beside
+    turns = _turns_if_any(previous, found.is_valid())
+    return None if turns is None else [turns, facts]
+
+
+def _turns_if_any(column: pa.Array, known: pa.Array) -> pa.Array | None:
+    """As :func:`_turns`; null where there are none, and in rows that are not `known`."""
+    if pa.types.is_null(column.type):
+        return column.cast(pa.list_(TURN))
+    if not pa.types.is_list(column.type):
+        return None
+    there = pc.and_(known, pc.fill_null(pc.greater(pc.list_value_length(column), 0), False))
+    turns = _turns(column.filter(there))
+    if turns is None:
+        return None
+    index = pc.subtract(pc.cumulative_sum(there.cast(pa.int64())), 1)
+    return turns.take(pc.if_else(there, index, pa.scalar(None, pa.int64())))
+
+
+def _is_signed(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_signed_integer(kind) or pa.types.is_null(kind))
 
 
 def _coalesce(candidates: list[pa.Array]) -> pa.Array | None:

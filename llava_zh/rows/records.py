@@ -24,7 +24,7 @@ from ..gates.limits import SAMPLE_IMAGES
 from ..gates.safe_text import get_logger
 from ..images import written_paths
 from .columns import ALIASES as ALIASES
-from .columns import USUAL, Columns
+from .columns import PREVIOUS, REGENERATED, USUAL, Columns
 
 logger = get_logger(__name__)
 
@@ -43,6 +43,21 @@ ANNOTATIONS = pa.schema(
         ("conversations", pa.list_(TURN)),
         ("task", pa.string()),
     ]
+)
+# How a row of a run was regenerated, as the run has written it; what is unknown is null.
+FACTS = {
+    "position": pa.int64(),
+    "key": pa.string(),
+    "model": pa.string(),
+    "prompt": pa.string(),
+    "finish_reason": pa.string(),
+    "prompt_tokens": pa.int64(),
+    "completion_tokens": pa.int64(),
+    "asked": pa.int64(),
+}
+# The annotations of rows of which that is asked for as well.
+WITH_FACTS = ANNOTATIONS.append(pa.field(PREVIOUS, pa.list_(TURN))).append(
+    pa.field(REGENERATED, pa.struct(list(FACTS.items())))
 )
 
 ROLE_KEYS = ("from", "role")
@@ -82,7 +97,8 @@ class Expect:
 
     `around` is what they may have around an image's path, see :mod:`llava_zh.images.written_paths`. `columns` are the
     names of their fields. Rows with a caption alone get `question` as their human turn. `in_sa1b` says that a URL which
-    ends in the name of an image of SA-1B is that image.
+    ends in the name of an image of SA-1B is that image. `facts` says that the table has the columns of a run too, in
+    which no row is bad: what is none of a run's facts is null.
     """
 
     images: str = "one"
@@ -91,11 +107,17 @@ class Expect:
     columns: Columns = USUAL
     question: str = MARK
     in_sa1b: bool = False
+    facts: bool = False
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of the annotation table."""
+        return WITH_FACTS if self.facts else ANNOTATIONS
 
 
-def empty() -> pa.Table:
+def empty(schema: pa.Schema = ANNOTATIONS) -> pa.Table:
     """An annotation table without rows."""
-    return ANNOTATIONS.empty_table()
+    return schema.empty_table()
 
 
 def text_bytes(texts: pa.Array) -> tuple[Bytes, Ints]:
@@ -134,7 +156,7 @@ def from_rows(
             good.append(annotation(place, row, expect))
         except BadRow as error:
             on_bad(error)
-    return pa.Table.from_pylist(good, schema=ANNOTATIONS)
+    return pa.Table.from_pylist(good, schema=expect.schema)
 
 
 def bad_row(place: Place, field: str, expected: str, found: object, hint: str = "") -> BadRow:
@@ -191,6 +213,7 @@ class _Checked:
             raise self._bad(name, "text", task)
         if self.expect.task_of is not None and task is not None:
             task = self.expect.task_of(task)
+        facts = self._facts() if self.expect.facts else {}
         return {
             "id": self._id(),
             "images": paths,
@@ -199,7 +222,19 @@ class _Checked:
             "height": self._pixels("height"),
             "conversations": turns,
             "task": task,
+            **facts,
         }
+
+    def _facts(self) -> dict[str, Any]:
+        """How the row was regenerated, and what it was before; null, and never a bad row, where that is not known."""
+        found = self.row.get(REGENERATED)
+        if not isinstance(found, Mapping):
+            return {PREVIOUS: None, REGENERATED: None}
+        before = found.get(PREVIOUS)
+        if before is None:
+            before = self.row.get(PREVIOUS)
+        facts = {name: _fact(found.get(name), kind) for name, kind in FACTS.items()}
+        return {PREVIOUS: _turns_if_any(self.place, before), REGENERATED: facts}
 
     def _bad(self, field: str, expected: str, value: object, hint: str = "") -> BadRow:
         """The error for a `value`, which is quoted as JSON, so that a text is told from a number."""
@@ -353,6 +388,19 @@ class _Checked:
                 name, f"{images} {MARK} mark{'s' * (images > 1)} for as many images, or none", f"{marks} marks"
             )
         return turns
+
+
+def _turns_if_any(place: Place, value: Any) -> list[dict[str, str]] | None:
+    try:
+        return None if value is None else turns_of(place, {"conversations": value})
+    except BadRow:
+        return None
+
+
+def _fact(value: Any, kind: pa.DataType) -> Any:
+    if pa.types.is_string(kind):
+        return value if isinstance(value, str) else None
+    return int(value) if _is_integer(value) else None
 
 
 def is_data_uri(path: str) -> bool:

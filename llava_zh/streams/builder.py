@@ -240,6 +240,7 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
             columns=self.FACTS.fields,
             question=self.config_facts.question,
             in_sa1b=self.FACTS.in_sa1b,
+            facts=bool(self.config.request.options.regenerated),
         )
         reading = Reading(
             expect,
