@@ -174,6 +174,12 @@ class BadArchive(LlavaZhError, OSError):
     """An archive that is truncated, damaged, replaced or unsafe. Attributes: archive, member, offset."""
 
 
+class NotPermitted(BadArchive, PermissionError):
+    """An archive, or a folder that stands for one, that is there and that this user may not read."""
+
+    ERRNO = errno.EACCES
+
+
 class BadIndex(LlavaZhError, OSError):
     """A member index that is missing, stale or damaged and cannot be rebuilt here."""
 

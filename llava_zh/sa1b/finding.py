@@ -10,13 +10,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 
-from llava_zh.errors import BadArchive, BadIndex
-from llava_zh.sa1b import store
+from llava_zh.errors import BadArchive, BadIndex, NotPermitted
+from llava_zh.sa1b import advice, store
 from llava_zh.sa1b.archive import Archive
 from llava_zh.sa1b.index import ArchiveIndex
 from llava_zh.sa1b.layout import FileHit, MemberHit, Root
 from llava_zh.sa1b.remote import RefusedImage
-from llava_zh.sa1b.urls import member_key, shard_of
+from llava_zh.sa1b.urls import archive_stem, member_key, shard_of
 
 #: Shard folders that are asked for an image whose archive nobody names, where their ranges of ids do not tell.
 _ASKED_LOCAL, _ASKED_REMOTE = 2000, 64
@@ -45,7 +45,7 @@ def find(root: Root, path: str) -> Hit | None:
             # Only a number tells that the file there is the same image.
             if hit is None and key is not None and "/" not in name:
                 hit = root.file(f"{place}/images/{name}")
-        except RefusedImage as error:
+        except (RefusedImage, NotPermitted) as error:
             failure = failure or error
             continue
         if hit is not None:
@@ -75,7 +75,7 @@ def _ask(root: Root, paths: Iterable[str]) -> tuple[FileHit | None, Exception | 
     for path in paths:
         try:
             hit = root.file(path)
-        except RefusedImage as error:
+        except (RefusedImage, NotPermitted) as error:
             refused = refused or error
             continue
         if hit is not None:
@@ -208,20 +208,22 @@ def candidates(root: Root, image: int) -> Iterator[Archive]:
 
 def why_absent(index: ArchiveIndex, name: str, archive: str) -> str | None:
     """What is known of why the archive of `index`, shown as `archive`, has no member `name`; None if it is whole."""
+    step = advice.about([archive_stem(archive.rpartition("/")[2]) or archive], index.problem_counts)
+    step = f" Next: {step}." if step else ""
     own = next((p for p in index.problems if p.member and name in (p.member, p.member.rpartition("/")[2])), None)
     if own is not None:
         what = "was left out" if own.kind in ("damaged", "lost", "truncated") else "cannot be opened"
-        return f"{name} in {archive} (at {own.offset:,}) {what}: {own.detail}."
+        return f"{name} in {archive} (at {own.offset:,}) {what}: {own.detail}.{step}"
     fault = next((p for p in index.problems if p.kind in ("damaged", "lost") and not p.member), None)
     if fault is not None:
         return (
             f"No member {name} in {archive}, which is damaged at {fault.offset:,} (before compression): "
             f"{fault.detail}. "
-            "If it had that member, it was lost there."
+            f"If it had that member, it was lost there.{step}"
         )
     if any(p.kind == "truncated" for p in index.problems):
         whole = f"only its first {index.end:,} bytes (before compression) are whole"
-        return f"No member {name} in {archive}, which is truncated: {whole}."
+        return f"No member {name} in {archive}, which is truncated: {whole}.{step}"
     if any(p.kind in ("damaged", "lost") for p in index.problems):
-        return f"No member {name} in {archive}, which is damaged: `llava-zh sa1b verify` tells where."
+        return f"No member {name} in {archive}, which is damaged: `llava-zh sa1b verify` tells where.{step}"
     return None

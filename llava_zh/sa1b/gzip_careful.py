@@ -378,7 +378,7 @@ class _Inflater:
             except zlib.error as error:
                 self.decoder = before
                 if step == 1:
-                    self.failed = str(error)
+                    self.failed = str(error).rpartition(": ")[2]  # without the decompressor's own number
                     break
                 step = max(1, min(step, len(data)) // 2)
                 continue

@@ -26,21 +26,23 @@ from urllib.parse import quote, unquote
 import fsspec
 import numpy as np
 
-from llava_zh.errors import BadArchive, BadIndex, ImageNotFound, RootNotFound
+from llava_zh.errors import BadArchive, BadIndex, ImageNotFound, NotPermitted, RootNotFound
 from llava_zh.gates.limits import INDEX
 from llava_zh.gates.links import lead_out
-from llava_zh.gates.safe_text import public_name
+from llava_zh.gates.safe_text import get_logger, public_name
 from llava_zh.sa1b import store
+from llava_zh.sa1b.advice import before_first_index
 from llava_zh.sa1b.archive import Archive
 from llava_zh.sa1b.discovery import Found, discover
 from llava_zh.sa1b.index import Member
 from llava_zh.sa1b.remote import NO_LISTING, RefusedImage, explained, fetch, status_of, trouble, verdict
-from llava_zh.sa1b.source import LocalSource, RemoteSource, Source, open_limit
+from llava_zh.sa1b.source import LocalSource, RemoteSource, Source, not_permitted, open_limit
 from llava_zh.sa1b.urls import SHARD_NAME, archive_stem, member_key
 from llava_zh.storage.progress import Progress
 
 #: Archives kept open by a root, where it is set; else their share of the descriptors that this process may have.
 MAX_OPEN: int | None = None
+_log = get_logger(__name__)
 _PROBED = (".tar", ".tar.gz", ".tgz", ".zip")
 
 
@@ -77,9 +79,12 @@ class FileHit(NamedTuple):
         """Bytes `start` to `stop` of the file."""
         if not self.root.local:
             return fetch(self.root.fs, self.path, start, stop, self.size, self.root.show_full(self.path))
-        with open(self.path, "rb", buffering=0) as file:
-            file.seek(start)
-            return file.read(stop - start)
+        try:
+            with open(self.path, "rb", buffering=0) as file:
+                file.seek(start)
+                return file.read(stop - start)
+        except PermissionError:
+            raise not_permitted(self.path) from None
 
 
 class MemberHit(NamedTuple):
@@ -225,8 +230,11 @@ class Root:
         except (FileNotFoundError, NotADirectoryError):
             pass
         except PermissionError:
+            denied = not_permitted(self.join(folder))
             if self.local and not folder:
-                raise RootNotFound(f"The SA-1B root {self.name} may not be read by this user.") from None
+                raise RootNotFound(f"The SA-1B root {denied}") from None
+            if self.local:
+                _log.warning("%s What is in it counts as not there.", denied)
         except Exception as error:
             if self.local:
                 raise
@@ -252,8 +260,11 @@ class Root:
 
     def entries(self, folder: str) -> list[dict[str, Any]]:
         """What the filesystem says of each entry of `folder`. Raises: FileNotFoundError, BadImage."""
-        with contextlib.nullcontext() if self.local else explained(self.show(folder)):
-            return list(self.fs.ls(self.join(folder), detail=True))
+        try:
+            with contextlib.nullcontext() if self.local else explained(self.show(folder)):
+                return list(self.fs.ls(self.join(folder), detail=True))
+        except PermissionError:
+            raise not_permitted(self.show(folder)) from None
 
     def some_id(self, folder: str) -> int | None:
         """The id of one of the images in the shard `folder`, whichever is met first; None if there is none."""
@@ -284,13 +295,15 @@ class Root:
     def file(self, path: str) -> FileHit | None:
         """The file at `path` under the root, if there is one.
 
-        Raises: RefusedImage where a server refuses it; BadImage where it could not be asked.
+        Raises: NotPermitted; RefusedImage where a server refuses it; BadImage where it could not be asked.
         """
         full = self.join(path)
         if not self.local:
             return self._remote_file(full)
         try:
             status = os.stat(full)
+        except PermissionError:
+            raise not_permitted(str(Path(full).parent)) from None  # a folder on the way to it
         except (OSError, ValueError):
             return None
         if not stat.S_ISREG(status.st_mode) or (self.guarded and lead_out(self.path, full)):
@@ -351,7 +364,7 @@ class Root:
     def _may_have(self, path: str) -> bool:
         try:
             return self.file(path) is not None
-        except RefusedImage:
+        except (RefusedImage, NotPermitted):
             return False
 
     def extracted_folders(self, stem: str) -> list[str]:
@@ -422,6 +435,7 @@ class Root:
                 f"The remote archive {self.show(path)} has no index, neither beside it nor in the cache. "
                 f"Making one reads it once in full: llava-zh sa1b index --image-root {self.name}"
             )
+        before_first_index(self, path)
         return self.build(path)
 
     def build(self, path: str, **options: Any) -> Archive:

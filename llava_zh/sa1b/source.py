@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import fsspec.asyn
 
-from llava_zh.errors import BadArchive
+from llava_zh.errors import BadArchive, NotPermitted
 from llava_zh.forks import in_child
 from llava_zh.gates.safe_text import public_name
 from llava_zh.sa1b.remote import explained
@@ -115,12 +115,15 @@ class LocalSource(Source):
 
     def __init__(self, path: str) -> None:
         """
-        Raises: BadArchive when there is no regular file at `path`; OSError when it cannot be opened.
+        Raises: BadArchive when there is no regular file at `path`; NotPermitted; OSError when it cannot be opened.
         """
         self.path = path
         # What is no file at all, such as a FIFO, would be waited for.
         flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
-        self._fd = os.open(path, flags)
+        try:
+            self._fd = os.open(path, flags)
+        except PermissionError:
+            raise not_permitted(path) from None
         status = os.fstat(self._fd)
         if not stat.S_ISREG(status.st_mode):
             raise BadArchive(f"{path} is no regular file.", archive=path)
@@ -192,6 +195,15 @@ class LocalSource(Source):
 
     def open_file(self) -> BinaryIO:
         return Path(self.path).open("rb")
+
+
+def not_permitted(path: str) -> NotPermitted:
+    """The error for an archive or a folder of images that is there, and closed to this user."""
+    return NotPermitted(
+        f"{path} may not be read by this user (permission denied). Give yourself permission to read it (chmod, chown), "
+        "or run this as a user who has it.",
+        archive=path,
+    )
 
 
 def _version(status: os.stat_result) -> tuple[int, ...]:

@@ -53,7 +53,8 @@ def detect(source: Source) -> str:
     if head[257:262] == b"ustar" or (len(head) == 512 and not any(head)) or _old_tar(head):
         return "tar"
     raise BadArchive(
-        f"{source.path} is no tar, gzip or zip file: it has {source.size:,} bytes and starts with {head[:8]!r}.",
+        f"{source.path} is no tar, gzip or zip file: it has {source.size:,} bytes and starts with {head[:8]!r}. "
+        "Delete it and fetch it again: llava-zh sa1b download.",
         archive=source.path,
         offset=0,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,8 +11,10 @@ from llava_zh.errors import BadArchive, ImageNotFound
 from llava_zh.sa1b import store
 from llava_zh.sa1b.index import ArchiveIndex
 from llava_zh.sa1b.layout import Root
+from llava_zh.sa1b.source import not_permitted
 from llava_zh.sa1b.urls import SHARD_NAME, key_name, member_key
 
+_EFFECTIVE = os.access in os.supports_effective_ids
 #: Folders that hold archives or flat images rather than being one archive's.
 _CONTAINERS = frozenset(("data", "sam", "images"))
 
@@ -40,7 +43,11 @@ def archives(root: Root) -> Iterator[ArchiveInfo]:
             yield archive_info(root, name, path)
     for name, place in _folders(root):
         kind = "extracted" if SHARD_NAME.fullmatch(name) else "folder"
-        yield ArchiveInfo(name, kind, root.name, place, indexed=True)
+        if root.local and not os.access(root.join(place), os.R_OK | os.X_OK, effective_ids=_EFFECTIVE):
+            denied = str(not_permitted(root.show(place)))
+            yield ArchiveInfo(name, "unusable", root.name, place, problem=denied)
+        else:
+            yield ArchiveInfo(name, kind, root.name, place, indexed=True)
     for folder in root.flat_folders():
         keys = root.listing(folder).keys
         if len(keys):

@@ -184,6 +184,8 @@ def test_verify_exits_with_0_when_all_is_good_and_1_when_something_is_bad(
     assert rows["sa_000002"][-2:] == ["differs", "NOT OK"] and rows["sa_000001"][-1] == "ok"
     assert "its MD5 is" in shown.err and "truncated: sa_" in shown.err and "sa_5.jpg: is no JPEG" in shown.err
     assert f"bad_images={str(tmp_path / 'v' / 'bad-images.txt')!r}" in shown.out
+    assert "NOT OK: 2 of 4 archives and folders." in shown.out
+    assert "Next, for sa_000002: " in shown.err and "sa1b download --archives 2 --links LIST" in shown.err
 
 
 def test_repack_takes_the_images_of_a_list_or_of_a_configuration(

@@ -131,3 +131,17 @@ def test_one_name_in_two_forms_is_one_name_and_the_last_is_read(tmp_path: Path, 
     fs = make_fs(tmp_path)
     assert fs.cat("sa_000000/sa_1.jpg") == last
     assert [info.problems for info in fs.archives()] == [{"duplicate": 1}]
+
+
+def test_the_first_index_that_is_made_on_the_way_tells_of_all_that_lack_one_once(
+    tmp_path: Path, make_fs: MakeFs, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(3):
+        write_archive(tmp_path / f"sa_{number:06d}.tar", {f"sa_{number + 1}.jpg": PICTURE}, "gzip")
+    make_fs(tmp_path).build_index(["sa_000000"])
+    assert not caplog.records  # whoever asks for indexes knows
+    fs = make_fs(tmp_path)
+    assert fs.cat_file("sa_000001/sa_2.jpg") == fs.cat_file("sa_000002/sa_3.jpg") == PICTURE
+    (told,) = (record.getMessage() for record in caplog.records)
+    assert told.startswith(f"2 of the 3 archives in {tmp_path} have no index yet.")
+    assert told.endswith(f"llava-zh sa1b index --image-root {tmp_path}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +11,13 @@ import fsspec
 import pyarrow as pa
 import pytest
 
-from llava_zh.errors import RootNotFound
+from llava_zh.errors import NotPermitted, RootNotFound
 from llava_zh.images.locations import Sa1bImages
 from llava_zh.sa1b import discovery
 from llava_zh.sa1b.filesystem import Sa1bFileSystem
 from llava_zh.sa1b.published import own_archive
 
-from .conftest import tar_bytes, write_archive, write_files
+from .conftest import Files, tar_bytes, write_archive, write_files
 
 MakeFs = Callable[..., Sa1bFileSystem]
 IMAGE = {"sa_3000.jpg": b"a picture", "sa_3001.jpg": b"another"}
@@ -168,3 +169,29 @@ def test_a_root_that_may_not_be_read_is_named(unprivileged: Path, make_fs: MakeF
     (unprivileged / "shut").mkdir(mode=0)
     with pytest.raises(RootNotFound, match="may not be read"):
         make_fs(unprivileged / "shut").cat_file("sa_1.jpg")
+
+
+def test_an_archive_and_a_folder_that_may_not_be_read_are_called_so(
+    unprivileged: Path, files: Files, make_fs: MakeFs, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = unprivileged / "root"
+    write_archive(root / "sa_000000.tar", files, "tar").chmod(0)
+    write_files(root / "sa_000001", files)
+    (root / "sa_000002").mkdir()
+    (root / "sa_000002" / "sa_50.jpg").write_bytes(files["sa_1.jpg"])
+    (root / "sa_000002" / "sa_50.jpg").chmod(0)
+    (root / "sa_000001").chmod(0)
+    fs = make_fs(root)
+    for path, shut in (
+        ("sa_000000/sa_1.jpg", "sa_000000.tar"),
+        ("sa_000001/sa_1.jpg", "sa_000001"),
+        ("sa_000002/sa_50.jpg", "sa_50.jpg"),
+    ):
+        with pytest.raises(NotPermitted, match=rf"{shut} may not be read by this user .*chmod") as raised:
+            fs.cat_file(path)
+        assert isinstance(raised.value, PermissionError) and raised.value.errno == errno.EACCES
+    kinds = {info.name: info.kind for info in fs.archives()}
+    assert kinds == {"sa_000000": "unusable", "sa_000001": "unusable", "sa_000002": "extracted"}
+    assert not fs.have(["sa_000001/sa_1.jpg"]).any()
+    assert "counts as not there" in caplog.text
+    (root / "sa_000001").chmod(0o755)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
+from .. import text
 from ..options import archive_list
 
 if TYPE_CHECKING:
     from ...sa1b.filesystem import Sa1bFileSystem
+
+_SHOWN = 5
 
 
 def add_root(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +41,21 @@ def filesystem(args: argparse.Namespace) -> Sa1bFileSystem:
     from ...sa1b.filesystem import Sa1bFileSystem
 
     return Sa1bFileSystem(fo=search_path(args.image_root))
+
+
+def tell_next(archives: Iterable[tuple[str, Collection[str]]]) -> None:
+    """Say on stderr what mends archives, each given with the kinds of its problems; once for those that have the same.
+
+    An archive that cannot be read at all has an error of its own, which says it.
+    """
+    from ...sa1b.advice import about
+
+    alike: dict[str, tuple[list[str], Collection[str]]] = {}
+    for name, problems in archives:
+        alike.setdefault(about((), problems), ([], problems))[0].append(name)
+    for names, problems in (group for advice, group in alike.items() if advice):
+        shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else "")
+        text.tell(text.one_line(f"Next, for {shown}: {about(names, problems)}"))
 
 
 def _archives(given: str) -> list[int | str]:

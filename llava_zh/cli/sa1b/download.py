@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     )
     skipped = [one.name for one in done if one.skipped]
     done = [one for one in done if not one.skipped]
-    rows = [("FILE", "SIZE", "", "CHECKED")]
+    rows = [("FILE", "SIZE", "OUTCOME", "CHECKED")]
     for one in done:
         what = "NOT FETCHED" if one.problem else "kept" if one.kept else "fetched"
         checked = "" if one.problem or one.kept else "size, MD5" if one.md5 else "size"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ...errors import LlavaZhError
 from .. import text
 from ..commands import Subparsers, new_parser
-from .common import add_archives, add_num_proc, add_root, filesystem
+from .common import add_archives, add_num_proc, add_root, filesystem, tell_next
 
 if TYPE_CHECKING:
     from ...sa1b.filesystem import Sa1bFileSystem
@@ -65,7 +65,9 @@ def run(args: argparse.Namespace) -> int:
     for info in made:
         problems = ", ".join(f"{number} {kind}" for kind, number in info.problems.items())
         ids = "" if info.ids is None else f"{info.ids[0]}-{info.ids[1]}"
-        rows.append((info.name, info.kind, f"{info.members or 0:,}", ids, problems or "none"))
+        rows.append(
+            (info.name, info.kind, f"{info.members or 0:,}", ids, problems or ("all of it" if info.problem else "none"))
+        )
     text.say(text.table(rows, right=(2, 3)))
     for info in made:
         if info.problem:
@@ -74,4 +76,5 @@ def run(args: argparse.Namespace) -> int:
             for problem in _problems(fs, info):
                 where = f"{problem.member or 'the archive'} at {problem.offset:,}"
                 text.tell(text.one_line(f"{info.name}: {problem.kind}: {where}: {problem.detail}"))
+    tell_next((info.name, info.problems) for info in made)
     return 1 if any(info.problem for info in made) else 0

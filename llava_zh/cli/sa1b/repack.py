@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         masks=args.masks,
         num_proc=args.num_proc,
     )
-    rows = [("ARCHIVE", "MEMBERS", "SIZE", "", "MISSING")]
+    rows = [("ARCHIVE", "MEMBERS", "SIZE", "OUTCOME", "MISSING")]
     for one in done:
         what = "NOT REPACKED" if one.problem else "kept" if one.kept else "repacked"
         rows.append((one.name, f"{one.members:,}", text.size(one.bytes), what, str(len(one.missing) or "")))

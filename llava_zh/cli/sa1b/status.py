@@ -11,7 +11,7 @@ from ...errors import DataFileNotFound
 from .. import text
 from ..commands import Subparsers, new_parser
 from ..options import add_source
-from .common import add_root, filesystem
+from .common import add_root, filesystem, tell_next
 
 if TYPE_CHECKING:
     from ...sa1b.filesystem import Sa1bFileSystem
@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
     text.say(_archives(infos))
     if counted:
         text.say("\n" + _covered(counted))
+    tell_next((info.name, info.problems) for info in infos)
     waiting = sum(not info.indexed and info.kind != "unusable" for info in infos)
     if waiting:
         root = ",".join(root.name for root in fs.roots)

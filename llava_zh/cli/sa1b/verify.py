@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .. import text
 from ..commands import Subparsers, new_parser
-from .common import add_archives, add_num_proc, add_root, filesystem
+from .common import add_archives, add_num_proc, add_root, filesystem, tell_next
 
 if TYPE_CHECKING:
     from ...sa1b.tools.verify import VerifyReport
@@ -59,16 +59,18 @@ def run(args: argparse.Namespace) -> int:
     where = args.output_dir.absolute()
     images = sum(archive.images for archive in report.archives)
     text.say(f"{images:,} images are good, {len(report.bad_images):,} are bad. Report: {where / 'report.json'}")
-    damaged = sum(not archive.ok and not archive.bad for archive in report.archives)
-    if damaged:
-        text.say(f"{damaged} archives are faulty as a whole; --archives available keeps rows whose images are there")
+    faulty = [archive for archive in report.archives if not archive.ok]
+    if faulty:
+        text.say(f"NOT OK: {len(faulty):,} of {len(report.archives):,} archives and folders.")
+        text.say("To load the rows whose images can be read: --archives available, archives='available' in Python.")
     if report.bad_images:
-        text.say(f"To leave the bad ones out: bad_images={str(where / 'bad-images.txt')!r} in load_dataset")
+        listed = str(where / "bad-images.txt")
+        text.say(f"To leave the bad images out: --bad-images {listed}, bad_images={listed!r} in Python.")
     return 0 if report.ok else 1
 
 
 def _table(report: VerifyReport) -> str:
-    rows = [("ARCHIVE", "LAYOUT", "MEMBERS", "IMAGES", "BAD", "MD5", "")]
+    rows = [("ARCHIVE", "LAYOUT", "MEMBERS", "IMAGES", "BAD", "MD5", "VERDICT")]
     for one in report.archives:
         counts = (f"{one.members:,}", f"{one.images:,}", f"{len(one.bad):,}")
         rows += [(one.name or "(several)", one.kind, *counts, one.md5 or "", "ok" if one.ok else "NOT OK")]
@@ -91,6 +93,7 @@ def _tell(report: VerifyReport) -> None:
         text.tell(text.one_line(line))
     if len(lines) > _SHOWN:
         text.tell(f"… and {len(lines) - _SHOWN:,} more, see the report")
+    tell_next((one.name, {problem["kind"] for problem in one.problems}) for one in report.archives)
     if report.twice_count:
         text.tell(f"{report.twice_count:,} images are in several archives, such as {_first(report.twice)}")
 
