@@ -12,6 +12,7 @@ from llava_zh.catalog.prompts import PROMPTS, Prompt
 from llava_zh.curation.expected import expected, sentences
 from llava_zh.curation.text import detect_language, find_repetition, windows
 from llava_zh.gates.model_text import controls, says_nothing, special_tokens, without_reasoning
+from llava_zh.gates.refusals import refusal
 
 _PICTURE = ("图片", "图像", "照片", "这张图")
 _CANNOT_SEE = ("无法看到", "无法查看", "无法直接查看", "没有看到您提供的", "没有看到你提供的")
@@ -94,6 +95,7 @@ class Checks:
             *_turns_defects(turns),
             *self._paragraph_defects(row, prompt, turns, answers),
             *self._leak_defects(text),
+            *_refusal_defects(answers),
             *_model_defects(answers),
         ]
         if expected and written and expected != written:
@@ -130,6 +132,12 @@ class Checks:
         found = next((phrase for phrase in self.leaks if phrase in lowered), None)
         if found is not None:
             yield f"leak: {found!r}"
+
+
+def _refusal_defects(answers: Iterable[str]) -> Iterator[str]:
+    found = next(filter(None, map(refusal, answers)), None)
+    if found is not None:
+        yield f"refusal: {found!r}"
 
 
 def _model_defects(answers: Iterable[str]) -> Iterator[str]:

@@ -12,6 +12,7 @@ REASONS: dict[str, str] = {
     "empty": "a gpt turn without text",
     "paragraphs": "several paragraphs where one is asked",
     "leak": "the answer betrays its prompt",
+    "refusal": "the model refuses to answer",
     "reasoning": "a block of reasoning is left in the answer",
     "special_tokens": "special tokens of a model are left in the answer",
     "control_characters": "characters that steer a terminal, or stand for lost bytes, are in the answer",

@@ -47,10 +47,10 @@ def curate(
 
     What is judged of a row is its text: the gpt turns. A row is dropped for any of: turns that do not alternate human
     and gpt (after a system turn, if any); a gpt turn without text; several lines where one paragraph is asked; a
-    phrase that betrays the prompt; reasoning or special tokens of a model; another language than the row's;
-    repetition; a length outside the bounds; a text equal, but for white space, to that of an earlier row; a text nearly
-    that of an earlier row. The last two are looked for among the rows that nothing else is wrong with, so that every
-    cluster keeps its earliest sound row.
+    phrase that betrays the prompt; a refusal (:mod:`llava_zh.gates.refusals`); reasoning or special tokens of a model;
+    another language than the row's; repetition; a length outside the bounds; a text equal, but for white space, to that
+    of an earlier row; a text nearly that of an earlier row. The last two are looked for among the rows that nothing
+    else is wrong with, so that every cluster keeps its earliest sound row.
 
     Written are ``data/000000.jsonl`` (kept rows, in their order, as published), ``dropped.jsonl`` (the others, without
     pictures, with ``row``, their position from 0, and ``reasons``) and ``report.json``. Where pictures are embedded in

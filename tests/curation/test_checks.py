@@ -56,6 +56,13 @@ def test_words_that_only_look_like_a_leak_are_none(answer: str) -> None:
     assert defects(ASKED, ("gpt", answer)) == []
 
 
+def test_a_refusal_in_any_answer_is_called_one() -> None:
+    [found] = defects(ASKED, ("gpt", "一只猫。"), ("human", "？"), ("gpt", "抱歉，我无法回答这个问题。"))
+    assert found == "refusal: '抱歉，我无法回答这个问题'"
+    reasons = [found.split(":")[0] for found in defects(ASKED, ("gpt", "I'm sorry, I can't help with that image."))]
+    assert reasons == ["refusal"]
+
+
 def test_leaks_are_lower_case_so_that_case_does_not_matter() -> None:
     assert all(phrase == phrase.lower() for phrase in LEAKS)
     assert min(map(len, LEAKS)) >= 5
