@@ -120,19 +120,23 @@ def test_the_example_registers_sharegpt4v_and_the_commands_know_it(
 
 
 @pytest.mark.slow
-def test_an_id_on_a_hub_is_enough(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "hub", "main"), [("huggingface", "hf:me/own", "main"), ("modelscope", "modelscope:me/own", "master")]
+)
+def test_an_id_on_a_hub_is_enough(kind: Any, hub: str, main: str, tmp_path: Path) -> None:
     lines = b"".join(json.dumps({"image": "1.jpg", "conversations": turns()}).encode() + b"\n" for _ in range(3))
     files = {"data/a.jsonl": lines, "other/b.jsonl": lines[: lines.index(b"\n") + 1], "data/1.jpg": RED}
-    script = """
+    script = f"""
         import llava_zh
         def rows(path, **given):
             return sum(1 for _ in llava_zh.load_dataset(path, split="train", streaming=True, **given).decode(False))
-        print(rows("hf:me/own"), rows("llava", data_files="hf:me/own/other/*.jsonl"), rows("hf:me/own@main/data/*"),
-              rows("llava", data_dir="hf:me/own", data_files="other/*"), rows("sa1b-captions", data_files="hf:me/own"))
-        llava_zh.register({"name": "mine", "repos": {"huggingface": "me/own"}, "configs": [
-            {"name": "other", "files": ["other/*.jsonl"]}, {"name": "data", "file": "a.jsonl"}]})
+        print(rows("{hub}"), rows("llava", data_files="{hub}/other/*.jsonl"), rows("{hub}@{main}/data/*"),
+              rows("llava", data_dir="{hub}", data_files="other/*"), rows("sa1b-captions", data_files="{hub}"))
+        llava_zh.register({{"name": "mine", "repos": {{"{kind}": "me/own"}}, "configs": [
+            {{"name": "other", "files": ["other/*.jsonl"]}}, {{"name": "data", "file": "a.jsonl"}}]}})
         print(rows("mine", name="other"), rows("mine", name="data"), rows("me/own", name="data"))
-        coco = llava_zh.load_dataset("llava-instruct-150k", "detail", split="train", streaming=True, image_root="coco")
+        coco = llava_zh.load_dataset("llava-instruct-150k", "detail", split="train", streaming=True, image_root="coco",
+            **({{}} if "{kind}" == "huggingface" else {{"data_dir": "coco"}}))
         print(next(iter(coco))["image"].size)
         from llava_zh.cli import main
         main(["download", "mine", "other", "--dest", "fetched"])
@@ -141,8 +145,9 @@ def test_an_id_on_a_hub_is_enough(tmp_path: Path) -> None:
     (tmp_path / "coco" / "train2017").mkdir(parents=True)
     (tmp_path / "coco" / "train2017" / "1.jpg").write_bytes(BLUE)
     coco = {"detail_23k.json": json.dumps([{"image": "1.jpg", "conversations": turns()}]).encode()}
-    with HubServer({"me/own": files, "liuhaotian/LLaVA-Instruct-150K": coco}) as hub:
-        env = {**os.environ, **hub.env, "HF_HOME": str(tmp_path / "hf")}
+    (tmp_path / "coco" / "detail_23k.json").write_bytes(coco["detail_23k.json"])
+    with HubServer({"me/own": files, "liuhaotian/LLaVA-Instruct-150K": coco}, kind) as server:
+        env = {**os.environ, **server.env, "HF_HOME": str(tmp_path / "hf"), "MODELSCOPE_CACHE": str(tmp_path / "ms")}
         code = "\n".join(line[8:] for line in script.splitlines())
         done = subprocess.run(
             [sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120
