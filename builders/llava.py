@@ -9,16 +9,22 @@ FACTS = DatasetFacts(
     title="Files in LLaVA's form",
     description=(
         "Rows of your own, or of any repository: JSON Lines, a JSON array, Parquet or WebDataset, with an image (a "
-        "path or the picture itself) and a conversation. Name them by data_dir= or data_files=, which also take "
-        "'hf:owner/name' and 'modelscope:owner/name'."
+        "path or the picture itself) and a conversation; rows of text alone may be among them. Name them by data_dir= "
+        "or data_files=, which also take 'hf:owner/name' and 'modelscope:owner/name'."
     ),
     licence="that of the files",
     image_licence="that of the files",
     configs=(
-        ConfigFacts(name="default", prompt="original", description="One image a row."),
-        ConfigFacts(name="en", language="en", prompt="original", description="One image a row, text in English."),
-        ConfigFacts(name="zh", language="zh", prompt="original", description="One image a row, text in Chinese."),
-        ConfigFacts(name="multi", images="many", prompt="original", description="One image or several a row."),
+        ConfigFacts(name="default", prompt="original", text_only=True, description="One image a row."),
+        ConfigFacts(
+            name="en", language="en", prompt="original", text_only=True, description="One image a row, text in English."
+        ),
+        ConfigFacts(
+            name="zh", language="zh", prompt="original", text_only=True, description="One image a row, text in Chinese."
+        ),
+        ConfigFacts(
+            name="multi", images="many", prompt="original", text_only=True, description="One image or several a row."
+        ),
     ),
     default_config="default",
     image_folders=("images", "train2017"),

@@ -56,6 +56,8 @@ class ConfigFacts:
             :attr:`DatasetFacts.prompts`, ``"original"`` for the row's own question, ``"llava"`` for that of its task.
         single_paragraph: Whether a text of several paragraphs is a defect to `curate`.
         question: The human turn of rows that are captions alone.
+        text_only: Whether a row may have no image, as in mixed sets for instruction tuning. Where it may not, such a
+            row is a bad row: a caption of no picture.
     """
 
     name: str = ""
@@ -70,6 +72,7 @@ class ConfigFacts:
     prompt: str | None = None
     single_paragraph: bool = False
     question: str = "<image>"
+    text_only: bool = False
 
     def __post_init__(self) -> None:
         _check(self, f"Configuration {self.name!r}", {"name"})
@@ -220,11 +223,17 @@ class DatasetFacts:
         """The task's name in rows, from a name it was published under; a name that is not known stays as it is."""
         return self._task_names.get(_plain(published), published)
 
-    def rules(self, config: str) -> str:
-        """A digest of all that decides which rows come of the same files, for caches."""
+    def rules(self, config: str, *, registered: bool = True) -> str:
+        """A digest of all that decides which rows come of the same files, for caches.
+
+        Args:
+            registered: Whether somebody wrote these facts, who may write others. Those of a repository that is merely
+                named are the library's own, and what it took to them later made no row of before another.
+        """
         known = self.config(config)
         rules = [self.image_places, self.columns, self.sizes, self.tasks, known.language, known.images, known.task]
-        return hashlib.sha256(msgspec.json.encode([*rules, known.question], order="sorted")).hexdigest()[:16]
+        rules += [known.question, *(["text_only"] if known.text_only and registered else [])]
+        return hashlib.sha256(msgspec.json.encode(rules, order="sorted")).hexdigest()[:16]
 
 
 def facts_of(given: Any, where: str) -> DatasetFacts:

@@ -14,10 +14,18 @@ from ..files import readers
 from ..files.data_files import DataFile, local_files
 from ..gates.safe_text import get_logger
 from ..images import written_paths
-from ..images.locations import ArchivedImages, EmbeddedImages, FolderImages, Images, Sa1bImages, UnresolvedImages
+from ..images.locations import (
+    ArchivedImages,
+    EmbeddedImages,
+    FolderImages,
+    Images,
+    NoImages,
+    Sa1bImages,
+    UnresolvedImages,
+)
 from ..images.prefixed import Part, PrefixedImages, tidy
 from ..rows import records
-from ..rows.columns import Columns
+from ..rows.columns import Columns, no_image
 from ..sa1b.access import ROOT_VARIABLE
 from ..sa1b.published import plain, problem
 from ..sa1b.urls import search_path
@@ -32,12 +40,14 @@ class Seen:
     """What was found of a dataset: all files, those with rows, the first row, and the folder or repository they are of.
 
     `first` is None where it was not looked at, since the published file itself names its images as the facts say.
+    `no_images` says that rows may have no image, and that none was found that has.
     """
 
     files: Sequence[DataFile]
     rows: Sequence[DataFile]
     first: Mapping[str, Any] | None
     where: str
+    no_images: bool = False
 
 
 def places(facts: DatasetFacts, seen: Seen, image_root: Any) -> tuple[Images, str]:
@@ -58,6 +68,12 @@ def places(facts: DatasetFacts, seen: Seen, image_root: Any) -> tuple[Images, st
             beside = None if seen.first is None or not _is_local(seen.rows) else _with_rows(seen, path)
             return beside or Sa1bImages(_roots(image_root)), ""
         root = None if image_root is None else one_root(image_root, facts.name)
+        if seen.no_images:
+            return (
+                (NoImages(), "of no row that was looked at")
+                if root is None
+                else (_below(root, None, facts.image_folders), "")
+            )
         return _own(seen, path, root, facts.image_folders)
     return _several(facts, seen, path, image_root), ""
 
@@ -185,7 +201,7 @@ def _unresolved(where: str, published: str, why: str) -> tuple[Images, str]:
 
 def _first_image(first: Mapping[str, Any], columns: Columns) -> tuple[str, str | None]:
     """Of the first record's image: words that say how it is embedded (``""`` when it is not), and its path."""
-    value = columns.get(first, "image")[1]
+    value = columns.get(first, "image", no_image)[1]
     sample = value[0] if isinstance(value, list) and value else value
     if isinstance(sample, str) and records.is_data_uri(sample):
         return " as data: URIs", None

@@ -91,6 +91,11 @@ def everything() -> Iterator[DatasetFacts]:
         yield known
 
 
+def is_registered(name: str) -> bool:
+    """Whether somebody registered the dataset of that name, and it is neither built in nor merely a repository."""
+    return name in _registered
+
+
 def configs_called(name: str) -> Iterator[tuple[DatasetFacts, ConfigFacts]]:
     """The configurations of this name, of all datasets; for rows that say no more than that."""
     return ((facts, config) for facts in everything() for config in facts.configs if config.name == name)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import BadArgument, DataFileNotFound, UnknownName
-from ..files import hub, readers
+from ..files import hub
 from ..files.data_files import ABOUT_HUBS, DataFile, flatten, local_files
 from ..gates.safe_text import get_logger
 from ..images.locations import UnresolvedImages, with_token
@@ -71,19 +71,22 @@ def resolve(facts: DatasetFacts, request: Request, token: Any) -> Layout:
     are files or patterns in it, also ``hf:owner/name/pattern``.
     """
     skip_bad, config = request.on_bad_row == "skip", str(request.name)
-    columns = facts.fields
+    columns, text_only = facts.fields, facts.config(config).text_only
     files, rows, where = _files(facts, request, token)
     first: Mapping[str, Any] | None
     if not rows:
         asked = _asked(request)
-        rows, first, found = row_files.find_rows(files, where, token, columns, skip_bad=skip_bad, asked=asked)
+        rows, first, found = row_files.find_rows(
+            files, where, token, columns, skip_bad=skip_bad, asked=asked, text_only=text_only
+        )
     else:
         # The published file names its images as the facts say; an export of it may hold them, or have them beside it.
         published = any(row_files.is_named(rows[0], name) for name in facts.config(config).files)
         look = facts.has_own_images or not published
-        first = readers.sample(rows[0], token, patient=skip_bad, columns=columns) if look else None
+        first = row_files.first_row(rows, token, columns, skip_bad, text_only) if look else None
         found = ", ".join(file.label for file in rows)
-    images, described = places(facts, Seen(files, rows, first, where), request.image_root)
+    no_images = text_only and bool(first) and not columns.has_image(first or {})
+    images, described = places(facts, Seen(files, rows, first, where, no_images), request.image_root)
     if described:
         found += f"; images {described}"
         logger.info("%s: found %s", where, found)

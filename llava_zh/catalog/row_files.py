@@ -6,11 +6,12 @@ file list and the columns (:func:`find_rows`).
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import itertools
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -21,7 +22,7 @@ from ..files.hub import check_is_data
 from ..gates import pictures
 from ..gates.safe_text import get_logger
 from ..images.locations import Images
-from ..rows.columns import USUAL, Columns
+from ..rows.columns import USUAL, Columns, no_image
 from .facts import DatasetFacts
 
 logger = get_logger(__name__)
@@ -127,6 +128,7 @@ def find_rows(
     *,
     skip_bad: bool = False,
     asked: Collection[DataFile] | None = None,
+    text_only: bool = False,
 ) -> tuple[list[DataFile], Mapping[str, Any], str]:
     """Which of `files` have the rows of a dataset whose layout is not known beforehand, the first row, and words.
 
@@ -139,6 +141,8 @@ def find_rows(
         skip_bad: Bad rows are left out, so the first good one may come late.
         asked: Those that the user named one by one, where he chose `files` himself: all kinds that have rows are read
             then, and a file of these that has none is an error. None for a folder, of which the best kind is read.
+        text_only: A row may have no image. Of a folder, files with images are preferred all the same, and files
+            without any are read where none has one. Of several files' rows one with an image is given as the first.
 
     Raises:
         BadRow, BadFile: No file has a good row; this is what is wrong with the first.
@@ -147,55 +151,101 @@ def find_rows(
     for file in asked or ():
         if readers.kind_of(file.name) is None:
             raise _unknown(files, where, f"{file.name} is no Parquet, JSON, JSON Lines or tar file", {}, columns)
-    problem: LlavaZhError | None = None
-    taken: list[DataFile] = []
-    firsts: list[Mapping[str, Any]] = []
-    broken: list[DataFile] = []
-    unlike: list[DataFile] = []
-    for family in (*_ROW_KINDS, ("tar",)):
-        if firsts and asked is None:
-            break
-        for kind in family:
-            if not (rows := _of_kind(files, kind, asked or ())):
-                continue
-            first, rows, error = _looked_at(files, rows, where, token, columns, skip_bad)
-            if error is None:
-                taken += rows
-                firsts.append(first)
-                continue
-            # Notes beside the data may be no data; what is preferred comes first, and is what the error is about.
-            problem = problem or error
-            if isinstance(error, UnknownLayout):
-                unlike += rows[1:]
-            elif kind != "tar":
-                broken += rows
-            if first or not isinstance(error, UnknownLayout):
-                _check_asked(rows, asked, error)
-    if not firsts:
-        raise problem or _unknown(files, where, "no Parquet, JSON, JSON Lines or tar file", {}, columns)
-    chosen = [file for file in files if file in set(taken)]
+    look = _Look(files, where, token, columns, skip_bad, text_only)
+    seen = _seen(look, asked, images=True)
+    if text_only and not seen.firsts:
+        seen = _seen(look, asked, images=False)
+    if not seen.firsts:
+        raise seen.problem or _unknown(files, where, "no Parquet, JSON, JSON Lines or tar file", {}, columns)
+    chosen = [file for file in files if file in set(seen.taken)]
     single = set(_without_copies(chosen)) | set(asked or ())
     chosen = [file for file in chosen if file in single]
-    _tell_of_others(files, chosen, broken, unlike, where, token, columns)
+    _tell_of_others(files, chosen, seen.broken, seen.unlike, where, token, columns)
     # Where some rows name their images, it is to be found out where these are.
-    first = next((row for row in firsts if isinstance(columns.get(row, "image")[1], str)), firsts[0])
+    with_image = next(filter(columns.has_image, seen.firsts), seen.firsts[0])
+    first = next((row for row in seen.firsts if isinstance(columns.get(row, "image", no_image)[1], str)), with_image)
     kinds = sorted({readers.kind_of(file.name) or "" for file in chosen})
     found = f"{len(chosen)} {'/'.join(kinds)} file{'s' * (len(chosen) > 1)} with columns {', '.join(first)}"
     return chosen, first, found
 
 
+@dataclass(frozen=True)
+class _Look:
+    """The files that are looked at, and how; see :func:`find_rows`."""
+
+    files: Sequence[DataFile]
+    where: str
+    token: Any
+    columns: Columns
+    skip_bad: bool
+    text_only: bool
+
+
+@dataclass
+class _Seen:
+    """The files that were taken, the first row of each kind, the files that were not taken, and the first reason."""
+
+    taken: list[DataFile] = field(default_factory=list)
+    firsts: list[Mapping[str, Any]] = field(default_factory=list)
+    broken: list[DataFile] = field(default_factory=list)
+    unlike: list[DataFile] = field(default_factory=list)
+    problem: LlavaZhError | None = None
+
+
+def _seen(look: _Look, asked: Collection[DataFile] | None, *, images: bool) -> _Seen:
+    """What files of each kind are. With `images`, rows without any are taken only from files that were `asked` for."""
+    seen = _Seen()
+    for family in (*_ROW_KINDS, ("tar",)):
+        if seen.firsts and asked is None:
+            break
+        for kind in family:
+            if not (rows := _of_kind(look.files, kind, asked or ())):
+                continue
+            may_lack = look.text_only and (not images or any(file in (asked or ()) for file in rows))
+            first, rows, error = _looked_at(look, rows, may_lack)
+            if error is None:
+                seen.taken += rows
+                seen.firsts.append(first)
+                continue
+            # Notes beside the data may be no data; what is preferred comes first, and is what the error is about.
+            seen.problem = seen.problem or error
+            if isinstance(error, UnknownLayout):
+                seen.unlike += rows[1:]
+            elif kind != "tar":
+                seen.broken += rows
+            if first or not isinstance(error, UnknownLayout):
+                _check_asked(rows, asked, error)
+    return seen
+
+
 def _looked_at(
-    files: Sequence[DataFile], rows: list[DataFile], where: str, token: Any, columns: Columns, skip_bad: bool
+    look: _Look, rows: list[DataFile], may_lack: bool
 ) -> tuple[Mapping[str, Any], list[DataFile], LlavaZhError | None]:
-    """The first row of `rows`, files of one kind, those of them that are not empty, and why they are not the data."""
+    """The first row of `rows`, files of one kind, those of them that are not empty, and why they are not the data.
+
+    Args:
+        may_lack: There may be no column for images; one that looks like it under another name is an error all the same.
+    """
+    columns = look.columns
     try:
-        first, rows = _first_row(rows, token, columns, skip_bad)
-    except (BadRow, BadFile) as error:
-        return {}, rows, error
-    if missing := columns.missing(first):
-        what = f"{rows[0].name} has no column for {' and '.join(missing)}"
-        return first, rows, _unknown(files, where, what, first, columns)
-    return first, rows, None
+        first, rows = _first_row(rows, look)
+    except (BadRow, BadFile) as bad:
+        return {}, rows, bad
+    missing = columns.missing(first, text_only=may_lack)
+    what = f"{rows[0].name} has no column for {' and '.join(missing)}"
+    if not missing and columns.missing(first):
+        odd = next((name for name in columns.unknown(first) if _like_an_image(first[name])), None)
+        missing = ["image"] if odd is not None else []
+        what = f"{rows[0].name} has no column for image under a name that is read, and {odd!r} looks like one"
+    error = _unknown(look.files, look.where, what, first, columns) if missing else None
+    return first, rows, error
+
+
+def _like_an_image(value: Any) -> bool:
+    """Whether a value is a picture or names one."""
+    value = value[0] if isinstance(value, list) and value else value
+    value = value.get("bytes") or value.get("path") if isinstance(value, Mapping) else value
+    return isinstance(value, bytes) or (isinstance(value, str) and value.lower().endswith(pictures.SUFFIXES))
 
 
 def _check_asked(rows: Sequence[DataFile], asked: Collection[DataFile] | None, error: LlavaZhError) -> None:
@@ -244,26 +294,53 @@ def _tell_of_others(
         )  # fmt: skip
 
 
-def _first_row(
-    files: Sequence[DataFile], token: Any, columns: Columns, skip_bad: bool
-) -> tuple[Mapping[str, Any], list[DataFile]]:
-    """A row of the first file that has any, and the files that are not empty."""
+def _first_row(files: Sequence[DataFile], look: _Look) -> tuple[Mapping[str, Any], list[DataFile]]:
+    """A row of the first file that has any, and the files that are not empty.
+
+    Where rows may have no image it is one of the first file that has a row with an image, among the first few.
+    """
     full = [file for file in files if file.size] or files[:1]
-    check_is_data(full[0], token)
+    check_is_data(full[0], look.token)
     first: Mapping[str, Any] = {}
     bad: BadRow | None = None
     for file in full:
         try:
-            first = readers.sample(file, token, patient=skip_bad, columns=columns) or first
+            first = _sampled(file, look) or first
         except BadRow as error:
-            if not skip_bad:
+            if not look.skip_bad:
                 raise
             bad = bad or error
         if any(value is not None for value in first.values()):
             break
     if bad is not None and not first:
         raise bad
-    return first, list(full)
+    return _with_image(first, full, look), list(full)
+
+
+def first_row(
+    files: Sequence[DataFile], token: Any, columns: Columns, skip_bad: bool, text_only: bool
+) -> Mapping[str, Any]:
+    """The first row of the first file; where rows may have no image, one of the first few files' that has one if any.
+
+    Raises:
+        BadRow, BadFile: The first file has no good row, or is damaged.
+    """
+    look = _Look(files, "", token, columns, skip_bad, text_only)
+    return _with_image(_sampled(files[0], look), files, look)
+
+
+def _with_image(first: Mapping[str, Any], files: Sequence[DataFile], look: _Look) -> Mapping[str, Any]:
+    """`first`, or, where it has no image and rows need none, a row with one in one of the first few files."""
+    if look.text_only and first and not look.columns.has_image(first):
+        for file in files[:_LOOKED_AT]:
+            with contextlib.suppress(BadRow, BadFile):
+                if look.columns.has_image(row := _sampled(file, look)):
+                    return row
+    return first
+
+
+def _sampled(file: DataFile, look: _Look) -> Mapping[str, Any]:
+    return readers.sample(file, look.token, patient=look.skip_bad, columns=look.columns, text_only=look.text_only)
 
 
 def _row_files(files: Sequence[DataFile]) -> list[DataFile]:

@@ -6,6 +6,7 @@ import io
 import stat
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,7 +15,15 @@ from ..errors import BadArchive, BadArgument, BadImage, ImageNotFound, OutputErr
 from ..gates import pictures, places
 from ..gates.safe_text import get_logger, safe
 from ..images.decode import QUALITY_KEPT, smaller
-from ..images.locations import ArchivedImages, EmbeddedImages, FolderImages, Images, Sa1bImages, UnresolvedImages
+from ..images.locations import (
+    ArchivedImages,
+    EmbeddedImages,
+    FolderImages,
+    Images,
+    NoImages,
+    Sa1bImages,
+    UnresolvedImages,
+)
 from ..images.prefixed import PrefixedImages
 from ..images.reading import read_bytes
 from ..rows.arrays import one_array
@@ -26,6 +35,7 @@ from . import files, names
 
 logger = get_logger(__name__)
 
+_NOT_FOUND = "The images of these rows were not found, so no export can name them. Pass image_root=."
 _IN_ROWS = "images='url': the published rows hold their pictures themselves; use 'embed' or 'files'."
 
 
@@ -72,7 +82,7 @@ class ImageExport:
         if self.mode == "url" and isinstance(self.images, EmbeddedImages):
             raise BadArgument(_IN_ROWS)
         if isinstance(self.images, UnresolvedImages):
-            raise BadArgument("The images of these rows were not found, so no export can name them. Pass image_root=.")
+            raise BadArgument(_NOT_FOUND)
         if self.mode != "url" and not self.images.decode:
             raise BadArgument(f"images={self.mode!r} needs the pictures: pass image_root= (or set SA1B_ROOT).")
         if self.mode == "url" and self.max_side is not None:
@@ -89,6 +99,8 @@ class ImageExport:
         """
         lists = one_array(annotations["images"])
         paths = lists.flatten()
+        if len(paths) and isinstance(self.images, NoImages):
+            raise BadArgument(f"Row {_first_with_image(annotations)!r} has an image, unlike those before. {_NOT_FOUND}")
         embedded = one_array(annotations["bytes"]).flatten()
         if self.mode == "url":
             if embedded.null_count < len(embedded):
@@ -180,6 +192,11 @@ class ImageExport:
             rootless = self.images.changed(lambda one: Sa1bImages(None) if isinstance(one, Sa1bImages) else one)
             return rootless.urls(paths)
         return self.images.urls(paths)
+
+
+def _first_with_image(annotations: pa.Table) -> Any:
+    there = pc.greater(pc.list_value_length(annotations["images"]), 0)
+    return annotations["id"].filter(there)[0].as_py()
 
 
 def missing(folder: Path, listed: bytes) -> str | None:

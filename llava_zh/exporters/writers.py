@@ -164,8 +164,10 @@ def internvl_record(row: Row) -> Row:
     paths, width, height = _paths(row["images"]), row.get("width"), row.get("height")
     turns = row["conversations"]
     alone = len(paths) == 1 and turns[0]["from"] == "human" and MARK in turns[0]["value"]
-    record: Row = {"id": row["id"], "image": paths[0] if alone else paths}
-    if width and height:
+    record: Row = {"id": row["id"]}
+    if paths:  # a row without the key is one of text alone
+        record["image"] = paths[0] if alone else paths
+    if paths and width and height:
         record |= {"width": width[0], "height": height[0]} if alone else {"width_list": width, "height_list": height}
     return record | {"conversations": turns}
 
@@ -173,18 +175,21 @@ def internvl_record(row: Row) -> Row:
 def llava_record(row: Row) -> Row:
     """`id`, `image` (a path, a list of several, no key at all without one), `conversations`: LLaVA and LLaVA-NeXT."""
     _check_no_system(row, "LLaVA's training code knows no such speaker")
-    paths = _paths(row["images"])
-    image = {"image": paths[0] if len(paths) == 1 else paths} if paths else {}
-    return {"id": row["id"], **image, "conversations": row["conversations"]}
+    return {"id": row["id"], **_image_of(_paths(row["images"])), "conversations": row["conversations"]}
 
 
 def qwen_record(row: Row) -> Row:
     """`id`, `image` (a path, or a list of several), `conversations` of human and gpt: Qwen-VL's fine-tuning code."""
     # Its reader takes every turn that is not human for the assistant's.
     _check_no_system(row, "Qwen-VL's fine-tuning code takes it for an answer")
-    paths = _paths(row["images"])
-    image = paths[0] if len(paths) == 1 else paths
-    return {"id": row["id"], "image": image, "conversations": row["conversations"]}
+    return {"id": row["id"], **_image_of(_paths(row["images"])), "conversations": row["conversations"]}
+
+
+def _image_of(paths: list[str]) -> Row:
+    """`image` as a path, or a list of several; no such key in a row of text alone, by which these readers know it."""
+    if not paths:
+        return {}
+    return {"image": paths[0] if len(paths) == 1 else paths}
 
 
 def _check_no_system(row: Row, why: str) -> None:

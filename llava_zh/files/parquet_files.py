@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -66,7 +66,7 @@ def tables(shard: Shard, reading: Reading) -> Iterator[Work]:
         columns = reading.expect.columns
         read = columns.known | {PREVIOUS} if reading.expect.facts else columns.known - {REGENERATED}
         names = [name for name in parquet.schema_arrow.names if name in read]
-        for field in columns.missing(names):
+        for field in columns.missing(names, text_only=reading.expect.text_only):
             raise UnknownLayout(
                 f"{file.label}: no column for {field}. Columns seen: {', '.join(parquet.schema_arrow.names)}. "
                 f"Looked for {', '.join(columns.names[field])}. "
@@ -79,11 +79,19 @@ def tables(shard: Shard, reading: Reading) -> Iterator[Work]:
             row += len(batch)
 
 
-def raw_records(file: DataFile, token: Any) -> Iterator[Record]:
-    """All rows as they are, or what is wrong with them."""
+def raw_records(file: DataFile, token: Any, of: Collection[str] | None = None) -> Iterator[Record]:
+    """All rows as they are, or what is wrong with them.
+
+    Args:
+        of: Names of columns (with a dot, of a key in one) to which rows are cut down; no row where there are none.
+    """
     at = 0
     with _opened(file, token) as parquet:
         names = parquet.schema_arrow.names
+        if of is not None:
+            names = [name for name in names if name in {one.partition(".")[0] for one in of}]
+            if not names:
+                return
         for batch in _batches(file, token, parquet, names, range(parquet.metadata.num_row_groups)):
             for place, row in _rows(file.label, at, batch):
                 yield place, row, None

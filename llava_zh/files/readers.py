@@ -15,6 +15,7 @@ Each format has a module of its own; this one is the door to all.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -42,6 +43,8 @@ from .shards import Reading, Record, Shard, Work, row_tables
 # many of them, the records and the bytes.
 SAMPLED = 100
 SAMPLED_PATIENTLY, SAMPLED_BYTES = 100_000, 256 << 20
+# Places of a file of lines that are looked at for a row with an image.
+SAMPLED_PLACES = 16
 _EVERYTHING = Range(0, 1 << 62)
 
 
@@ -141,33 +144,74 @@ def tables(shard: Shard, reading: Reading) -> Iterator[pa.Table]:
         reading.on_damage(error)
 
 
-def sample(file: DataFile, token: Any = None, *, patient: bool = False, columns: Columns = USUAL) -> Mapping[str, Any]:
+def sample(
+    file: DataFile, token: Any = None, *, patient: bool = False, columns: Columns = USUAL, text_only: bool = False
+) -> Mapping[str, Any]:
     """The first good record of a file as it is (keys and values unchanged), empty when it has no rows.
 
     Args:
         patient: Bad rows are left out, so the first good one may come late.
         columns: The names by which a good one is known.
+        text_only: Rows may have no image. The record is then one that has, if one is found in the places that are
+            looked at; else the first.
 
     Raises:
         BadRow: None of the rows near the file's start is good; this is what is wrong with the first.
         BadFile: The file is damaged or no such file.
     """
     kind = kind_of(file.name)
-    rows: Iterable[Any]
+    first = _first_good(_rows_to_look_at(file, token, columns, patient, text_only), kind, columns, patient, text_only)
+    if not text_only or not first or columns.has_image(first):
+        return first
+    with contextlib.suppress(BadFile):  # which is told when the file is read
+        for row in _rows_further_on(file, token, columns):
+            if isinstance(row, Mapping) and columns.has_image(row):
+                return {**first, **row} if kind == "parquet" else row
+    return first
+
+
+def _rows_to_look_at(
+    file: DataFile, token: Any, columns: Columns, patient: bool, text_only: bool = False
+) -> Iterable[Any]:
+    """The rows at the start of a file, or what is wrong with them."""
+    kind = kind_of(file.name)
     if kind == "parquet":
-        rows = parquet_files.first_rows(file, token)
-    elif kind == "tar":
-        rows = webdataset.samples(file, token, columns)
-    elif kind == "json":
-        rows = itertools.chain(json_arrays.first_element(file, token), json_arrays.rows(file, token))
+        return parquet_files.first_rows(file, token)
+    if kind == "tar":
+        return webdataset.samples(file, token, columns, text_only=text_only)
+    if kind == "json":
+        return itertools.chain(json_arrays.first_element(file, token), json_arrays.rows(file, token))
+    start = Range(0, min(file.size, SAMPLED_BYTES if patient else jsonl.FIRST_BLOCK))
+    return (record for _, record, _ in _foundon_lines(file, token, start))
+
+
+def _rows_further_on(file: DataFile, token: Any, columns: Columns) -> Iterator[Any]:
+    """Rows in which to look for an image, where the first have none: of lines some all over the file."""
+    if kind_of(file.name) == "jsonl":
+        for whole in jsonl.split(Range(0, file.size), min(SAMPLED_PLACES, max(file.size // jsonl.FIRST_BLOCK, 1))):
+            start = Range(whole.start, min(whole.end, whole.start + jsonl.FIRST_BLOCK))
+            yield from (record for _, record, _ in _foundon_lines(file, token, start))
+        return
+    if kind_of(file.name) == "parquet":
+        found = parquet_files.raw_records(file, token, columns.names["image"])
     else:
-        start = Range(0, min(file.size, SAMPLED_BYTES if patient else jsonl.FIRST_BLOCK))
-        rows = (record for _, record, _ in _records_on_lines(file, token, start))
+        found = raw_records(file, token, columns, text_only=True)
+    yield from itertools.islice((row for _, row, _ in found), SAMPLED_PATIENTLY)
+
+
+def _first_good(
+    rows: Iterable[Any], kind: str | None, columns: Columns, patient: bool, text_only: bool
+) -> Mapping[str, Any]:
+    """The first of `rows` that is good, empty where there is none.
+
+    Raises:
+        BadRow: There are rows, and none is good; this is what is wrong with the first.
+    """
     bad, unlike = None, None
     for row in itertools.islice(rows, SAMPLED_PATIENTLY if patient else SAMPLED):
         if isinstance(row, Mapping):
             # All rows of a table have its columns; a line of JSON that has other keys is one more bad row.
-            if not patient or kind in ("parquet", "tar") or not columns.missing(row):
+            if not patient or kind in ("parquet", "tar") or not columns.missing(row, text_only=text_only):
                 return row
             unlike = unlike or row
         bad = bad or row
@@ -178,11 +222,14 @@ def sample(file: DataFile, token: Any = None, *, patient: bool = False, columns:
     return {}
 
 
-def raw_records(file: DataFile, token: Any = None, columns: Columns = USUAL) -> Iterator[Record]:
+def raw_records(
+    file: DataFile, token: Any = None, columns: Columns = USUAL, *, text_only: bool = False
+) -> Iterator[Record]:
     """All records of a file, one after another: as they are (keys and values unchanged), or what is wrong with them.
 
     Args:
         columns: The names of fields, by which members of a tar are chosen.
+        text_only: Whether a sample of a tar may have no picture.
 
     Raises:
         BadFile: When all records that are there were given: the file is damaged as a whole.
@@ -192,7 +239,10 @@ def raw_records(file: DataFile, token: Any = None, columns: Columns = USUAL) -> 
         yield from parquet_files.raw_records(file, token)
     elif kind in ("json", "tar"):
         rows: Iterable[Any]
-        rows = json_arrays.rows(file, token) if kind == "json" else webdataset.samples(file, token, columns)
+        if kind == "json":
+            rows = json_arrays.rows(file, token)
+        else:
+            rows = webdataset.samples(file, token, columns, text_only=text_only)
         for i, row in enumerate(rows):
             place = Place(file.label, row=i)
             known = isinstance(row, Mapping | BadRow)
@@ -200,16 +250,16 @@ def raw_records(file: DataFile, token: Any = None, columns: Columns = USUAL) -> 
     elif kind == "zip":
         raise _not_rows(file)
     else:
-        yield from _records_on_lines(file, token, Range(0, file.size))
+        yield from _foundon_lines(file, token, Range(0, file.size))
 
 
-def _records_on_lines(file: DataFile, token: Any, whole: Range) -> Iterator[Record]:
+def _foundon_lines(file: DataFile, token: Any, whole: Range) -> Iterator[Record]:
     compressed = kind_of(file.name) in ("jsonl.gz", "jsonl.zst")
     for offset, block in _compressed_blocks(file, token) if compressed else _blocks(file, whole, token):
-        yield from _records_in(file, offset, block)
+        yield from _foundin(file, offset, block)
 
 
-def _records_in(file: DataFile, offset: int, block: jsonl.AnyBlock) -> Iterator[Record]:
+def _foundin(file: DataFile, offset: int, block: jsonl.AnyBlock) -> Iterator[Record]:
     place = Place(file.label, byte=offset)
     if isinstance(block, jsonl.TooLong):
         yield place, jsonl.too_long(place), None
@@ -228,7 +278,7 @@ def checked_records(
         BadFile: As :func:`raw_records`.
     """
     if kind_of(file.name) in ("json", "parquet", "tar", "zip"):
-        for record in raw_records(file, token, expect.columns):
+        for record in raw_records(file, token, expect.columns, text_only=expect.text_only):
             yield record, None
         return
     compressed = kind_of(file.name) in ("jsonl.gz", "jsonl.zst")
@@ -237,7 +287,7 @@ def checked_records(
         annotations = None if isinstance(block, jsonl.TooLong) else jsonl.columns(block, expect)
         found = [] if annotations is None or isinstance(block, jsonl.TooLong) else list(jsonl.lines(offset, block))
         if annotations is None or len(annotations) != len(found):
-            yield from ((record, None) for record in _records_in(file, offset, block))
+            yield from ((record, None) for record in _foundin(file, offset, block))
             continue
         for (at, line), turns in zip(found, annotations["conversations"].to_pylist(), strict=True):
             yield (Place(file.label, byte=at), json_values.decode(line), line), turns
@@ -339,7 +389,9 @@ def _json(shard: Shard, reading: Reading) -> Iterator[Work]:
 
 
 def _tar(shard: Shard, reading: Reading) -> Iterator[Work]:
-    return _row_tables(shard, webdataset.samples(shard.file, reading.token, reading.expect.columns), reading)
+    expect = reading.expect
+    rows = webdataset.samples(shard.file, reading.token, expect.columns, text_only=expect.text_only)
+    return _row_tables(shard, rows, reading)
 
 
 def _row_tables(shard: Shard, rows: Iterable[Any], reading: Reading) -> Iterator[Work]:

@@ -11,7 +11,7 @@ from ..errors import BadFile, BadRow
 from ..gates import pictures
 from ..gates.limits import LINE, SAMPLE_BYTES, SAMPLE_IMAGES, Limit
 from ..rows import records
-from ..rows.columns import USUAL, Columns
+from ..rows.columns import USUAL, Columns, no_image
 from ..rows.records import Place
 from ..sa1b.tar_header import safe_name
 from . import jsonl
@@ -24,16 +24,22 @@ HELD_BYTES = 256 << 20
 Key = tuple[str, str]
 
 
-def samples(file: DataFile, token: Any, columns: Columns = USUAL) -> Iterator[Mapping[str, Any] | BadRow]:
+def samples(
+    file: DataFile, token: Any, columns: Columns = USUAL, *, text_only: bool = False
+) -> Iterator[Mapping[str, Any] | BadRow]:
     """The samples of a shard as records, or what is wrong with them.
 
     A member with the ending ``.txt`` is read where `columns` have a field of the name ``txt``.
+
+    Args:
+        text_only: A sample may have no picture. One whose ``.json`` says so (``"image": null``) comes in its place; one
+            that says nothing of an image comes at the end of the shard, since its picture may until then.
 
     Raises:
         BadFile: When all samples that are there were given: the shard is damaged, cut short, or goes on after its end.
     """
     texts = (".json", ".txt") if "txt" in columns.known else (".json",)
-    grouped = _Grouped(file.label, texts, columns.names["image"])
+    grouped = _Grouped(file.label, texts, columns, text_only)
     damage = None
     try:
         for member in tar_files(whole(file, token), file.label, partial(_is_wanted, texts)):
@@ -42,7 +48,7 @@ def samples(file: DataFile, token: Any, columns: Columns = USUAL) -> Iterator[Ma
     except BadFile as error:
         damage = error
     # Where the shard is damaged, a sample that lacks something is part of that.
-    yield from grouped.rest(incomplete=damage is None)
+    yield from grouped.rest(whole=damage is None)
     if damage is not None:
         raise damage
 
@@ -76,10 +82,11 @@ class _Sample:
     text: bool = False
     size: int = 0
     elsewhere: dict[str, Any] = field(default_factory=dict)  # where the record says that its pictures are
+    text_only: bool | None = None  # whether the record says that it has none; None where it says nothing
 
     @property
     def whole(self) -> bool:
-        return self.bad is not None or (self.text and bool(self.images or self.elsewhere))
+        return self.bad is not None or (self.text and bool(self.images or self.elsewhere or self.text_only))
 
     def record(self) -> Mapping[str, Any] | BadRow | None:
         """What it is as a record; None where no member was text or a picture."""
@@ -87,7 +94,7 @@ class _Sample:
             return self.bad
         images = [{"bytes": data, "path": path} for path, data in self.images.items()]
         if not images:
-            return {**self.elsewhere, **self.fields} or None
+            return {**self.elsewhere, **self.fields} if self.text else None
         return {"image": images[0] if len(images) == 1 else images, **self.fields}
 
 
@@ -98,8 +105,8 @@ class _Grouped:
     was given and comes up again is an error, so that no sample ever becomes two rows.
     """
 
-    def __init__(self, label: str, texts: tuple[str, ...], names: tuple[str, ...]) -> None:
-        self._label, self._texts, self._names = label, texts, names
+    def __init__(self, label: str, texts: tuple[str, ...], columns: Columns, text_only: bool) -> None:
+        self._label, self._texts, self._columns, self._text_only = label, texts, columns, text_only
         self._key: Key | None = None
         self._sample = _Sample()
         self._held: dict[Key, _Sample] = {}
@@ -116,17 +123,22 @@ class _Grouped:
             self._held_bytes -= self._sample.size
             if key in self._given and (member.data is not None or not _is_other(member, self._texts)):
                 self._sample.bad = self._apart(member)
-        _add(self._sample, self._label, member, self._texts, self._names)
+        _add(self._sample, self._label, member, self._texts, self._columns)
+        if not self._text_only:
+            self._sample.text_only = False
 
-    def rest(self, incomplete: bool) -> Iterator[Mapping[str, Any] | BadRow]:
-        """The samples under way at the end of the shard, and what is wrong with the `incomplete` ones if asked for."""
+    def rest(self, whole: bool) -> Iterator[Mapping[str, Any] | BadRow]:
+        """The samples under way at the end of the shard, and of one that is `whole` what is wrong with those that are
+        not: where it is cut short, what they lack may have been behind its end."""
         self._held |= {self._key: self._sample} if self._key is not None else {}
         for key, sample in self._held.items():
             if sample.whole:
                 record = sample.record()
                 assert record is not None
                 yield record
-            elif incomplete and (sample.fields or sample.images):
+            elif whole and sample.text and not sample.images and sample.text_only is None:
+                yield sample.fields
+            elif whole and (sample.fields or sample.images):
                 yield self._incomplete(key, sample)
         self._held, self._key = {}, None
 
@@ -152,7 +164,8 @@ class _Grouped:
                 first, others = _shown(next(iter(self._held))), len(self._held) - 1
                 raise BadFile(
                     f"{self._label}: the members of a sample do not follow each other: {first!r} and {others} more "
-                    "still lack their .json or their picture. Write the shard in the order of names (tar --sort=name)."
+                    "still lack their .json or their picture. Write the shard in the order of names (tar --sort=name)"
+                    + (', and "image": null into the .json of samples without one.' if self._text_only else ".")
                 )
 
     def _apart(self, member: TarFile) -> BadRow:
@@ -170,7 +183,7 @@ def _is_other(member: TarFile, texts: tuple[str, ...]) -> bool:
     return not _suffix(member.name).endswith((*pictures.SUFFIXES, *texts))
 
 
-def _add(sample: _Sample, label: str, member: TarFile, texts: tuple[str, ...], names: tuple[str, ...]) -> None:
+def _add(sample: _Sample, label: str, member: TarFile, texts: tuple[str, ...], columns: Columns) -> None:
     suffix = _suffix(member.name)
     name = _shown(member.name)
     place = Place(f"{label}, member {name}", byte=0)
@@ -198,8 +211,13 @@ def _add(sample: _Sample, label: str, member: TarFile, texts: tuple[str, ...], n
         else:
             sample.text = True
             # The picture itself wins over the name that the record has for it.
+            names = columns.names["image"]
             sample.fields |= _without(fields, names)
             sample.elsewhere = {k: v for k, v in fields.items() if k in names and _is_place(v)}
+            if columns.has_image(fields):
+                sample.text_only = False
+            elif any(no_image(fields[name]) for name in names if name in fields):
+                sample.text_only = True
 
 
 def _without(fields: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:

@@ -24,7 +24,19 @@ import pyarrow.compute as pc
 from ..errors import BadArgument
 from ..gates import links
 from ..sa1b.access import ROOT_VARIABLE, Access, public
-from ..sa1b.published import LINK, NAME, NO_BYTES, SCHEME, checked, data_url, image_urls, mark, own_archive, plain
+from ..sa1b.published import (
+    LINK,
+    NAME,
+    NO_BYTES,
+    NOWHERE,
+    SCHEME,
+    checked,
+    data_url,
+    image_urls,
+    mark,
+    own_archive,
+    plain,
+)
 from .listings import Listings, forget, names_below
 from .prefixed import PrefixedImages
 
@@ -333,6 +345,24 @@ class UnresolvedImages(_InNoArchive):
 
     def urls(self, paths: pa.Array) -> pa.Array:
         return paths
+
+    def present(self, paths: pa.Array) -> Present:
+        return np.zeros(len(paths), dtype=bool)
+
+    def contents(self) -> str:
+        return self.identity
+
+
+@dataclass(frozen=True)
+class NoImages(_InNoArchive):
+    """Images of a set of which no row that was looked at has any; one that has is told of when it is opened."""
+
+    decode: bool = True
+    identity: str = "none"
+
+    def urls(self, paths: pa.Array) -> pa.Array:
+        marked = (None if path is None else SCHEME + mark(path, NOWHERE) for path in paths.to_pylist())
+        return pa.array(list(marked), pa.string())
 
     def present(self, paths: pa.Array) -> Present:
         return np.zeros(len(paths), dtype=bool)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -51,21 +51,35 @@ class Columns:
         names = set(names)
         return iter(names - self.known - ({PREVIOUS} if REGENERATED in names else set()))
 
-    def get(self, row: Mapping[str, Any], field: str) -> tuple[str, Any]:
-        """The name under which `row` has `field`, and its value (None when it has it under no name)."""
+    def get(
+        self, row: Mapping[str, Any], field: str, none: Callable[[Any], bool] = lambda value: value is None
+    ) -> tuple[str, Any]:
+        """The name under which `row` has `field`, and its value (None when it has it under no name).
+
+        Args:
+            none: Whether a value is as good as null, so that the next name is tried.
+        """
         names = self.names[field]
         for name in names:
             value = row.get(name) if "." not in name else _within(row, name)
-            if value is not None:
+            if not none(value):
                 return name, value
         return next((name for name in names if name in row), names[0] if names else field), None
 
-    def missing(self, columns: Iterable[str]) -> list[str]:
-        """Which of a row's two parts, image and conversation, none of `columns` is for."""
+    def has_image(self, row: Mapping[str, Any]) -> bool:
+        """Whether `row` has an image under any of its names, see :func:`no_image`."""
+        return self.get(row, "image", no_image)[1] is not None
+
+    def missing(self, columns: Iterable[str], *, text_only: bool = False) -> list[str]:
+        """Which of a row's two parts, image and conversation, none of `columns` is for.
+
+        Args:
+            text_only: The image may be missing.
+        """
         there = set(columns)
         has = {field: any(name.partition(".")[0] in there for name in names) for field, names in self.names.items()}
         text = has["conversations"] or has["caption"] or has["answer"]
-        return [name for name, found in (("image", has["image"]), ("conversations", text)) if not found]
+        return [name for name, found in (("image", has["image"] or text_only), ("conversations", text)) if not found]
 
 
 def _within(row: Mapping[str, Any], name: str) -> Any:
@@ -82,6 +96,18 @@ def _within(row: Mapping[str, Any], name: str) -> Any:
             return None
         value = value.get(key)
     return value
+
+
+def no_image(value: Any) -> bool:
+    """Whether what stands in an image's place says that there is none.
+
+    Mixed sets write it as null, as an empty list or text (InternVL's reader takes a text-only row by the length of its
+    ``image``), or as a stored image that has neither bytes nor a path. A null within a list is an image that is lost.
+    """
+    if isinstance(value, Mapping):
+        stored = bool({"bytes", "path"} & value.keys())
+        return stored and value.get("bytes") is None and value.get("path") in (None, "")
+    return value is None or (isinstance(value, str | list | tuple) and not value)
 
 
 USUAL = Columns({**ALIASES, **dict.fromkeys(ROUNDS, ())})

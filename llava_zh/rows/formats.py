@@ -15,6 +15,9 @@ format      columns
 All end with the constant columns `config`, `language` and `task` (llava-instruct's; null for the captions, and
 left out of their `llava` rows). All but `llava` have the same features for every config of both datasets.
 
+A row without an image, where a config may have such, has ``images: []``, and in `llava` ``image: null`` (``[]`` where a
+config has several images a row). It has no mark and gets none.
+
 Where :attr:`RowOptions.regenerated` asks for them, two more columns follow: `previous`, what a row of a run said before
 it was regenerated, in the form of its turns; and `regenerated`, how that was done, as in :data:`records.FACTS`. Both
 are null in rows that are of no run.
@@ -198,7 +201,10 @@ def to_rows(
     paths, data = one_array(annotations["images"]), one_array(annotations["bytes"])
     stored = _stored_images(data.flatten(), stored_paths(paths.flatten(), data.flatten(), urls))
     columns["images"] = pa.ListArray.from_arrays(_offsets(paths), stored)
-    columns["image"] = columns["images"] if shape.images == "many" else stored
+    if shape.images == "one":
+        columns["image"] = stored if len(stored) == len(annotations) else _at_most_one(columns["images"], stored)
+    else:
+        columns["image"] = columns["images"]
     for name in ("width", "height"):
         sizes = one_array(annotations[name])
         columns[name] = _first(sizes) if shape.published and shape.images == "one" else sizes
@@ -286,6 +292,7 @@ class Turns:
         unmarked = ~self.opening[self.offsets[:-1]]
         if unmarked.any():
             unmarked = ~self._any(pc.match_substring(self.text, MARK))
+        unmarked &= images > 0
         text, rows = self.text, np.flatnonzero(unmarked)
         if place is not None:
             text, movable = self._without_marks()
@@ -447,6 +454,12 @@ def _without(data: Bytes, starts: Ints, ends: Ints) -> pa.Buffer:
 
 
 # -- arrays ------------------------------------------------------------------------------------------------
+
+
+def _at_most_one(lists: pa.Array, values: pa.Array) -> pa.Array:
+    """The one of `values` that each list has; null for an empty list."""
+    empty = pc.equal(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    return values.take(pa.array(lists.offsets.to_numpy()[:-1], mask=empty))
 
 
 def _first(lists: pa.Array) -> pa.Array:

@@ -65,7 +65,9 @@ def check_names(fields: Any) -> None:
 
 
 def _column(table: pa.Table, names: tuple[str, ...]) -> pa.Array | None:
-    """The one column among `names` that has values; all null when none has; None when two have."""
+    """The one column among `names` that has values; all null when none has; None when two have, or one lies deeper."""
+    if any("." in name and name.partition(".")[0] in table.column_names for name in names):
+        return None
     found = [table[name] for name in names if name in table.column_names]
     found = [column for column in found if column.null_count < len(column)]
     if len(found) > 1:
@@ -99,11 +101,12 @@ def _lists(column: pa.Array) -> pa.Array | None:
 
 def _images(column: pa.Array, expect: Expect) -> tuple[pa.Array, pa.Array] | None:
     """Image paths and embedded bytes as lists, from text, ``{bytes, path}``, binary, or lists of one of them."""
-    if column.null_count or pa.types.is_null(column.type):
+    if (column.null_count or pa.types.is_null(column.type)) and not expect.text_only:
         return None
-    lists = column if pa.types.is_list(column.type) else _one_each(column)
+    lists = _without_nulls(column) if column.null_count else column
+    lists = lists if pa.types.is_list(lists.type) else _one_each(lists)
     values = lists.flatten()
-    if lists.null_count or len(values) != lists.offsets[-1].as_py() - lists.offsets[0].as_py():
+    if len(values) != lists.offsets[-1].as_py() - lists.offsets[0].as_py():
         return None
     kind = values.type
     if pa.types.is_struct(kind) and {field.name for field in kind} <= {"bytes", "path"}:
@@ -128,6 +131,17 @@ def _images(column: pa.Array, expect: Expect) -> tuple[pa.Array, pa.Array] | Non
         pa.ListArray.from_arrays(offsets, paths.cast(pa.string())),
         pa.ListArray.from_arrays(offsets, data.cast(pa.binary())),
     )
+
+
+def _without_nulls(column: pa.Array) -> pa.ListArray:
+    """Images, or lists of them, as lists, of which those are empty where `column` is null."""
+    there = column.is_valid().to_numpy(zero_copy_only=False)
+    if pa.types.is_list(column.type):
+        there = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+    offsets = np.zeros(len(column) + 1, np.int32)
+    np.cumsum(there, out=offsets[1:])
+    values = column.flatten() if pa.types.is_list(column.type) else column.drop_null()
+    return pa.ListArray.from_arrays(pa.array(offsets), values)
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -219,7 +233,9 @@ def _images_fit(paths: pa.Array, embedded: pa.Array, turns: pa.Array, expect: Ex
     if not len(paths):
         return True
     counts = pc.list_value_length(paths).to_numpy()
-    if counts.min() < 1 or counts.max() > (1 if expect.images == "one" else SAMPLE_IMAGES.value):
+    if counts.min() < (0 if expect.text_only else 1) or counts.max() > (
+        1 if expect.images == "one" else SAMPLE_IMAGES.value
+    ):
         return False
     # Of an embedded image the path is only a name; of all others it must be there and safe.
     named = paths.flatten().filter(pc.is_null(embedded.flatten()))

@@ -24,7 +24,7 @@ from ..gates.limits import SAMPLE_IMAGES
 from ..gates.safe_text import get_logger
 from ..images import written_paths
 from .columns import ALIASES as ALIASES
-from .columns import PREVIOUS, REGENERATED, USUAL, Columns
+from .columns import PREVIOUS, REGENERATED, USUAL, Columns, no_image
 
 logger = get_logger(__name__)
 
@@ -70,7 +70,11 @@ MARK = "<image>"
 
 _BYTES_AT_ONCE = 1 << 20
 _NOTHING = "nothing (the key is missing or null)"
-_NO_IMAGE = "Rows without an image are not read; on_bad_row='skip' leaves them out."
+_NO_IMAGE = (
+    "Each row of this configuration is about an image. on_bad_row='skip' leaves such rows out; files that have rows of "
+    "text alone load as 'llava', or as a dataset that is registered with text_only=True."
+)
+_LOST = "Is its image missing, or under a name that is not read? on_bad_row='skip' leaves such rows out."
 
 
 class Place(NamedTuple):
@@ -97,8 +101,8 @@ class Expect:
 
     `around` is what they may have around an image's path, see :mod:`llava_zh.images.written_paths`. `columns` are the
     names of their fields. Rows with a caption alone get `question` as their human turn. `in_sa1b` says that a URL which
-    ends in the name of an image of SA-1B is that image. `facts` says that the table has the columns of a run too, in
-    which no row is bad: what is none of a run's facts is null.
+    ends in the name of an image of SA-1B is that image. `text_only` says that a row may have no image. `facts` says
+    that the table has the columns of a run too, in which no row is bad: what is none of a run's facts is null.
     """
 
     images: str = "one"
@@ -107,6 +111,7 @@ class Expect:
     columns: Columns = USUAL
     question: str = MARK
     in_sa1b: bool = False
+    text_only: bool = False
     facts: bool = False
 
     @property
@@ -266,8 +271,13 @@ class _Checked:
         return [int(v) for v in values]
 
     def _images(self) -> tuple[list[str | None], list[bytes | None]]:
-        name, value = self._get("image")
+        if self.expect.text_only:
+            name, value = self.expect.columns.get(self.row, "image", no_image)
+        else:
+            name, value = self._get("image")
         if value is None:
+            if self.expect.text_only:
+                return [], []
             raise self._told(name, "the path of an image, or a list of paths", _NOTHING, _NO_IMAGE)
         values = value if isinstance(value, list) else [value]
         if not values or (self.expect.images == "one" and len(values) > 1):
@@ -383,6 +393,9 @@ class _Checked:
         marks = sum(turn["value"].count(MARK) for turn in turns)
         if marks == 0 and sum(turn["value"].count("<img>") for turn in turns) == images:
             return [{**turn, "value": turn["value"].replace("<img>", MARK)} for turn in turns]
+        if marks not in (0, images) and not images:
+            found = f"{marks} mark{'s' * (marks > 1)} and 0 images"
+            raise self._told(name, f"no {MARK} mark in a row without an image", found, _LOST)
         if marks not in (0, images):
             raise self._told(
                 name, f"{images} {MARK} mark{'s' * (images > 1)} for as many images, or none", f"{marks} marks"

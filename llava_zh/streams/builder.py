@@ -20,7 +20,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from ..catalog import resolve
 from ..catalog.facts import ConfigFacts, DatasetFacts
-from ..catalog.registry import SCRIPTS
+from ..catalog.registry import SCRIPTS, is_registered
 from ..catalog.request import Request
 from ..errors import BadArgument, LlavaZhError, NothingLeft
 from ..files import hub, readers
@@ -58,6 +58,7 @@ class PublishedConfig(datasets.BuilderConfig):  # type: ignore[misc]
         images: Where its images are.
         request: What was asked for, settled for the dataset.
         rules: What else decides which rows come of the files, where no VERSION of a builder says so.
+        text_only: Whether a row may have no image.
     """
 
     files: tuple[DataFile, ...] = ()
@@ -65,10 +66,13 @@ class PublishedConfig(datasets.BuilderConfig):  # type: ignore[misc]
     images: Images = UnresolvedImages()
     request: Request = Request(path="")
     rules: str = ""
+    text_only: bool = False
 
     def create_config_id(self, config_kwargs: Any, custom_features: Any = None) -> str:
         """The name of the cache folder: the config and a digest of all that decides which rows come out."""
         parts = self.request.identity(self.files, self.images) + ([f"rules:{self.rules}"] if self.rules else [])
+        if self.text_only and self.request.on_bad_row == "skip":
+            parts.append("text_only")  # before rows without an image were read, they were left out as bad ones
         return f"{self.name}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}"
 
 
@@ -121,7 +125,8 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
             request = Request.of(self.FACTS.name, config_name, {"token": token, **asked}, type(self).__name__)
         found = resolve.settings(self.FACTS, request)
         if self._BY_RULES:
-            found["rules"] = self.FACTS.rules(found["config_name"])
+            found["rules"] = self.FACTS.rules(found["config_name"], registered=is_registered(self.FACTS.name))
+        found["text_only"] = self.FACTS.config(found["config_name"]).text_only
         super().__init__(cache_dir, self.FACTS.name, token=request.token, **found, **arguments)
 
     @property
@@ -240,6 +245,7 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
             columns=self.FACTS.fields,
             question=self.config_facts.question,
             in_sa1b=self.FACTS.in_sa1b,
+            text_only=self.config_facts.text_only,
             facts=bool(self.config.request.options.regenerated),
         )
         reading = Reading(
@@ -283,7 +289,8 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
     def kept(self, table: pa.Table, tally: Tally) -> pa.Table:
         """The annotations of the rows that the request takes: of this task, these archives, and no bad image.
 
-        Rows with a missing image are left out where that was asked for. Columns that `table` has besides stay.
+        Rows with a missing image are left out where that was asked for. A row without an image needs none, so that
+        what is asked of images leaves none of these out. Columns that `table` has besides stay.
         """
         request = self.config.request
         tally.rows(len(table))
@@ -435,8 +442,10 @@ def _instance(facts: DatasetFacts) -> PublishedBuilder:
 def _rows_where(table: pa.Table, keep: Callable[[pa.Array], pa.Array]) -> pa.Table:
     """The rows all of whose images `keep` is true for."""
     images = one_array(table["images"])
-    if not len(images):
+    paths = images.flatten()
+    if not len(paths):
         return table
-    good = pc.fill_null(keep(images.flatten()), False).to_numpy(zero_copy_only=False)
-    starts = images.offsets.to_numpy()[:-1] - images.offsets[0].as_py()
-    return table.filter(pa.array(np.logical_and.reduceat(good, starts)))
+    good = pc.fill_null(keep(paths), False).to_numpy(zero_copy_only=False)
+    bad_before = np.concatenate([[0], np.cumsum(~good)])  # before each image; a row may have none
+    edges = images.offsets.to_numpy() - images.offsets[0].as_py()
+    return table.filter(pa.array(np.diff(bad_before[edges]) == 0))

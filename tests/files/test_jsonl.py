@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 from unittest import mock
 
+import pyarrow as pa
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -17,8 +18,9 @@ from llava_zh.errors import BadArgument, BadRow
 from llava_zh.files import jsonl
 from llava_zh.files.jsonl import Range
 from llava_zh.gates.json_values import BOM
-from llava_zh.rows import records
+from llava_zh.rows import record_columns, records
 from llava_zh.rows.columns import USUAL
+from llava_zh.rows.formats import STORED_IMAGE
 from llava_zh.rows.records import Expect, Place
 
 LINES = st.lists(
@@ -224,7 +226,7 @@ IMAGES = st.one_of(
     PATHS,
     st.lists(st.one_of(PATHS, st.none()), max_size=3),
     st.fixed_dictionaries({"path": PATHS}, optional={"bytes": st.sampled_from([None, "iVBO"])}),
-    st.sampled_from([None, 1, True]),
+    st.sampled_from([None, 1, True, "", [], {}, {"bytes": None, "path": None}, {"path": None}, {"path": ""}]),
 )
 SIZES = st.one_of(
     st.integers(-1, 3000),
@@ -260,23 +262,74 @@ GOOD = st.fixed_dictionaries(
     },
     optional={"id": IDS, "width": SIZES, "type": TEXTS},
 )
+# Rows of text alone, as mixed sets have them.
+TEXT_ONLY = st.fixed_dictionaries(
+    {"conversations": st.just([{"from": "human", "value": "1 < 2?"}, {"from": "gpt", "value": "a"}])},
+    optional={"image": st.sampled_from([None, [], ""]), "images": st.sampled_from([None, []]), "width": SIZES},
+)
 
 
 @given(
-    rows=st.lists(st.one_of(GOOD, GOOD, RECORDS), max_size=6),
+    rows=st.lists(st.one_of(GOOD, GOOD, TEXT_ONLY, RECORDS), max_size=6),
     junk=st.sampled_from([None, b"\n", b"not json\n", b"[1]\n", b'"\xff"\n', b"{}{}\n", b"\r\n"]),
     images=st.sampled_from(["one", "many"]),
+    text_only=st.booleans(),
 )
 def test_whole_columns_and_one_row_after_another_give_the_same_rows_and_the_same_errors(
-    rows: list[dict[str, Any]], junk: bytes | None, images: str
+    rows: list[dict[str, Any]], junk: bytes | None, images: str, text_only: bool
 ) -> None:
     block = block_of(*rows, *([junk] if junk else []))
-    expect = Expect(images, task_of=lambda name: {"a": "b"}.get(name, name))
+    expect = Expect(images, task_of=lambda name: {"a": "b"}.get(name, name), text_only=text_only)
     good, bad = parsed(block, expect)
     good_by_row, bad_by_row = row_by_row(block, expect)
     assert good == good_by_row
     assert [str(error) for error in bad] == [str(error) for error in bad_by_row]
     assert len(good) + len(bad) == len(list(jsonl.lines(0, block)))
+
+
+COLUMNS_OF_IMAGES = st.one_of(
+    st.lists(st.one_of(PATHS, st.none()), min_size=1, max_size=4).map(lambda v: pa.array(v, pa.string())),
+    st.lists(st.one_of(st.binary(max_size=2), st.none()), min_size=1, max_size=4).map(
+        lambda v: pa.array(v, pa.binary())
+    ),
+    st.lists(st.one_of(st.lists(st.one_of(PATHS, st.none()), max_size=2), st.none()), min_size=1, max_size=4).map(
+        lambda v: pa.array(v, pa.list_(pa.string()))
+    ),
+    st.lists(
+        st.one_of(
+            st.fixed_dictionaries({"bytes": st.sampled_from([None, b"x"]), "path": st.one_of(PATHS, st.none())}),
+            st.none(),
+        ),
+        min_size=1,
+        max_size=4,
+    ).map(lambda v: pa.array(v, STORED_IMAGE)),
+    st.integers(1, 4).map(pa.nulls),
+)
+
+
+@given(
+    images=COLUMNS_OF_IMAGES,
+    named=st.sampled_from(["image", "images", "picture"]),
+    mark=st.sampled_from(["", "<image>", "<img>"]),
+    start=st.integers(0, 3),
+    count=st.sampled_from(["one", "many"]),
+    text_only=st.booleans(),
+)
+def test_typed_columns_with_and_without_images_give_what_their_rows_give(
+    images: pa.Array, named: str, mark: str, start: int, count: str, text_only: bool
+) -> None:
+    turns = pa.array([[{"from": "human", "value": f"{mark}q"}, {"from": "gpt", "value": "a"}]] * len(images))
+    table = pa.table({named: images, "conversations": turns}).slice(min(start, len(images) - 1))
+    expect, bad = Expect(count, text_only=text_only), []
+    rows = [(Place("f", row=i), row) for i, row in enumerate(table.to_pylist())]
+    by_rows = records.from_rows(rows, expect, bad.append)
+    by_columns = record_columns.from_arrow(table, expect)
+    assert by_columns is None or (not bad and by_columns.to_pylist() == by_rows.to_pylist())
+    # The usual types are read by columns, with rows of text alone among them.
+    usual = pa.types.is_string(images.type) or pa.types.is_list(images.type)
+    values = [v for one in table[named].to_pylist() for v in (one if isinstance(one, list) else [one])]
+    if text_only and usual and not bad and mark != "<img>" and "" not in values and named != "picture":
+        assert by_columns is not None
 
 
 @pytest.mark.parametrize(
