@@ -190,6 +190,10 @@ class ReadOnlyFileSystemError(LlavaZhError, OSError):
     ERRNO = errno.EROFS
 
 
+class UnknownTime(LlavaZhError, NotImplementedError):
+    """The time of a file of ``sa1b://`` that no one tells; fsspec's filesystems say so with NotImplementedError."""
+
+
 # -- regeneration ------------------------------------------------------------------------------------------
 
 

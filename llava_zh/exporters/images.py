@@ -224,7 +224,7 @@ def local_file(images: Images, path: str) -> str:
         BadArgument: It is in an archive, in a row or elsewhere, so that a trainer could not open it.
         ImageNotFound: It is nowhere.
     """
-    from ..sa1b.layout import FileHit
+    from ..sa1b.hits import FileHit
 
     if isinstance(images, PrefixedImages):
         place, inner = images.of(path)

@@ -6,9 +6,9 @@ and `datasets.Image` work without this package being imported first.
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any, NoReturn
 
 import numpy as np
@@ -22,16 +22,18 @@ from llava_zh.errors import (
     ImageNotFound,
     ReadOnlyFileSystemError,
     RootNotFound,
+    UnknownTime,
     nearest,
 )
 from llava_zh.forks import Lock, in_child
-from llava_zh.gates import links, pictures
-from llava_zh.gates.magic import JPEG, JPEG_END, begins_as
+from llava_zh.gates import links
 from llava_zh.sa1b import bulk, finding, members, published, tree
 from llava_zh.sa1b.access import ROOT_VARIABLE, resolve
 from llava_zh.sa1b.archive import Archive
+from llava_zh.sa1b.hits import FileHit, MemberHit
 from llava_zh.sa1b.image_cache import ImageCache, parse_limit
-from llava_zh.sa1b.layout import FileHit, MemberHit, Root
+from llava_zh.sa1b.layout import Root
+from llava_zh.sa1b.opened import RangedFile, WholeFile, check_picture, info_of, moment, size_of
 from llava_zh.sa1b.tree import ArchiveInfo
 from llava_zh.sa1b.urls import SHARD_NAME, member_key, normalize, search_path
 
@@ -214,19 +216,20 @@ class Sa1bFileSystem(AbstractFileSystem):  # type: ignore[misc]
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
         """The bytes of the image at `path`, or those from `start` to `end`."""
         hit = self.locate(path)
-        first, last, _ = slice(start, end).indices(_size(hit))
+        first, last, _ = slice(start, end).indices(size_of(hit))
         return self._read(hit, first, last)
 
     def _read(self, hit: FileHit | MemberHit, first: int, last: int) -> bytes:
         if self._cache is None or not hit.remote:
-            return self._fetch(hit, first, last)
+            return self.fetch(hit, first, last)
         data = self._cache.get(hit.version)
         if data is None:
-            data = self._fetch(hit, 0, _size(hit))
+            data = self.fetch(hit, 0, size_of(hit))
             self._cache.put(hit.version, data)
         return data[first:last]
 
-    def _fetch(self, hit: FileHit | MemberHit, first: int, last: int) -> bytes:
+    def fetch(self, hit: FileHit | MemberHit, first: int, last: int) -> bytes:
+        """Bytes `first` to `last` of what `locate` found, past the cache of images."""
         if isinstance(hit, FileHit):
             return hit.read(first, last)
         try:
@@ -245,23 +248,27 @@ class Sa1bFileSystem(AbstractFileSystem):  # type: ignore[misc]
         for root in self.roots:
             root.forget(archive)
 
-    def _open(self, path: str, mode: str = "rb", **kwargs: Any) -> Any:
+    def _open(
+        self, path: str, mode: str = "rb", block_size: int | None = None, cache_type: str | None = None, **kwargs: Any
+    ) -> Any:
         if mode != "rb":
             raise _read_only("open", path)
         hit = self.locate(path)
-        if _size(hit) <= _WHOLE:
-            data = self._read(hit, 0, _size(hit))
+        if cache_type == "none":  # whoever asks so, as blockcache:: does, keeps the ranges itself
+            return RangedFile(self, path, hit, block_size, cache_type)
+        if size_of(hit) <= _WHOLE:
+            data = self._read(hit, 0, size_of(hit))
             if isinstance(hit, FileHit):
-                _check_picture(hit, data)
-            return io.BytesIO(data)
+                check_picture(hit, data)
+            return WholeFile(data)
         if isinstance(hit, FileHit) and not hit.remote:
             return hit.root.fs.open(hit.path, "rb")
-        return io.BufferedReader(_LargeFile(hit), (8 if hit.remote else 1) << 20)
+        return RangedFile(self, path, hit, (8 if hit.remote else 1) << 20, "readahead")
 
     # -- listing ---------------------------------------------------------------------------------------------
 
     def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
-        """Name, size and type of `path`; for a member also its archive, and where in it."""
+        """Name, size, type and, where known, ``mtime`` of `path`; for a member also its archive, and where in it."""
         path = self._strip_protocol(path)
         if not path:
             for root in self.roots:
@@ -272,10 +279,28 @@ class Sa1bFileSystem(AbstractFileSystem):  # type: ignore[misc]
             if not path.startswith("!") and self._is_folder(path):
                 return {"name": path, "size": 0, "type": "directory"}
             raise ImageNotFound(published.explained(path) or self._why_not(path))
-        info = {"name": path, "size": _size(hit), "type": "file"}
-        if isinstance(hit, MemberHit):
-            info |= {"archive": hit.archive.source.path, "kind": hit.archive.kind, "offset": hit.member.offset}
-        return info
+        return info_of(path, hit)
+
+    def ukey(self, path: str) -> str:
+        """What changes when the file does. An archive that another has taken the place of is opened anew first."""
+        hit = self.locate(path)
+        if isinstance(hit, MemberHit) and hit.archive.source.replaced():
+            self._forget(hit.archive)
+        return str(super().ukey(path))
+
+    def modified(self, path: str) -> datetime:
+        """When the file, or the archive that it is in, was written to last. Raises: UnknownTime."""
+        return self._moment(path, "mtime")
+
+    def created(self, path: str) -> datetime:
+        """When the file, or its archive, was made, or renamed, as fsspec's local files say it. Raises: UnknownTime."""
+        return self._moment(path, "created")
+
+    def _moment(self, path: str, name: str) -> datetime:
+        found = moment(self.info(path), name)
+        if found is None:
+            raise UnknownTime(f"When {path} was written is not known: its root tells no {name}.")
+        return found
 
     def _is_folder(self, path: str) -> bool:
         return any(tree.folder_exists(root, path) for root in self.roots)
@@ -406,53 +431,6 @@ def _read_only(what: str, path: object) -> ReadOnlyFileSystemError:
     return ReadOnlyFileSystemError(
         f"Cannot {what} {path!r}: sa1b:// is read-only. Write to the folder under it instead."
     )
-
-
-def _size(hit: FileHit | MemberHit) -> int:
-    return hit.size if isinstance(hit, FileHit) else hit.member.size
-
-
-def _check_picture(hit: FileHit, data: bytes) -> None:
-    """Raise BadImage for a file called like a picture that is cut, empty or a web page, say.
-
-    Whoever opens a file here hands it to Pillow, which does not know its name. The users of `cat_file` look themselves.
-    """
-    if (data.startswith(JPEG) and data.endswith(JPEG_END)) or not hit.path.lower().endswith(pictures.SUFFIXES):
-        return
-    if not data or data.startswith(JPEG) or begins_as(data[:64]):
-        pictures.whole(data, hit.path if hit.root.local else hit.root.show_full(hit.path))
-
-
-class _LargeFile(io.RawIOBase):
-    """A large member or remote file as a raw file, read in ranges."""
-
-    def __init__(self, hit: FileHit | MemberHit) -> None:
-        self._hit, self._position = hit, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        position = offset + (0, self._position, _size(self._hit))[whence]
-        if position < 0:
-            raise ValueError(f"negative seek position {position}")
-        self._position = position
-        return position
-
-    def readinto(self, buffer: Any) -> int:
-        hit, stop = self._hit, min(self._position + len(buffer), _size(self._hit))
-        if stop <= self._position:
-            return 0
-        if isinstance(hit, FileHit):
-            data = hit.read(self._position, stop)
-        else:
-            data = hit.archive.read(hit.member, self._position, stop)
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
 
 
 def _roots_of(

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Iterator
 from llava_zh.errors import BadArchive, BadIndex, NotPermitted
 from llava_zh.sa1b import advice, store
 from llava_zh.sa1b.archive import Archive
+from llava_zh.sa1b.hits import FileHit, MemberHit
 from llava_zh.sa1b.index import ArchiveIndex
-from llava_zh.sa1b.layout import FileHit, MemberHit, Root
+from llava_zh.sa1b.layout import Root
 from llava_zh.sa1b.remote import RefusedImage
 from llava_zh.sa1b.urls import archive_stem, member_key, shard_of
 

@@ -20,7 +20,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote, unquote
 
 import fsspec
@@ -34,8 +34,8 @@ from llava_zh.sa1b import store
 from llava_zh.sa1b.advice import before_first_index
 from llava_zh.sa1b.archive import Archive
 from llava_zh.sa1b.discovery import Found, discover
-from llava_zh.sa1b.index import Member
-from llava_zh.sa1b.remote import NO_LISTING, RefusedImage, explained, fetch, status_of, trouble, verdict
+from llava_zh.sa1b.hits import FileHit
+from llava_zh.sa1b.remote import NO_LISTING, RefusedImage, explained, status_of, trouble, verdict
 from llava_zh.sa1b.source import LocalSource, RemoteSource, Source, not_permitted, open_limit
 from llava_zh.sa1b.urls import SHARD_NAME, archive_stem, member_key
 from llava_zh.storage.progress import Progress
@@ -56,53 +56,6 @@ class Listing:
 
     def __bool__(self) -> bool:
         return bool(len(self.keys) or self.files or self.folders)
-
-
-class FileHit(NamedTuple):
-    """An image that is a file of its own, at `path` of the root's filesystem."""
-
-    root: Root
-    path: str
-    size: int
-
-    @property
-    def remote(self) -> bool:
-        """Whether the bytes come over the network."""
-        return not self.root.local
-
-    @property
-    def version(self) -> str:
-        """A name for these bytes, for a cache."""
-        return f"{self.root.name}|{self.path}|{self.size}"
-
-    def read(self, start: int, stop: int) -> bytes:
-        """Bytes `start` to `stop` of the file."""
-        if not self.root.local:
-            return fetch(self.root.fs, self.path, start, stop, self.size, self.root.show_full(self.path))
-        try:
-            with open(self.path, "rb", buffering=0) as file:
-                file.seek(start)
-                return file.read(stop - start)
-        except PermissionError:
-            raise not_permitted(self.path) from None
-
-
-class MemberHit(NamedTuple):
-    """An image that is a `member` of an `archive`."""
-
-    archive: Archive
-    member: Member
-
-    @property
-    def remote(self) -> bool:
-        """Whether the bytes come over the network."""
-        return self.archive.source.remote
-
-    @property
-    def version(self) -> str:
-        """A name for these bytes, for a cache."""
-        source = self.archive.source
-        return f"{source.path}|{source.size}|{source.stamp}|{self.member.offset}"
 
 
 class Root:
@@ -308,7 +261,7 @@ class Root:
             return None
         if not stat.S_ISREG(status.st_mode) or (self.guarded and lead_out(self.path, full)):
             return None
-        return FileHit(self, full, status.st_size)
+        return FileHit(self, full, status.st_size, status)
 
     def _remote_file(self, full: str) -> FileHit | None:
         try:
@@ -322,7 +275,8 @@ class Root:
             return None
         size = info.get("size")
         with explained(self.show_full(full)):
-            return FileHit(self, full, int(size) if size is not None else len(self.fs.cat_file(full)))
+            size = int(size) if size is not None else len(self.fs.cat_file(full))
+        return FileHit(self, full, size, dict(info))
 
     def show_full(self, full: str) -> str:
         """How messages call the path `full` of the root's filesystem."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import hashlib
 import os
 import stat
 import threading
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -39,11 +42,15 @@ def open_limit() -> int:
 
 
 class Source(abc.ABC):
-    """An archive's bytes. `path` names it in messages; `stamp` changes when the archive does."""
+    """An archive's bytes. `path` names it in messages; `stamp` changes when the archive does.
+
+    `times` are ``mtime`` and ``created`` in seconds, as fsspec has them, as far as they are known.
+    """
 
     path: str
     size: int
     stamp: str
+    times: dict[str, float]
     remote: bool
 
     _ends_then = ""  # of these `size` bytes, as an index knows them
@@ -128,9 +135,7 @@ class LocalSource(Source):
         if not stat.S_ISREG(status.st_mode):
             raise BadArchive(f"{path} is no regular file.", archive=path)
         self.size, self._mtime, self._ctime = status.st_size, status.st_mtime_ns, status.st_ctime_ns
-        # Whoever writes a file may set its mtime back (rsync -t, cp -p), but not its ctime. On Windows that is when
-        # it was made.
-        self.stamp = f"mtime:{self._mtime} ctime:{status.st_ctime_ns}"
+        self.stamp, self.times = local_stamp(status), local_times(status)
         self._then = _version(status)
         self._lock = threading.Lock()  # used only where there is no pread
         self._grown_to = (self.size, self._mtime, self._ctime)
@@ -206,6 +211,20 @@ def not_permitted(path: str) -> NotPermitted:
     )
 
 
+def local_stamp(status: os.stat_result) -> str:
+    """What tells one version of a local file from another.
+
+    Whoever writes a file may set its mtime back (rsync -t, cp -p), but not its ctime. On Windows that is when it was
+    made.
+    """
+    return f"mtime:{status.st_mtime_ns} ctime:{status.st_ctime_ns}"
+
+
+def local_times(status: os.stat_result) -> dict[str, float]:
+    """``mtime`` and ``created``, which are the same two times in fsspec's local filesystem."""
+    return {"mtime": status.st_mtime, "created": status.st_ctime}
+
+
 def _version(status: os.stat_result) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
@@ -231,7 +250,7 @@ class RemoteSource(Source):
         with explained(self.path):
             info = self._fs.info(path)
         self.size = int(info["size"])
-        self.stamp = f"remote:{remote_stamp(info)}"
+        self.stamp, self.times = f"remote:{remote_stamp(info)}", remote_times(info)
 
     @property
     def _fs(self) -> Any:
@@ -274,3 +293,21 @@ def remote_stamp(info: dict[str, Any]) -> str:
         if value:
             return str(value)
     return ""
+
+
+def remote_times(info: dict[str, Any]) -> dict[str, float]:
+    """``mtime`` and ``created`` in seconds, as far as a remote filesystem's `info` has them, in whatever form."""
+    modified = (info.get(name) for name in ("mtime", "LastModified", "last_modified", "Last-Modified", "updated"))
+    found = {"mtime": next(filter(None, map(_seconds, modified)), None), "created": _seconds(info.get("created"))}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _seconds(value: Any) -> float | None:
+    if isinstance(value, str):
+        for parse in (parsedate_to_datetime, datetime.fromisoformat):
+            with contextlib.suppress(ValueError):
+                value = parse(value)
+                break
+    if isinstance(value, datetime):
+        return value.timestamp()
+    return float(value) if isinstance(value, int | float) else None

@@ -10,7 +10,7 @@ import numpy as np
 
 from llava_zh.errors import ImageNotFound
 from llava_zh.sa1b.contents import ARCHIVE_FILES, chosen
-from llava_zh.sa1b.layout import MemberHit
+from llava_zh.sa1b.hits import MemberHit
 from llava_zh.sa1b.urls import archive_stem, shard_of
 
 if TYPE_CHECKING:
