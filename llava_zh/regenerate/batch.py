@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -19,14 +20,15 @@ from llava_zh.gates.safe_text import keep_environment_secrets
 from llava_zh.images.names import image_name
 from llava_zh.regenerate.dialogue import Messages, PromptChoice, converse, row_turns
 from llava_zh.regenerate.faults import Refused, Transient
+from llava_zh.regenerate.first_look import first_events
 from llava_zh.regenerate.images import Picture, keep_image, load_picture
 from llava_zh.regenerate.jobs import Job, failure, finished_row, make_job, passed_key
 from llava_zh.regenerate.manifest import manifest_of
 from llava_zh.regenerate.protocol import Answer, Body, excerpt, fault_of_status, read_answer
 from llava_zh.regenerate.report import Report, Session
-from llava_zh.regenerate.run import Settings, check_counts
+from llava_zh.regenerate.run import Settings, check_counts, events_of
 from llava_zh.regenerate.selection import open_ledger
-from llava_zh.regenerate.source import Over, Passed, Row, Source, open_source, read_units
+from llava_zh.regenerate.source import Event, Over, Passed, Row, Source, open_source
 from llava_zh.storage.durable import check_kind
 from llava_zh.storage.lines import write_lines
 
@@ -122,10 +124,13 @@ class _Batch:
             raise self.ledger.twice()
         return report
 
-    def _jobs(self) -> Iterator[Job]:
+    def _events(self) -> Iterator[Event]:
+        return events_of(self.source, self.ledger, self.settings)
+
+    def _jobs(self, events: Iterator[Event]) -> Iterator[Job]:
         """The rows that are not done; the ledger is told of units on the way."""
         ledger = self.ledger
-        for event in read_units(self.source, ledger.plan, ledger.standing(), ledger.unit_rows, self.settings.limit):
+        for event in events:
             if isinstance(event, Row):
                 job = make_job(self.source, self.choice, event)
                 if not ledger.is_known(job.place):
@@ -147,17 +152,20 @@ class _Batch:
         folder = self.folder / "batch"
         check_kind(folder, folder=True)
         folder.mkdir(exist_ok=True)
-        for old in folder.glob("*.jsonl"):
-            old.unlink()  # of an earlier call; what is still wanted of it is written anew
         files: list[Path] = []
         lines = self._requests()
         while chunk := _file_of(lines):
             files.append(folder / f"{len(files):06d}.jsonl")
             write_lines(files[-1], chunk)
+        for old in set(folder.glob("*.jsonl")) - set(files):
+            old.unlink()  # of an earlier call; what was still wanted of it has been written anew
         return files
 
     def _requests(self) -> Iterator[bytes]:
-        for job in self._jobs():
+        events = self._events()
+        begun = self.ledger.tally.rows > 0
+        first = first_events(events, self.source, self.choice, self.settings, begun=begun)
+        for job in self._jobs(chain(first, events)):
             try:
                 pictures = [self._picture(image) for image in job.images]
                 body = _first_request(job, pictures, self.settings)
@@ -179,7 +187,7 @@ class _Batch:
         files: list[BinaryIO] = []
         try:
             files += [path.open("rb") for path in paths]
-            for job in self._jobs():
+            for job in self._jobs(self._events()):
                 found = places.get(job.place.key)
                 if found is None:
                     self.left += 1

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from llava_zh.errors import BadArgument
 from llava_zh.regenerate.client import Client
 from llava_zh.regenerate.dialogue import Asking, PromptChoice
+from llava_zh.regenerate.first_look import first_events
 from llava_zh.regenerate.ledger import Ledger
 from llava_zh.regenerate.manifest import manifest_of
 from llava_zh.regenerate.report import Report, Session
-from llava_zh.regenerate.run import Run, Settings, check_counts
+from llava_zh.regenerate.run import Run, Settings, check_counts, events_of
 from llava_zh.regenerate.selection import open_ledger
 from llava_zh.regenerate.serve import Served
-from llava_zh.regenerate.source import Source, open_source
+from llava_zh.regenerate.source import Event, Source, open_source
 from llava_zh.regenerate.tasks import run_blocking
 from llava_zh.storage.progress import Progress
 
@@ -96,6 +100,7 @@ def regenerate(
 
     Raises:
         ServerError: No server can be used: nothing listens, it refuses the key, it does not serve the model.
+        RootNotFound, ImageNotFound, BadImage: There is no place for images, or none of the first rows' can be read.
         RunConflict: The folder holds another run, or a living process works in it.
         OutputError: The folder cannot be written.
         BadArgument, UnknownName: An argument that cannot work.
@@ -181,6 +186,8 @@ async def _session(
     session: Session,
     bar: _Bar,
 ) -> None:
+    events = events_of(rows, ledger, settings)
+    first = await _in_thread(partial(first_events, events, rows, choice, settings, begun=ledger.tally.rows > 0))
     if servers.serve is None:
         served = health_url = None
         base_url = servers.base_url or ()
@@ -202,12 +209,21 @@ async def _session(
             )
         )
         await client.check()
-        run = Run(rows, choice, ledger, client, settings, session, bar.say, bar.update)
+        run = Run(rows, choice, ledger, client, settings, session, bar.say, bar.update, events=chain(first, events))
         if served is None:
             await run.work()
         else:
             run.on_stall = served.restart_soon
             await served.guard(run.work())
+
+
+async def _in_thread(work: Callable[[], list[Event]]) -> list[Event]:
+    """What `work` gives, in a thread that is not waited for when the run is interrupted."""
+    thread = ThreadPoolExecutor(1, "llava-zh-rows")
+    try:
+        return await asyncio.get_running_loop().run_in_executor(thread, work)
+    finally:
+        thread.shutdown(wait=False, cancel_futures=True)
 
 
 class _Bar:

@@ -27,6 +27,7 @@ import msgspec
 import numpy as np
 
 from llava_zh.errors import OutputError, RunConflict
+from llava_zh.regenerate.binding import forget, what_binds
 from llava_zh.regenerate.folder import RunFolder
 from llava_zh.regenerate.manifest import check_manifest
 from llava_zh.regenerate.plan import Again, Begun, Closed, Looked, Plan, Positions, Selection, Unit
@@ -62,6 +63,7 @@ class Ledger:
 
     Attributes:
         tally, failures: Of everything that is done or given up so far.
+        notes: What a reader should know of how the run was taken up.
         plan: Which rows belong to the run.
 
     Raises:
@@ -75,7 +77,7 @@ class Ledger:
         self._home = RunFolder(folder)
         self._opened: list[AppendFile] = []
         try:
-            check_manifest(folder, manifest)
+            self.notes = [note for note in (check_manifest(folder, manifest),) if note]
             with explained(self._home.journal, "read or written"):
                 self._recover()
         except BaseException:
@@ -193,6 +195,17 @@ class Ledger:
         self._failed = self._failures_anew()
         return count
 
+    def begin_anew(self) -> bool:
+        """Forget what earlier sessions have planned and given up if nothing binds the run to it; whether that is so."""
+        if what_binds(self.folder) is not None:
+            return False
+        self._failed.close()
+        self.plan.close()
+        forget(self._home.journal)
+        with explained(self._home.journal, "read or written"):
+            self._recover()
+        return True
+
     # -- the plan --------------------------------------------------------------------------------------------
 
     def select(self, selection: Selection) -> None:
@@ -250,7 +263,8 @@ class Ledger:
     def _changed_input(self, position: int) -> RunConflict:
         return RunConflict(
             f"The input has changed: row {position} of it is not the row that {self.folder} knows at this position "
-            "(another image, config or human turn). Give the input the run was begun with, or another output_dir."
+            "(another image, config or human turn). Give the input the run was begun with, or another output_dir"
+            + ("." if self.tally.rows else "; or delete that folder: no row of it is finished.")
         )
 
     def done(self, place: Place, row: dict[str, Any]) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_zh.errors import BadFile, RunConflict
-from llava_zh.gates.safe_text import redacted
+from llava_zh.gates.safe_text import one_line, redacted
+from llava_zh.regenerate.binding import HANDED_OUT, forget, what_binds
 from llava_zh.storage.durable import open_regular
 from llava_zh.storage.lines import write_lines
 
@@ -53,8 +54,11 @@ def manifest_of(source: Source, choice: Asking, settings: Settings, unit_rows: i
     }
 
 
-def check_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+def check_manifest(folder: Path, manifest: dict[str, Any]) -> str | None:
     """Write the manifest of a new run, or make sure that the one in `folder` says the same.
+
+    A run that nothing binds to its settings yet begins anew, see :mod:`llava_zh.regenerate.binding`. What that changed
+    comes back in a line; None for nothing.
 
     Raises:
         RunConflict: The folder holds another run, or files that are no run.
@@ -70,19 +74,35 @@ def check_manifest(folder: Path, manifest: dict[str, Any]) -> None:
                 f"{folder} is not empty and holds no manifest.json: found {', '.join(foreign[:5])}. "
                 "Choose an empty or new output_dir."
             )
-        write_lines(path, [json.dumps(manifest, ensure_ascii=False, indent=2).encode(), b"\n"])
-        return
+        _write(path, manifest)
+        return None
     known = read_manifest(path)
     _check_format(path, known)
     differences = [*_differences("", _comparable(known), _comparable(manifest))]
-    if differences:
-        if known.get("asked"):  # may be why: other files are in another folder
-            differences += _differences("asked", known["asked"], manifest.get("asked"))
-        raise RunConflict(
-            f"{folder} holds another run ({path} against what is asked now):\n"
-            + "\n".join(differences)
-            + "\nAsk for the same to go on with that run, or choose another output_dir."
-        )
+    # May be why: other files are in another folder.
+    asked = [*_differences("asked", known["asked"], manifest.get("asked"))] if known.get("asked") else []
+    if not differences and not asked:
+        return None
+    bound = what_binds(folder)
+    if bound is None:
+        forget(folder / "journal")
+        _write(path, manifest)
+        return f"no row was finished yet, so the run begins anew with what is given now: {_shortly(known, manifest)}"
+    if not differences:
+        return None
+    handed_out = (
+        f"Its requests are in {folder / 'batch'}; if they were sent nowhere, delete that folder to begin anew. "
+    )
+    raise RunConflict(
+        f"{folder} holds another run ({path} against what is asked now):\n"
+        + "\n".join(differences + asked)
+        + f"\n{handed_out if bound == HANDED_OUT else ''}"
+        + "Ask for the same to go on with that run, or choose another output_dir."
+    )
+
+
+def _write(path: Path, manifest: dict[str, Any]) -> None:
+    write_lines(path, [json.dumps(manifest, ensure_ascii=False, indent=2).encode(), b"\n"])
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -148,6 +168,19 @@ def _differences(where: str, before: Any, now: Any) -> list[str]:
         changed = difflib.unified_diff(before.splitlines(), now.splitlines(), "the run", "now", lineterm="", n=0)
         return [f"  {where}:", *(f"    {line}" for line in changed)]
     return [f"  {where}: {_shown(before)} in the run, {_shown(now)} now"]
+
+
+def _shortly(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """What differs, in one line: names, with the values where they are short."""
+    before, now = ({**each, **(each.get("asked") or {})} for each in (before, now))
+    said = []
+    for name in dict.fromkeys([*before, *now]):
+        old, new = before.get(name), now.get(name)
+        if old == new or name in _INFORMATIVE:
+            continue
+        short = all(each is None or isinstance(each, str | int | float) for each in (old, new))
+        said.append(one_line(f"{name} {_shown(new)} in place of {_shown(old)}") if short else name)
+    return ", ".join(said)
 
 
 def _shown(value: Any) -> str:

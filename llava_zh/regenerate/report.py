@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from llava_zh.regenerate.ledger import Ledger
-from llava_zh.regenerate.tally import quantiles
+from llava_zh.regenerate.tally import figures
 from llava_zh.storage.lines import write_lines
+
+#: Reasons that a summary names; of the others it says how many there are.
+SHOWN = 6
 
 
 @dataclass
@@ -44,9 +47,10 @@ class Report:
         status: ``finished``, ``interrupted`` or ``stopped`` (by an error).
         rows: Rows in the output so far, of all sessions.
         distinct: Different rows among them, by their keys; as many, or something is wrong.
-        failed: Rows given up so far, by reason, of all sessions.
-        lengths_before, lengths_after: Rows, mean and quantiles of the length of the answers, in characters, to within
-            ten; None where there is none.
+        failed: Rows given up so far, by reason, of all sessions; the commonest reason first.
+        lengths_before, lengths_after: Rows, mean, smallest, largest and quantiles of the length of the answers, in
+            characters; None where there is none. They are exact up to 20,000 characters and to within 1 % beyond; of
+            units that version 0.1 has finished to within ten, and `to_within_ten` says how many rows those are.
         prompt_tokens, completion_tokens: Sums over the output.
         session: Of this session: seconds, rows done and failed, requests, retries by reason, images and completion
             tokens a second, and GPU-hours for a million rows at this rate (None if no row was done).
@@ -77,8 +81,8 @@ class Report:
             failed={reason: count for reason, count in ledger.failures.most_common() if count},
             prompt_tokens=tally.prompt_tokens,
             completion_tokens=tally.completion_tokens,
-            lengths_before=quantiles(tally.lengths_before),
-            lengths_after=quantiles(tally.lengths_after),
+            lengths_before=figures(tally.before, tally.lengths_before),
+            lengths_after=figures(tally.after, tally.lengths_after),
             session={
                 "seconds": round(session.seconds, 3),
                 "done": session.done,
@@ -94,6 +98,11 @@ class Report:
             },
             notes=list(notes),
         )
+
+    @property
+    def failed_file(self) -> Path:
+        """The rows that were given up, each with its reason, what was wrong and the answer there was; may be empty."""
+        return Path(self.output_dir) / "failed.jsonl"
 
     def write(self) -> None:
         """Put the report into ``report.json`` of its folder."""
@@ -117,11 +126,25 @@ class Report:
         for title, lengths in (("before", self.lengths_before), ("after", self.lengths_after)):
             if lengths:
                 lines.append(
-                    f"characters {title}: mean {lengths['mean']}, min {lengths['min']}, p5 {lengths['p5']}, "
+                    f"characters {title}: mean {lengths['mean']:g}, min {lengths['min']}, p5 {lengths['p5']}, "
                     f"median {lengths['p50']}, p95 {lengths['p95']}, max {lengths['max']}"
                 )
-        for title, counts in (("retried", session["retries"]), ("failed", self.failed)):
-            if counts:
-                lines.append(f"{title}: " + ", ".join(f"{reason} {count:,}" for reason, count in counts.items()))
+        if session["retries"]:
+            lines.append(f"retried: {_commonest(session['retries'])}")
+        if self.failed:
+            lines.append(f"failed: {_commonest(self.failed)}")
+            lines.append(
+                f"each of them, with what was wrong, is in {self.failed_file}; "
+                "retry_failed=True (--retry-failed) asks for them again"
+            )
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)
+
+
+def _commonest(counts: Mapping[str, int]) -> str:
+    """Counts by reason in a line, the largest first; of many reasons those that make up most."""
+    ordered = sorted(counts.items(), key=lambda each: -each[1])
+    said = ", ".join(f"{reason} {count:,}" for reason, count in ordered[:SHOWN])
+    rest = ordered[SHOWN:]
+    more = "other reason" if len(rest) == 1 else "other reasons"
+    return f"{said}, {len(rest)} {more} {sum(count for _, count in rest):,}" if rest else said

@@ -102,10 +102,13 @@ class Run:
         say: Callable[[str], None],
         on_tick: Callable[[], None],
         on_stall: Callable[[str], None] = lambda reason: None,
+        events: Iterator[Event] | None = None,
     ) -> None:
+        """Events are those of :func:`events_of`, where they have been begun to be read."""
         self.source, self.choice, self.ledger, self.client = source, choice, ledger, client
         self.settings, self.session = settings, session
         self.say, self.on_tick, self.on_stall = say, on_tick, on_stall
+        self._events = events_of(source, ledger, settings) if events is None else events
         self._window = 2 * settings.concurrency + CHUNK
         self._open = 0  # rows read and not yet done or failed
         self._failed_in_a_row = 0
@@ -140,10 +143,8 @@ class Run:
 
     async def _feed(self) -> None:
         """Keep the window full until the source is empty, then wait for it to empty."""
-        ledger = self.ledger
-        events = read_units(self.source, ledger.plan, ledger.standing(), ledger.unit_rows, self.settings.limit)
         loop = asyncio.get_running_loop()
-        while chunk := await loop.run_in_executor(self._readers, _chunk, events):
+        while chunk := await loop.run_in_executor(self._readers, _chunk, self._events):
             jobs = [job for event in chunk if (job := self._take(event)) is not None]
             for start in range(0, len(jobs), BATCH):
                 await self._load(jobs[start : start + BATCH])
@@ -333,6 +334,11 @@ class Run:
             reason = f"no row was finished for {still:.0f} s, with {self.session.in_flight} in flight"
             self.say(reason)
             self.on_stall(reason)
+
+
+def events_of(source: Source, ledger: Ledger, settings: Settings) -> Iterator[Event]:
+    """What the reader tells of the rows that are not finished."""
+    return read_units(source, ledger.plan, ledger.standing(), ledger.unit_rows, settings.limit)
 
 
 def _chunk(events: Iterator[Event]) -> list[Event]:

@@ -29,6 +29,7 @@ def open_ledger(
     except BaseException:
         ledger.close()
         raise
+    notes = [*ledger.notes, *notes]
     for note in notes:
         logger.warning("%s: %s", folder, note)
     return ledger, notes
@@ -37,8 +38,9 @@ def open_ledger(
 def settle(source: Source, ledger: Ledger, widen: bool) -> list[str]:
     """Make the source select what the run means; what a reader should know of how that differs from what is there now.
 
-    A new run writes down what is asked for and what that means today. Later sessions go on with that, whatever has come
-    or gone. With `widen` the rows that are selected today and were not before are appended to the run.
+    A new run writes down what is asked for and what that means today. From the first row that it finishes, later
+    sessions go on with that, whatever has come or gone. With `widen` the rows that are selected today and were not
+    before are appended to the run.
 
     Raises:
         RunConflict: Other archives are asked for, or another treatment of missing images, without `widen`.
@@ -46,11 +48,16 @@ def settle(source: Source, ledger: Ledger, widen: bool) -> list[str]:
     now = source.selection()
     selections = ledger.plan.selections
     notes: list[str] = []
+    same = bool(selections) and msgspec.structs.replace(selections[-1], number=0) == now
     if not selections:
         ledger.select(now)
     elif widen:
-        if msgspec.structs.replace(selections[-1], number=0) != now:
+        if not same:
             ledger.select(msgspec.structs.replace(now, number=len(selections)))
+    elif not same and ledger.begin_anew():
+        ledger.select(now)
+        notes = ["no row was finished yet, so the run begins anew with the archives and images that are there now"]
+        selections = ledger.plan.selections
     else:
         _check_asked(ledger, selections[-1], now)
         notes = _changes(selections[-1], now)

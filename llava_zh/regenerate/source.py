@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Generator, Iterable, Iterator, Mapping, Sized
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -157,7 +157,14 @@ def _published(path: str, name: str | None, loading: Mapping[str, Any]) -> Sourc
     from llava_zh.regenerate.dataset_rows import PublishedRows
 
     asked = {argument: value for argument, value in loading.items() if argument != "cache_dir"}
-    request = replace(Request.of(path, name, asked, "regenerate"), row_format="llava")
+    request = Request.of(path, name, asked, "regenerate")
+    if "row_format" in request.given():
+        raise BadArgument(
+            f"row_format={request.row_format!r}: a model is asked about rows as published, and its answers are written "
+            "so. Load what comes out in the form you want."
+        )
+    if request.options.regenerated:
+        raise BadArgument("options: regenerated is for loading what a run has written; a run has no use for it.")
     builder = builder_of(request, loading.get("cache_dir"))
     config = builder.config
     identity = {

@@ -7,7 +7,9 @@ from typing import Any
 
 import msgspec
 
-#: Lengths are counted in steps of so many characters.
+#: The longest length that is counted exactly.
+EXACT = 20_000
+#: Lengths of units that version 0.1 has finished are counted in steps of so many characters.
 STEP = 10
 
 
@@ -40,13 +42,40 @@ class Line(msgspec.Struct):
     regenerated: Facts
 
 
+class Lengths(msgspec.Struct):
+    """How many answers have each length, in characters; two of them add up.
+
+    Lengths are exact up to :data:`EXACT`. Longer ones, which no usual ``max_tokens`` allows, are counted by their first
+    three digits, so that the counts stay some thousands however long answers are. The sum is exact for all.
+    """
+
+    characters: int = 0
+    counts: dict[int, int] = msgspec.field(default_factory=dict)
+
+    def add(self, length: int) -> None:
+        self.characters += length
+        if length > EXACT:
+            unit = 10 ** (len(str(length)) - 3)
+            length = length // unit * unit
+        self.counts[length] = self.counts.get(length, 0) + 1
+
+    def merge(self, other: Lengths, sign: int) -> None:
+        self.characters += sign * other.characters
+        _merge(self.counts, other.counts, sign)
+
+
 class Tally(msgspec.Struct):
-    """Sums over rows; two tallies add up."""
+    """Sums over rows; two tallies add up.
+
+    `lengths_before` and `lengths_after` are those of units that version 0.1 has finished, in steps of ten characters.
+    """
 
     rows: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     asked: int = 0
+    before: Lengths = msgspec.field(default_factory=Lengths)
+    after: Lengths = msgspec.field(default_factory=Lengths)
     lengths_before: dict[int, int] = msgspec.field(default_factory=dict)
     lengths_after: dict[int, int] = msgspec.field(default_factory=dict)
 
@@ -56,9 +85,9 @@ class Tally(msgspec.Struct):
         self.prompt_tokens += facts.prompt_tokens
         self.completion_tokens += facts.completion_tokens
         self.asked += facts.asked
-        _count(self.lengths_after, answer_length(line.conversations))
+        self.after.add(answer_length(line.conversations))
         if facts.previous:
-            _count(self.lengths_before, answer_length(facts.previous))
+            self.before.add(answer_length(facts.previous))
 
     def merge(self, other: Tally, sign: int = 1) -> None:
         """Add `other`, or take it away with a `sign` of -1."""
@@ -66,12 +95,10 @@ class Tally(msgspec.Struct):
         self.prompt_tokens += sign * other.prompt_tokens
         self.completion_tokens += sign * other.completion_tokens
         self.asked += sign * other.asked
-        for mine, theirs in (
-            (self.lengths_before, other.lengths_before),
-            (self.lengths_after, other.lengths_after),
-        ):
-            for length, count in theirs.items():
-                mine[length] = mine.get(length, 0) + sign * count
+        self.before.merge(other.before, sign)
+        self.after.merge(other.after, sign)
+        _merge(self.lengths_before, other.lengths_before, sign)
+        _merge(self.lengths_after, other.lengths_after, sign)
 
 
 def answer_length(conversations: Iterable[Turn]) -> int:
@@ -79,25 +106,33 @@ def answer_length(conversations: Iterable[Turn]) -> int:
     return sum(len(turn.value or turn.text) for turn in conversations if turn.speaker == "gpt")
 
 
-def _count(lengths: dict[int, int], length: int) -> None:
-    step = length // STEP * STEP
-    lengths[step] = lengths.get(step, 0) + 1
+def _merge(mine: dict[int, int], theirs: Mapping[int, int], sign: int) -> None:
+    for length, count in theirs.items():
+        mine[length] = mine.get(length, 0) + sign * count
 
 
-def quantiles(lengths: Mapping[int, int]) -> dict[str, Any] | None:
-    """Mean and quantiles, in characters, to within :data:`STEP`; None of no rows."""
-    total = sum(lengths.values())
+def figures(lengths: Lengths, by_tens: Mapping[int, int]) -> dict[str, Any] | None:
+    """Rows, mean, smallest, largest and quantiles of lengths in characters; None of no rows.
+
+    A quantile is the smallest length that so large a share of the rows does not exceed.
+
+    Args:
+        by_tens: More lengths, in steps of ten. How many rows they are is said too, since those are not exact.
+    """
+    counts = dict(lengths.counts)
+    _merge(counts, by_tens, 1)
+    total, rough = sum(counts.values()), sum(by_tens.values())
     if not total:
         return None
+    characters = lengths.characters + sum((length + STEP / 2) * count for length, count in by_tens.items())
+    result: dict[str, Any] = {"rows": total, "mean": round(characters / total, 2)}
     wanted = {"min": 0.0, "p5": 0.05, "p50": 0.5, "p95": 0.95, "max": 1.0}
-    result: dict[str, Any] = {"rows": total}
-    result["mean"] = round(sum((length + STEP / 2) * count for length, count in lengths.items()) / total)
-    steps = sorted(length for length, count in lengths.items() if count)
+    found = sorted(length for length, count in counts.items() if count)
     for name, share in wanted.items():
         below = 0
-        for length in steps:
-            below += lengths[length]
+        for length in found:
+            below += counts[length]
             if below >= max(1, share * total):
                 result[name] = length
                 break
-    return result
+    return result | ({"to_within_ten": rough} if rough else {})

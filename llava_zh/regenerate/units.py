@@ -133,6 +133,30 @@ def unfinished_units(journal: Path) -> dict[str, list[Path]]:
     return {f"{unit:06d}": paths for unit in sorted(files.numbers_begun()) if (paths := files.open_attempts(unit))}
 
 
+def has_rows(journal: Path) -> bool:
+    """Whether a row is finished, in whatever file of a journal; a commit that cannot be read may be one of rows."""
+    with os.scandir(journal) as entries:
+        names = sorted(entry.name for entry in entries)
+    for name in names:
+        if _ATTEMPT.fullmatch(name) and any(map(_is_row, read_lines(journal / name))):
+            return True
+        if _DONE.fullmatch(name) and _rows_of(journal / name):
+            return True
+    return False
+
+
+def _is_row(line: bytes) -> bool:
+    with contextlib.suppress(*FAULTS):
+        return is_whole(line) and not is_failure(line) and bool(_decode_line(line).regenerated.key)
+    return False
+
+
+def _rows_of(path: Path) -> int:
+    with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file, contextlib.suppress(*FAULTS):
+        return _decode_done(file.read(_DONE_BYTES)).tally.rows
+    return 1
+
+
 class UnitFiles:
     """The files of all units of a run; knows from one look at the journal which there are."""
 

@@ -14,7 +14,7 @@ import pytest
 from model_server import CAPTION, ModelServer
 
 from llava_zh.regenerate import regenerate
-from llava_zh.regenerate.tally import Facts, Line, Tally, Turn, quantiles
+from llava_zh.regenerate.tally import EXACT, Facts, Lengths, Line, Tally, Turn, figures
 
 Rows = Callable[[int], list[dict[str, Any]]]
 
@@ -49,11 +49,51 @@ def test_lengths_before_and_after_are_those_of_the_answers(
     report = regenerate(
         make_rows(20), "test_zh", output_dir=tmp_path, base_url=server.url, model="tiny-vlm", progress=False
     )
-    assert report.lengths_after is not None
-    assert report.lengths_before is not None
-    assert report.lengths_after["p50"] == len(CAPTION) // 10 * 10
-    assert report.lengths_before["max"] == 0  # 旧的描述19。 has under ten characters
-    assert report.lengths_before["rows"] == 20
+    assert report.lengths_after == {
+        "rows": 20,
+        **dict.fromkeys(["mean", "min", "p5", "p50", "p95", "max"], len(CAPTION)),
+    }
+    assert report.lengths_before == {"rows": 20, "mean": 6.5, "min": 6, "p5": 6, "p50": 6, "p95": 7, "max": 7}
+
+
+def test_a_run_of_the_version_before_goes_on_and_says_which_lengths_are_not_exact(
+    server: ModelServer, tmp_path: Path, make_rows: Rows
+) -> None:
+    given: dict[str, Any] = {
+        "output_dir": tmp_path, "base_url": server.url, "model": "tiny-vlm", "progress": False, "unit_rows": 10
+    }  # fmt: skip
+    regenerate(make_rows(20), "test_zh", limit=10, **given)
+    commit = tmp_path / "journal" / "000000.r0.done"
+    done = json.loads(commit.read_bytes())
+    for name in ("before", "after"):  # as that version counted them, ten by ten
+        counts = done["tally"].pop(name)["counts"]
+        done["tally"][f"lengths_{name}"] = {int(length) // 10 * 10: count for length, count in counts.items()}
+    commit.write_text(json.dumps(done))
+    report = regenerate(make_rows(20), "test_zh", **given)
+    assert report.lengths_before == {
+        "rows": 20, "mean": 6.0, "min": 0, "p5": 0, "p50": 0, "p95": 7, "max": 7, "to_within_ten": 10
+    }  # fmt: skip
+    (tmp_path / "report.json").unlink()
+    assert regenerate(make_rows(20), "test_zh", **given).lengths_before == report.lengths_before
+
+
+def test_the_summary_says_why_rows_failed_the_commonest_reason_first_and_where_and_what_to_do(
+    server: ModelServer, tmp_path: Path, make_rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llava_zh.regenerate.report.SHOWN", 3)
+    server.script = ["400", "422", "403", "422", "413", "404", "422"]
+    report = regenerate(
+        make_rows(20), "test_zh", output_dir=tmp_path, base_url=server.url, model="tiny-vlm", progress=False
+    )
+    assert next(iter(report.failed.items())) == ("HTTP 422", 3)
+    lines = report.summary().splitlines()
+    [reasons] = [line for line in lines if line.startswith("failed: ")]
+    assert reasons.startswith("failed: HTTP 422 3, HTTP 4") and reasons.endswith(", 2 other reasons 2")
+    assert lines[lines.index(reasons) + 1] == (
+        f"each of them, with what was wrong, is in {tmp_path / 'failed.jsonl'}; "
+        "retry_failed=True (--retry-failed) asks for them again"
+    )
+    assert len(report.failed_file.read_bytes().splitlines()) == sum(report.failed.values()) == 7
 
 
 def test_the_live_line_shows_rows_failures_and_tokens(server: ModelServer, tmp_path: Path, make_rows: Rows) -> None:
@@ -88,16 +128,20 @@ def test_tallies_add_up_and_can_be_taken_away() -> None:
     both = tally(15)
     both.merge(tally(95))
     assert (both.rows, both.prompt_tokens, both.completion_tokens) == (2, 10, 14)
-    assert both.lengths_after == {10: 1, 90: 1}
+    assert (both.after.characters, both.after.counts) == (110, {15: 1, 95: 1})
     both.merge(tally(95), -1)
-    assert quantiles(both.lengths_after) == {
-        "rows": 1,
-        "mean": 15,
-        "min": 10,
-        "p5": 10,
-        "p50": 10,
-        "p95": 10,
-        "max": 10,
-    }
+    assert figures(both.after, {}) == {"rows": 1, **dict.fromkeys(["mean", "min", "p5", "p50", "p95", "max"], 15)}
     both.merge(tally(15), -1)
-    assert quantiles(both.lengths_after) is None
+    assert figures(both.after, {}) is None
+
+
+def test_lengths_are_exact_and_their_counts_few_however_long_answers_are() -> None:
+    lengths = Lengths()
+    for length in range(EXACT, 40 * EXACT, 7):
+        lengths.add(length)
+    assert len(lengths.counts) < 2_000
+    found = figures(lengths, {})
+    assert found is not None
+    assert found["mean"] == round(sum(range(EXACT, 40 * EXACT, 7)) / found["rows"], 2)
+    assert found["min"] == EXACT
+    assert found["max"] == pytest.approx(40 * EXACT, rel=0.01)

@@ -1,0 +1,41 @@
+"""What binds a run to its settings: the first row that is finished, or requests that were handed out as files.
+
+Until then the folder takes other settings: a mistyped model or a forgotten image root leaves nothing behind but rows
+that were given up, and those are forgotten together with the plan that was made for them.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from llava_zh.regenerate.units import has_rows
+from llava_zh.storage.durable import explained, sync_folder
+
+FINISHED, HANDED_OUT = "finished", "handed out"
+#: In this order, so that whatever is left after a crash is a run that began and has finished nothing: a commit counts
+#: for nothing without the plan that it is of, and a plan can be read as far as its first segments go.
+_LEFT_BEHIND = (
+    re.compile(r"\d{6,9}\.r\d{1,6}\.done"),
+    re.compile(r"\d{6,9}\.r\d{1,6}\.(a\d{1,9}\.log|rows|failed|keys)"),
+    re.compile(r"plan-\d{4,9}\.log"),
+)
+
+
+def what_binds(folder: Path) -> str | None:
+    """:data:`FINISHED` where rows are, :data:`HANDED_OUT` where only requests are; None for neither."""
+    if any(path.stat().st_size for path in (folder / "data").glob("*.jsonl")) or has_rows(folder / "journal"):
+        return FINISHED
+    if any(path.stat().st_size for path in (folder / "batch").glob("*.jsonl")):
+        return HANDED_OUT
+    return None
+
+
+def forget(journal: Path) -> None:
+    """Remove what a run that nothing binds has written: afterwards nothing of it is begun."""
+    with explained(journal):
+        for kind in _LEFT_BEHIND:
+            for path in sorted(journal.iterdir(), reverse=True):
+                if kind.fullmatch(path.name):
+                    path.unlink()
+            sync_folder(journal)
