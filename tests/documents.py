@@ -2,7 +2,8 @@
 
 Python blocks of a document share one process and one namespace. A ``text`` block is the exact output of the block
 before it, with ``…`` for what differs from run to run. Lines with ``$`` in a ``console`` block are commands; the lines
-after each are its output. A comment ``<!-- needs torch -->`` before a block names a module without which it is left out.
+after each are its output. A comment ``<!-- needs torch -->`` before a block names a module without which it is left
+out.
 The hub and the model server that blocks ask are loopback ones; the hub holds the miniature.
 """
 
