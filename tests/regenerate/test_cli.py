@@ -61,6 +61,13 @@ def test_rows_given_up_give_status_3_and_an_error_1(
     assert "parameters.temperature: not set in the run, 1 now" in capsys.readouterr().err
 
 
+def test_a_row_format_is_no_option(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([*command, "--row-format", "nonsense"])
+    assert caught.value.code == 2
+    assert "--row-format" in capsys.readouterr().err
+
+
 def test_parameters_must_be_a_json_object(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([*command, "--parameters", "temperature=1"])

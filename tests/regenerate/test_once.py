@@ -67,9 +67,14 @@ class Run(RuleBasedStateMachine):
         return self.sessions.run(
             kill,  # type: ignore[arg-type]
             data_dir=str(self.folder / "rows"), image_root=str(self.root), output_dir=str(self.out),
-            base_url=self.server.url, model="tiny-vlm", progress=False, unit_rows=7, concurrency=4, chunk_size=1500,
-            archives="available", bad_images=self.bad, **given,
+            base_url=self.server.url, progress=False, unit_rows=7, concurrency=4, chunk_size=1500,
+            archives="available", bad_images=self.bad, **{"model": "tiny-vlm", **given},
         )  # fmt: skip
+
+    @rule(retry_failed=st.booleans())
+    def mistyped(self, retry_failed: bool) -> None:
+        """A session with other settings, which the run refuses if it is bound, and the server if it is not."""
+        assert self.run(model="tiny-vml", retry_failed=retry_failed) == 1
 
     @rule(archive=st.integers(0, ARCHIVES - 1))
     def arrives_or_goes(self, archive: int) -> None:
@@ -148,7 +153,9 @@ def shared() -> Iterator[tuple[ModelServer, Sessions]]:
 def test_the_machine_works(shared: tuple[ModelServer, Sessions]) -> None:
     """One way through it, which has everything in it once."""
     machine = type("Once", (Run,), {"shared": shared})()
+    machine.mistyped(retry_failed=False)
     machine.session(limit=5, answers=None, widen=False, retry_failed=False)
+    machine.mistyped(retry_failed=True)
     machine.arrives_or_goes(1)
     machine.session(limit=None, answers=4, widen=False, retry_failed=False)
     machine.power_cut(1)
