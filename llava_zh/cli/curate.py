@@ -12,8 +12,11 @@ _EXAMPLE = """\
   llava-zh curate internvl-sa-1b-caption single_zh --output-dir curated --length zh=30:1200
   llava-zh curate RUN_FOLDER --output-dir curated        # what `llava-zh regenerate` wrote
 
+  llava-zh curate RUN_FOLDER --dry-run --length zh=20:      # the same figures, and nothing is written
+
 Kept rows are in curated/data (JSON Lines, or Parquet where pictures are embedded in the rows), dropped ones with their
-reasons in curated/dropped.jsonl, counts and examples in curated/report.json.
+reasons in curated/dropped.jsonl, which `llava-zh show` prints; figures and examples in curated/report.html, for reading,
+and in curated/report.json.
 """
 
 
@@ -28,7 +31,8 @@ def add_parser(subparsers: Subparsers) -> None:
     add = parser.add_argument
     add("path", metavar="PATH", help="a dataset's name, a run's folder, or a file of rows")
     add("name", metavar="CONFIG", nargs="?", help="configuration of the dataset")
-    add("--output-dir", required=True, metavar="DIR", help="where to write; new or empty")
+    add("--output-dir", metavar="DIR", help="where to write; new or empty")
+    add("--dry-run", action="store_true", help="report, and write no rows (with --output-dir: the reports alone)")
     _add_checks(parser)
     add("--language", choices=("zh", "en"), help="language of all rows (default: what each row or its prompt says)")
     add("--leaks", nargs="+", default=(), metavar="PHRASE", help="further phrases that betray the prompt")
@@ -101,6 +105,8 @@ def run(args: argparse.Namespace) -> int:
         text.say_json(report.to_dict(), indent=2)
     else:
         text.say(report)
+        if args.output_dir is not None:
+            text.tell(f"To read: {args.output_dir.rstrip('/')}/report.html")
     return 0
 
 

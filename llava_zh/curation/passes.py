@@ -7,6 +7,7 @@ Memory holds a window of rows, and at most some 60 bytes a row while a column is
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from llava_zh.curation import duplicates
 from llava_zh.curation.checks import Checks, Finding
 from llava_zh.curation.duplicates import SLOTS, Array, Columns
 from llava_zh.curation.kept_file import write_kept
-from llava_zh.curation.report import CurationReport
+from llava_zh.curation.report import PAIR_EXCERPT, CurationReport, about, rows_to_cut
 from llava_zh.curation.source import Row, said
 from llava_zh.curation.spool import Spool
 from llava_zh.curation.text import figures
@@ -31,6 +32,11 @@ from llava_zh.storage.progress import Progress
 
 #: Lowest and highest length; ``None`` is open.
 Bounds = tuple[int | None, int | None]
+#: Those of all rows, or of each language.
+Length = Bounds | Mapping[str, Bounds] | None
+
+#: Pairs of each kind of duplicate that the report shows, and bars of a histogram at most.
+PAIRS, BARS = 10, 60
 
 # Rows are sketched in batches of at most so many rows and bytes of lines; windows take 60 times a text's memory.
 _BATCH_ROWS = 1024
@@ -46,12 +52,20 @@ class Facts:
         groups: Names of the groups (language and task) whose lengths are compared.
     """
 
-    def __init__(self, work: Path, checks: Checks, threshold: float | None, tasks: Container[str] = ()) -> None:
+    def __init__(
+        self,
+        work: Path,
+        checks: Checks,
+        threshold: float | None,
+        tasks: Container[str] = (),
+        *,
+        with_pictures: bool = True,
+    ) -> None:
         self.threshold = threshold
         self._tasks = tasks
         self.columns = Columns(work)
         self.groups: dict[str, int] = {}
-        self.spool = Spool(work)
+        self.spool = Spool(work, with_pictures=with_pictures)
         self._checks = checks
         self._work = work
         self._lengths = array("i")
@@ -124,7 +138,7 @@ class Verdict:
     def __init__(
         self,
         facts: Facts,
-        length: Bounds | Mapping[str, Bounds] | None,
+        length: Length,
         quantiles: tuple[float, float] | None,
         exact: bool,
     ) -> None:
@@ -161,34 +175,54 @@ class Verdict:
             yield f"near_duplicate: of row {original}, similarity {alike:.2f}"
 
     def length_figures(self) -> dict[str, dict[str, Any]]:
-        """Spread of the lengths in each group, of all rows and of the kept."""
+        """Spread and histogram of the lengths in each group, of all rows and of the kept."""
         figures = {}
         for name, index in self._facts.groups.items():
             inside = self._facts.group == index
             low, high = (int(bound) if np.isfinite(bound) else None for bound in self.bounds[name])
+            lengths, kept = self._facts.lengths[inside], self._facts.lengths[inside & self.kept]
             figures[name] = {
-                "all": _spread(self._facts.lengths[inside]),
-                "kept": _spread(self._facts.lengths[inside & self.kept]),
+                "all": _spread(lengths),
+                "kept": _spread(kept),
                 "bounds": [low, high],
+                "histogram": _histogram(lengths, kept, [low, high]),
             }
         return figures
 
+    def pairs(self) -> list[tuple[str, int, int]]:
+        """Some duplicates, evenly chosen among all: reason, position of the row, and of the kept one it repeats."""
+        chosen = []
+        for reason, originals in (("duplicate", self.duplicate_of), ("near_duplicate", self.near_duplicate_of)):
+            found = np.flatnonzero(originals >= 0)
+            some = found[np.linspace(0, len(found) - 1, min(PAIRS, len(found))).astype(int)]
+            chosen += [(reason, position, int(originals[position])) for position in some.tolist()]
+        return chosen
 
-def _bounds(
-    group: str,
-    lengths: Array,
-    length: Bounds | Mapping[str, Bounds] | None,
-    quantiles: tuple[float, float] | None,
-) -> tuple[float, float]:
+    def too_small(self, quantiles: tuple[float, float] | None, length: Length) -> dict[str, int]:
+        """The groups, with their numbers of rows, that lose nothing to `quantiles` and have no limit in `length`."""
+        if quantiles is None:
+            return {}
+        sizes = {
+            name: int((self._facts.group == index).sum())
+            for name, index in self._facts.groups.items()
+            if _given(name, length) is None
+        }
+        return {name: rows for name, rows in sizes.items() if 1 < rows < rows_to_cut(quantiles)}
+
+
+def _bounds(group: str, lengths: Array, length: Length, quantiles: tuple[float, float] | None) -> tuple[float, float]:
     """The lowest and highest length that is kept in a group, ``inf`` where it is open."""
-    given = length.get(group.split()[0]) if isinstance(length, Mapping) else length
-    lowest, highest = given or (None, None)
+    lowest, highest = _given(group, length) or (None, None)
     low, high = -np.inf if lowest is None else float(lowest), np.inf if highest is None else float(highest)
     if quantiles is not None:
         # Rounded outwards: among few rows the shortest and the longest are no outliers by being so.
         low = max(low, float(np.quantile(lengths, quantiles[0], method="lower")))
         high = min(high, float(np.quantile(lengths, quantiles[1], method="higher")))
     return low, high
+
+
+def _given(group: str, length: Length) -> Bounds | None:
+    return length.get(group.split()[0]) if isinstance(length, Mapping) else length
 
 
 def _spread(lengths: Array) -> dict[str, int]:
@@ -199,22 +233,61 @@ def _spread(lengths: Array) -> dict[str, int]:
     return dict(zip(shares, found.tolist(), strict=True))
 
 
+def _histogram(lengths: Array, kept: Array, bounds: list[int | None]) -> dict[str, Any]:
+    """How many texts there are of each length: `width` characters a bar from `start` on, the last bar for all longer.
+
+    The bars reach well beyond the limits and what is usual, and not to one endless text.
+    """
+    if not len(lengths):
+        return {}
+    shortest, longest = int(lengths.min()), int(lengths.max())
+    usual = int(np.quantile(lengths, 0.99, method="nearest"))
+    longest = min(longest, max(usual + (usual - shortest) // 2, *(bound * 5 // 4 for bound in bounds if bound), 1))
+    width = max(1, math.ceil((longest - shortest + 1) / BARS))
+    bars = (longest - shortest) // width + 1
+    counted = {
+        name: np.bincount(np.minimum((values - shortest) // width, bars - 1), minlength=bars).tolist()
+        for name, values in (("all", lengths), ("kept", kept))
+    }
+    return {"start": shortest, "width": width, **counted}
+
+
+def judge(facts: Facts, verdict: Verdict, report: CurationReport) -> None:
+    """The figures to `report`, without a row written."""
+    for _ in _judged(facts, verdict, report):
+        pass
+
+
 def split_rows(folder: Path, facts: Facts, verdict: Verdict, report: CurationReport) -> None:
     """The second pass: the kept and the dropped rows to their files, the figures to `report`."""
-    report.rows, report.kept = len(verdict.kept), int(verdict.kept.sum())
-    report.lengths = verdict.length_figures()
     with explained(folder):
         (folder / "data").mkdir(exist_ok=True)
-    write_kept(folder / "data", lambda: (row for row in facts.spool if verdict.kept[row.position]), facts.spool)
-    write_lines(folder / "dropped.jsonl", _dropped(facts, verdict, report))
+    write_kept(folder / "data", lambda: facts.spool.chosen(verdict.kept), facts.spool)
+    dropped = _judged(facts, verdict, report)
+    lines = (msgspec.json.encode({**row, "row": at, "reasons": defects}) + b"\n" for at, row, defects in dropped)
+    write_lines(folder / "dropped.jsonl", lines)
 
 
-def _dropped(facts: Facts, verdict: Verdict, report: CurationReport) -> Iterable[bytes]:
-    for position, defects, _, line in facts.spool:
-        if verdict.kept[position]:
-            continue
+def _judged(
+    facts: Facts, verdict: Verdict, report: CurationReport
+) -> Iterator[tuple[int, Mapping[str, Any], list[str]]]:
+    """The dropped rows with their positions and defects; all that is told of them goes to `report` on the way."""
+    report.rows, report.kept = len(verdict.kept), int(verdict.kept.sum())
+    report.lengths = verdict.length_figures()
+    pairs = verdict.pairs()
+    sides: dict[int, dict[str, Any]] = {at: {} for _, *both in pairs for at in both}
+    wanted = ~verdict.kept
+    wanted[list(sides)] = True
+    for position, defects, _, line in facts.spool.chosen(wanted):
         row = jsonl.decode_line(Place("row", row=position), line)
         assert isinstance(row, Mapping)  # it was read before
-        defects += verdict.defects(position)
-        report.drop(position, row, defects, lambda line=line: said(line))  # type: ignore[misc]
-        yield msgspec.json.encode({**row, "row": position, "reasons": defects}) + b"\n"
+        if not verdict.kept[position]:
+            defects += verdict.defects(position)
+            report.drop(position, row, defects, lambda line=line: said(line))  # type: ignore[misc]
+            yield position, row, defects
+        if position in sides:
+            detail = next((d.partition(": ")[2] for d in defects if "duplicate: of row" in d), "")
+            sides[position] = {**about(position, row, said(line), PAIR_EXCERPT), "detail": detail}
+    for reason, dropped, original in pairs:
+        kept = {name: value for name, value in sides[original].items() if name != "detail"}
+        report.pairs.append({"reason": reason, "dropped": sides[dropped], "kept": kept})

@@ -6,8 +6,9 @@ import contextlib
 import itertools
 import os
 import shutil
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from llava_zh.catalog.request import Request
 from llava_zh.curation import kept_file
 from llava_zh.curation.checks import LEAKS, Checks
 from llava_zh.curation.expected import expected
-from llava_zh.curation.passes import Bounds, Facts, Verdict, split_rows
-from llava_zh.curation.report import CurationReport
+from llava_zh.curation.page import page
+from llava_zh.curation.passes import Facts, Length, Verdict, judge, split_rows
+from llava_zh.curation.report import CurationReport, advice_on
 from llava_zh.curation.source import Source, open_rows
 from llava_zh.errors import BadArgument, RunConflict
-from llava_zh.storage.durable import check_kind, explained
+from llava_zh.storage.durable import check_kind, explained, open_regular
 from llava_zh.storage.held import held
 from llava_zh.storage.lines import write_lines
 
@@ -30,8 +32,9 @@ def curate(
     path: Source,
     name: str | None = None,
     *,
-    output_dir: str | Path,
-    length: Bounds | Mapping[str, Bounds] | None = None,
+    output_dir: str | Path | None = None,
+    dry_run: bool = False,
+    length: Length = None,
     length_quantiles: tuple[float, float] | None = (0.001, 0.999),
     exact_duplicates: bool = True,
     near_duplicates: float | None = 0.8,
@@ -56,14 +59,20 @@ def curate(
     pictures, with ``row``, their position from 0, and ``reasons``) and ``report.json``. Where pictures are embedded in
     the rows, the kept rows are ``data/000000.parquet`` in place of JSON Lines, with the same pictures. Each file
     appears once it is whole. The files of rows are the same for the same input. Meanwhile the folder needs room for the
-    rows twice and 300 bytes a row.
+    rows twice and 300 bytes a row. ``report.html`` is for reading: the lengths and where the limits cut, how many rows
+    were dropped for which reason, examples of each, and duplicates beside the rows that they repeat. It is one file
+    that loads nothing and runs nothing.
+
+    A dry run gives the same report and writes no rows: nothing at all without `output_dir`, and the two reports with
+    one. Its work is in the system's folder for temporary files, which needs room for the rows once.
 
     Args:
         path: A dataset's name, as for :func:`llava_zh.load_dataset`; the folder of a run, or any file of rows that
             loading reads; or rows, mappings with ``image``, ``conversations`` and, where known, ``config``,
             ``language``, ``task``.
         name: Configuration of the dataset.
-        output_dir: Folder to write to, new or empty.
+        output_dir: Folder to write to, new or empty; a dry run does without. It may hold the reports of a dry run.
+        dry_run: Judge the rows and report, and write none.
         length: Lowest and highest number of characters of the text (``None``: open), or those for each language.
         length_quantiles: Shares of the rows of each language and llava task, between which the length must be.
         exact_duplicates: Whether to drop rows with the text of an earlier row.
@@ -86,7 +95,7 @@ def curate(
         The report.
 
     Raises:
-        BadArgument: A bound, share, threshold or phrase that cannot be.
+        BadArgument: A bound, share, threshold or phrase that cannot be; or no `output_dir`.
         BadRow, DataFileNotFound, HubError: The rows cannot be read.
         RunConflict: `output_dir` holds something already.
         OutputError: The folder cannot be written.
@@ -104,10 +113,10 @@ def curate(
         "leaks": leaks if isinstance(leaks, str) else list(leaks),
         "limit": limit,
     }
-    _check(parameters, output_dir)
+    _check(parameters, output_dir, dry_run)
     given = {option: value for option, value in load_options.items() if option != "cache_dir" and value is not None}
     asked = Request.of(os.fspath(path) if isinstance(path, str | Path) else "rows", name, given, "curate")
-    report = CurationReport(parameters | asked.to_dict())
+    report = CurationReport(parameters | asked.to_dict(), dry_run=dry_run)
     known = expected(path)
     checks = Checks(
         language=language,
@@ -120,21 +129,47 @@ def curate(
     )
     rows = itertools.islice(open_rows(path, asked, load_options.get("cache_dir")), limit)
     started = time.monotonic()
-    with _Folder(Path(output_dir), overwrite) as folder:
-        facts = Facts(folder.work, checks, near_duplicates, known.tasks)
-        try:
-            facts.read(rows)
-            verdict = Verdict(facts, length, length_quantiles, exact_duplicates)
+    with contextlib.ExitStack() as stack:
+        folder = None if output_dir is None else stack.enter_context(_Folder(Path(output_dir), overwrite, dry_run))
+        work = folder.work if folder is not None and not dry_run else stack.enter_context(_temporary())
+        facts = Facts(work, checks, near_duplicates, known.tasks, with_pictures=not dry_run)
+        stack.callback(facts.close)
+        facts.read(rows)
+        verdict = Verdict(facts, length, length_quantiles, exact_duplicates)
+        if folder is None or dry_run:
+            judge(facts, verdict, report)
+        else:
             split_rows(folder.path, facts, verdict, report)
-        finally:
-            facts.close()
+        small = verdict.too_small(length_quantiles, length)
+        report.advice += advice_on(small, report.lengths, length_quantiles)
         report.seconds = round(time.monotonic() - started, 3)
-        write_lines(folder.path / "report.json", [msgspec.json.format(msgspec.json.encode(report.to_dict())), b"\n"])
+        if folder is not None:
+            _write_reports(folder.path, report)
     return report
 
 
-def _check(parameters: Mapping[str, Any], output_dir: str | Path) -> None:
-    if not str(output_dir):
+@contextlib.contextmanager
+def _temporary() -> Iterator[Path]:
+    """A folder for the work of a dry run."""
+    parent = Path(tempfile.gettempdir())
+    with explained(parent):
+        folder = Path(tempfile.mkdtemp(prefix="llava-zh-curate-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_reports(folder: Path, report: CurationReport) -> None:
+    written = report.to_dict()
+    write_lines(folder / "report.json", [msgspec.json.format(msgspec.json.encode(written)), b"\n"])
+    write_lines(folder / "report.html", [page(written).encode("utf-8", "replace")])
+
+
+def _check(parameters: Mapping[str, Any], output_dir: str | Path | None, dry_run: bool) -> None:
+    if output_dir is None and not dry_run:
+        raise BadArgument("output_dir: name a folder to write to, new or empty; or give dry_run, which does without.")
+    if output_dir is not None and not str(output_dir):
         raise BadArgument("output_dir is empty: name a folder, new or empty.")
     length = parameters["length"]
     by_language = length if isinstance(length, Mapping) else {} if length is None else {"zh": length}
@@ -176,11 +211,16 @@ def _is_pair(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2
 
 
+# What a curation writes, the folder first.
+_WRITTEN = ("data", "dropped.jsonl", "report.json", "report.html")
+
+
 class _Folder:
     """The output folder, with a place for work that is gone at the end."""
 
-    def __init__(self, path: Path, overwrite: bool) -> None:
+    def __init__(self, path: Path, overwrite: bool, dry_run: bool) -> None:
         self.path = path
+        self._dry_run = dry_run
         self.work = path / ".curating"
         self._overwrite = overwrite
         self._held = contextlib.ExitStack()
@@ -202,12 +242,14 @@ class _Folder:
     def _claim(self) -> None:
         with explained(self.path):
             check_kind(self.work, folder=True)
-            for name in ("data", "dropped.jsonl", "report.json"):
+            for name in _WRITTEN:
                 check_kind(self.path / name, folder=name == "data")
             there = sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith(".curating"))
             ours = self._holds_ours(there)
-            if there and not (self._overwrite and ours):
-                advice = "overwrite=True replaces it" if ours else "Choose a new or empty output_dir"
+            reports_alone = ours and not {"data", "dropped.jsonl"} & set(there)
+            may = reports_alone if self._dry_run else ours
+            if there and not (may and (self._overwrite or (reports_alone and self._holds_dry_run()))):
+                advice = "overwrite=True replaces it" if may else "Choose a new or empty output_dir"
                 raise RunConflict(f"{self.path} holds something already: {', '.join(there[:5])}. {advice}.")
             shutil.rmtree(self.work, ignore_errors=True)  # what a killed curation left
             self.work.mkdir()
@@ -217,7 +259,16 @@ class _Folder:
         data = self.path / "data"
         files = {entry.name.removesuffix(".tmp") for entry in data.iterdir()} if data.is_dir() else set()
         written = {name.removesuffix(".tmp") for name in there}
-        return written <= {"data", "dropped.jsonl", "report.json"} and files <= {kept_file.LINES, kept_file.PARQUET}
+        return written <= set(_WRITTEN) and files <= {kept_file.LINES, kept_file.PARQUET}
+
+    def _holds_dry_run(self) -> bool:
+        """Whether the report that is there is a dry run's, which any later run may replace."""
+        try:
+            with os.fdopen(open_regular(self.path / "report.json", os.O_RDONLY), "rb") as file:
+                said = msgspec.json.decode(file.read())
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return False
+        return isinstance(said, dict) and said.get("dry_run") is True
 
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.work, ignore_errors=True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from llava_zh.curation.source import Row
 
@@ -26,9 +29,15 @@ class Spooled(NamedTuple):
 
 
 class Spool:
-    """Rows in the order they came; `pictures` says whether any has embedded images."""
+    """Rows in the order they came; `pictures` says whether any has embedded images.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: Where the files are.
+        with_pictures: Whether to keep the bytes of pictures; whoever writes no rows does without.
+    """
+
+    def __init__(self, folder: Path, *, with_pictures: bool = True) -> None:
+        self._with_pictures = with_pictures
         self._path, self._pictures_path = folder / "rows", folder / "pictures"
         self._rows, self._data = self._path.open("xb"), self._pictures_path.open("xb")
         self._end = 0
@@ -46,7 +55,7 @@ class Spool:
         )
 
     def _kept(self, pictures: list[bytes | None] | None) -> list[Span | None] | None:
-        if pictures is None:
+        if pictures is None or not self._with_pictures:
             return None
         spans: list[Span | None] = []
         for data in pictures:
@@ -58,9 +67,10 @@ class Spool:
         self._rows.flush()
         self._data.flush()
 
-    def __iter__(self) -> Iterator[Spooled]:
+    def chosen(self, mask: npt.NDArray[np.bool_]) -> Iterator[Spooled]:
+        """The rows for which `mask` is true, in order."""
         with self._path.open("rb") as rows:
-            for position, record in enumerate(rows):
+            for position, record in itertools.compress(enumerate(rows), mask.tobytes()):
                 header, _, line = record.partition(b"\t")
                 defects, pictures = ([], None) if header == b"[[],null]" else self._decode(header)
                 yield Spooled(position, defects, pictures, line)
