@@ -15,7 +15,7 @@ _EXAMPLE = """\
   llava-zh curate RUN_FOLDER --dry-run --length zh=20:      # the same figures, and nothing is written
 
 Kept rows are in curated/data (JSON Lines, or Parquet where pictures are embedded in the rows), dropped ones with their
-reasons in curated/dropped.jsonl, which `llava-zh show` prints; figures and examples in curated/report.html, for reading,
+reasons in curated/dropped.jsonl, which `llava-zh show` prints; figures and examples in curated/report.html, to read,
 and in curated/report.json.
 """
 

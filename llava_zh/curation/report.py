@@ -114,6 +114,6 @@ def advice_on(groups: Mapping[str, int], lengths: Mapping[str, Any], quantiles: 
     low, high = quantiles
     return [
         f"No text was too short or too long for the quantiles {low:g} and {high:g}: they leave nothing out of fewer "
-        f"than {rows_to_cut(quantiles):,} rows, as in {named}. Their texts have {shortest:,} to {longest:,} characters. "
+        f"than {rows_to_cut(quantiles):,} rows, as in {named}. The texts have {shortest:,} to {longest:,} characters. "
         f"To leave some out, give limits: --length {options} (in Python, length=)."
     ]
