@@ -34,12 +34,12 @@ class LlavaZhError(Exception):
             setattr(self, name, safe(value) if isinstance(value, str) else value)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.4) -> str:
     """``" Did you mean 'x'?"`` for the known name closest to `name`, or an empty string."""
     lowered = {candidate.lower(): candidate for candidate in known}
     if (chinese := name.lower().replace("cn", "zh")) in lowered:
         return f" Did you mean {lowered[chinese]!r}?"
-    close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.4)
+    close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=cutoff)
     return f" Did you mean {lowered[close[0]]!r}?" if close else ""
 
 

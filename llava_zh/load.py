@@ -49,10 +49,10 @@ def get_dataset_config_names(path: str) -> list[str]:
 
 
 def dataset_facts(path: str) -> DatasetFacts:
-    """What is known of a dataset: repositories, sizes, rows, licences, citation."""
-    from .catalog import registry
+    """What is known of a dataset: repositories, sizes, rows, licences, citation. For a path, of what lies there."""
+    from .catalog import paths
 
-    return registry.find(path)[0]
+    return paths.find(path).facts
 
 
 def source_of(path: str, source: str | None = None) -> str:
@@ -63,13 +63,11 @@ def source_of(path: str, source: str | None = None) -> str:
     Raises:
         UnknownName: There is no such dataset or source.
     """
-    from .catalog import registry
+    from .catalog import paths
     from .files.hub import source_name
 
-    facts, only = registry.find(path)
-    if source is None and only is None and len(facts.repos) == 1:
-        only = next(iter(facts.repos))
-    return source_name(source or only)
+    found = paths.find(path)
+    return source_name(source or found.hub)
 
 
 def load_dataset(
@@ -102,8 +100,10 @@ def load_dataset(
 
     Args:
         path: A name of :func:`list_datasets`, or its id on a hub; ``"llava"`` or ``"sa1b-captions"`` for any files in
-            their forms; ``"hf:owner/name"`` or ``"modelscope:owner/name"`` for any repository with such files; or a
-            Python file that registers a dataset.
+            their forms; ``"hf:owner/name"`` or ``"modelscope:owner/name"`` for any repository with such files; a
+            Python file that registers a dataset. Or rows on this machine: a file (``"mine/my.jsonl"``), a folder, the
+            folder of a run, a curation or an export, which is the dataset that it was made from. A name wins over a
+            path of the same name; ``"./name"`` means the path. See :mod:`llava_zh.catalog.paths`.
         name: The configuration: ``single_en``, ``single_zh``, ``multi_en``, ``multi_zh``; ``default`` (all tasks),
             ``conversation``, ``complex_reasoning``, ``detail``.
         split: ``"train"``, a slice such as ``"train[:1%]"`` (not for streams), or None for a dict of splits.
@@ -136,7 +136,7 @@ def load_dataset(
 
     Raises:
         UnknownName: An unknown dataset, configuration, source or row format.
-        BadArgument: An argument that cannot work.
+        BadArgument: An argument that cannot work, as `data_dir` beside a path.
         HubError, DataFileNotFound, UnknownLayout, BadFile, BadRow: See :mod:`llava_zh.errors`.
     """
     from .catalog.request import Request
@@ -191,11 +191,21 @@ def load_dataset_builder(
 
 def builder_of(request: Request, cache_dir: str | os.PathLike[str] | None = None) -> PublishedBuilder:
     """The builder that gives what `request` asks for; see :func:`load_dataset`."""
+    from .catalog import paths
+
+    facts, request = paths.placed(request)
+    return builder_for(facts, request, cache_dir)
+
+
+def builder_for(
+    facts: DatasetFacts, request: Request, cache_dir: str | os.PathLike[str] | None = None
+) -> PublishedBuilder:
+    """The builder for a request that `catalog.paths.placed` has found the dataset of."""
+    from .files.hub import source_name
     from .streams.builder import builder_class
 
-    request = replace(request, source=request.source or source_of(request.path))
-    cache = None if cache_dir is None else os.fspath(cache_dir)
-    return builder_class(dataset_facts(request.path))(cache, request=request)
+    request = replace(request, source=source_name(request.source))
+    return builder_class(facts)(None if cache_dir is None else os.fspath(cache_dir), request=request)
 
 
 def _check_split(split: Any, streaming: bool) -> None:

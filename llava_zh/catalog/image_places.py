@@ -82,8 +82,8 @@ def _several(facts: DatasetFacts, seen: Seen, path: str | None, image_root: Any)
     """Images whose places are told by how their paths begin: as the facts say, or as the user does."""
     named = image_root if isinstance(image_root, Mapping) else {}
     places = facts.image_places
-    if set(places) == {""}:
-        places = dict.fromkeys((*named, ""), places[""])
+    if "" in places:
+        places = {**dict.fromkeys(named, places[""]), **places}
     if unknown := [prefix for prefix in named if prefix not in places]:
         raise BadArgument(
             f"image_root: no image path of {facts.name} begins with {unknown[0]!r}; its images are told apart by "

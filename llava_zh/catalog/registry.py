@@ -20,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..errors import BadArgument, DataFileNotFound, UnknownName, nearest
+from ..errors import BadArgument, DataFileNotFound, UnknownName
 from ..files.data_files import ABOUT_HUBS
 from ..forks import RLock
 from ..gates.safe_text import get_logger
@@ -45,7 +45,6 @@ _HUB_ID = re.compile(
 )
 #: How the names of modules begin that Python files are read as; no other process can import them.
 SCRIPTS = "llava_zh_dataset_"
-_DATA = (".json", ".jsonl", ".parquet", ".tar", ".gz", ".zst")
 
 _registered: dict[str, DatasetFacts] = {}
 _origins: dict[str, str] = {}
@@ -111,14 +110,30 @@ def find(path: str | os.PathLike[str]) -> tuple[DatasetFacts, str | None]:
     Raises:
         UnknownName: There is no such dataset; names the nearest.
         DataFileNotFound: There is no such Python file.
-        BadArgument: It is a folder or a file of data; or the Python file defines no dataset.
+        BadArgument: It is no text; or the Python file defines no dataset.
     """
-    if not isinstance(path, str | os.PathLike):
+    given = as_text(path)
+    if (found := named(given)) is None:
+        raise UnknownName.of("dataset", given, names())
+    return found
+
+
+def as_text(path: Any) -> str:
+    """What a dataset is asked for by, as text.
+
+    Raises:
+        BadArgument: It is something else.
+    """
+    if not isinstance(path, str | os.PathLike) or not isinstance(given := os.fspath(path), str):
         raise BadArgument(
-            f"Expected the name of a dataset, as text, or the path of a Python file; found {type(path).__name__} "
-            f"{path!r:.100}. Known: {', '.join(names())}."
+            f"Expected the name of a dataset, as text, or the path of its rows or of a Python file; found "
+            f"{type(path).__name__} {path!r:.100}. Known: {', '.join(names())}."
         )
-    given = os.fspath(path)
+    return given
+
+
+def named(given: str) -> tuple[DatasetFacts, str | None] | None:
+    """As :func:`find`; None where no dataset has that name. Rows on this machine are for :mod:`.paths` to find."""
     wanted = given.strip().strip("/").lower()
     known = _known(wanted)
     if known is not None:
@@ -134,7 +149,7 @@ def find(path: str | os.PathLike[str]) -> tuple[DatasetFacts, str | None]:
             return facts, place["hub"]
     if place is not None:
         return _any_repository(place), place["hub"]
-    raise _unknown(given)
+    return None
 
 
 def _known(name: str) -> DatasetFacts | None:
@@ -190,26 +205,6 @@ def _any_repository(place: Mapping[str, Any]) -> DatasetFacts:
         licence="see the dataset's page",
         image_licence="see the dataset's page",
         configs=tuple(replace(config, files=(place["files"],) if place["files"] else ()) for config in usual.configs),
-    )
-
-
-def _unknown(given: str) -> UnknownName | BadArgument | DataFileNotFound:
-    path = Path(given).expanduser()
-    if not path.exists() and path.suffix.lower() in _DATA:
-        return DataFileNotFound(f"There is no file {given!r}, and no dataset of that name.")
-    if given.startswith(("/", "./", "../", "~", ".\\")) or path.exists():
-        kind = "data_dir" if path.is_dir() or not path.suffix else "data_files"
-        return BadArgument(
-            f"{given!r} is a place on this machine, not the name of a dataset. Say what its rows are and name it as "
-            f"{kind}=: load_dataset('llava', {kind}={given!r}), or the name of the dataset that it is a copy of."
-        )
-    known = names()
-    repos = list(dict.fromkeys(repo for facts in everything() for repo in facts.repos.values()))
-    how = " A dataset that a Python file registers is named by the path of that file."
-    if "/" in given:
-        how += f" For any repository on a hub write 'hf:{given}' or 'modelscope:{given}'."
-    return UnknownName(
-        f"Unknown dataset {given!r}.{nearest(given, [*known, *repos])} Known: {', '.join([*known, *repos])}.{how}"
     )
 
 

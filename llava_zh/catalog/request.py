@@ -110,6 +110,14 @@ def _path(given: Any) -> Any:
     return os.fspath(given) if isinstance(given, os.PathLike) else given
 
 
+def _dataset(given: Any) -> Any:
+    """What a dataset is asked for by; a path that is given as one is written as no name can be."""
+    path = _path(given)
+    if path is given or not isinstance(path, str) or os.path.isabs(path) or path.startswith(("~", ".")):  # noqa: PTH117
+        return path
+    return os.path.join(".", path)  # noqa: PTH118 (Path would take the dot away again)
+
+
 def _archives(given: Any) -> frozenset[str] | Literal["available"] | None:
     """``range(45)`` or names as names of SA-1B archives; ``"available"`` and None as they are."""
     if given is None:
@@ -179,7 +187,7 @@ class Request:
         BadArgument: What is no list of archives, no number of bytes, and the like.
     """
 
-    path: str = field(metadata=_about(Decides.PLACE, check=_path))
+    path: str = field(metadata=_about(Decides.PLACE, check=_dataset))
     name: str | None = field(default=None, metadata=_about(Decides.PLACE))
     data_dir: str | None = field(
         default=None,
@@ -305,7 +313,7 @@ class Request:
         return cls(**{name: arguments[name] for name in declared(cls) if name in arguments} | instead)
 
     @classmethod
-    def of(cls, path: str, name: str | None, given: Mapping[str, Any], caller: str) -> Self:
+    def of(cls, path: str | os.PathLike[str], name: str | None, given: Mapping[str, Any], caller: str) -> Self:
         """The request for a dataset with what else was given to the function `caller` for its loading.
 
         Raises:
@@ -314,7 +322,7 @@ class Request:
         for argument in given:
             if argument not in declared(cls) or argument in ("path", "name"):
                 raise UnknownArgument.of(caller, argument, declared(cls))
-        return cls(path=path, name=name, **given)
+        return cls(path=_dataset(path), name=name, **given)
 
     def settled(self, facts: DatasetFacts, **instead: Any) -> Self:
         """The request as a dataset understands it: images by the names it has for them, and without the token.

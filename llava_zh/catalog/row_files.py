@@ -129,6 +129,7 @@ def find_rows(
     skip_bad: bool = False,
     asked: Collection[DataFile] | None = None,
     text_only: bool = False,
+    tell: bool = True,
 ) -> tuple[list[DataFile], Mapping[str, Any], str]:
     """Which of `files` have the rows of a dataset whose layout is not known beforehand, the first row, and words.
 
@@ -143,6 +144,7 @@ def find_rows(
             then, and a file of these that has none is an error. None for a folder, of which the best kind is read.
         text_only: A row may have no image. Of a folder, files with images are preferred all the same, and files
             without any are read where none has one. Of several files' rows one with an image is given as the first.
+        tell: Whether to warn of files with rows that are left aside.
 
     Raises:
         BadRow, BadFile: No file has a good row; this is what is wrong with the first.
@@ -160,7 +162,8 @@ def find_rows(
     chosen = [file for file in files if file in set(seen.taken)]
     single = set(_without_copies(chosen)) | set(asked or ())
     chosen = [file for file in chosen if file in single]
-    _tell_of_others(files, chosen, seen.broken, seen.unlike, where, token, columns)
+    if tell:
+        _tell_of_others(files, chosen, seen.broken, seen.unlike, where, token, columns)
     # Where some rows name their images, it is to be found out where these are.
     with_image = next(filter(columns.has_image, seen.firsts), seen.firsts[0])
     first = next((row for row in seen.firsts if isinstance(columns.get(row, "image", no_image)[1], str)), with_image)

@@ -14,7 +14,12 @@ from ..errors import BadArgument
 
 def add_dataset(parser: argparse.ArgumentParser) -> None:
     """Add the positional arguments NAME (as ``args.path``) and CONFIG (as ``args.name``, None when not given)."""
-    parser.add_argument("path", metavar="NAME", help="a dataset's name or its id on a hub (see `llava-zh list`)")
+    parser.add_argument(
+        "path",
+        metavar="NAME",
+        help="a dataset's name or id on a hub (see `llava-zh list`); or the path of a file or folder of rows, or of a "
+        "run, a curation or an export",
+    )
     parser.add_argument("name", metavar="CONFIG", nargs="?", help="a configuration of it")
 
 

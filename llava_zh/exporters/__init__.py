@@ -12,6 +12,7 @@ from ..errors import BadArgument, known_name
 from ..gates.safe_text import get_logger
 
 if TYPE_CHECKING:
+    from ..catalog.facts import DatasetFacts
     from ..rows.formats import RowOptions
     from ..streams.builder import PublishedBuilder
     from .run import ExportSummary
@@ -96,8 +97,9 @@ def export(
             lost with a part of its archive, or outside the folder of the images; the message names the row.
         BadRow, HubError and the others of :func:`llava_zh.load_dataset`.
     """
+    from ..catalog import paths
     from ..catalog.request import Request
-    from ..load import builder_of
+    from ..load import builder_for
     from . import run, shards
     from .selection import Selection
     from .targets import TARGETS
@@ -118,7 +120,9 @@ def export(
         options=_row_options(to, options),
         num_shards=None,
     )
-    builders = tuple(builder_of(replace(request, name=config)) for config in _configs(path, name, language))
+    facts, request = paths.placed(request)
+    configs = _configs(facts, request.name, language)
+    builders = tuple(builder_for(facts, replace(request, name=config)) for config in configs)
     if len({str(builder.shape.features()) for builder in builders}) > 1:
         raise BadArgument(
             "Rows with one image and with several have different columns in row_format='llava'; "
@@ -168,11 +172,8 @@ def _row_options(to: str, options: Any) -> RowOptions:
     return chosen
 
 
-def _configs(path: str, name: str | None, language: str | None) -> list[str | None]:
+def _configs(facts: DatasetFacts, name: str | None, language: str | None) -> list[str | None]:
     """The configurations that are exported."""
-    from ..load import dataset_facts
-
-    facts = dataset_facts(path)
     if language is None:
         return [name]
     languages = sorted({config.language for config in facts.configs if config.language})

@@ -6,7 +6,8 @@ from ..errors import BadFile
 from ..gates.json_values import BOM
 from ..gates.magic import begins_as
 
-_ENDINGS = {
+#: The endings of names by which files are read, and the kind that each says.
+ENDINGS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".jsonl.gz": "jsonl.gz",
@@ -51,7 +52,7 @@ _WIDE = (
 def kind_of(name: str) -> str | None:
     """``jsonl``, ``jsonl.gz``, ``jsonl.zst``, ``json``, ``parquet``, ``tar`` or ``zip`` by the ending, or None."""
     lowered = name.lower()
-    for ending, kind in _ENDINGS.items():
+    for ending, kind in ENDINGS.items():
         if lowered.endswith(ending):
             return kind
     return None

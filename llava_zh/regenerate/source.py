@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Container, Generator, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from itertools import islice
@@ -136,12 +137,12 @@ def open_source(path_or_rows: Any, name: str | None, loading: Mapping[str, Any])
     """The rows of a dataset by name, or of any iterable of rows or images.
 
     Args:
-        path_or_rows: A name that ``load_dataset`` knows; a ``datasets`` dataset; or an iterable of rows (mappings with
-            an ``image``) or of images. An iterable must give the same rows in the same order every time.
+        path_or_rows: A name or a path that ``load_dataset`` knows; a ``datasets`` dataset; or an iterable of rows
+            (mappings with an ``image``) or of images. An iterable must give the same rows in the same order every time.
         name: The config; of an iterable, what to call its rows.
         loading: Arguments of ``load_dataset``, for a dataset given by name.
     """
-    if isinstance(path_or_rows, str):
+    if isinstance(path_or_rows, str | os.PathLike):
         return _published(path_or_rows, name, loading)
     if loading:
         raise BadArgument(f"{', '.join(loading)}: only for a dataset given by name, not for rows given as such.")
@@ -151,7 +152,7 @@ def open_source(path_or_rows: Any, name: str | None, loading: Mapping[str, Any])
     return Source(_streaming(path_or_rows), "rows", name, {"dataset": "rows", "config": name}, total)
 
 
-def _published(path: str, name: str | None, loading: Mapping[str, Any]) -> Source:
+def _published(path: str | os.PathLike[str], name: str | None, loading: Mapping[str, Any]) -> Source:
     from llava_zh.catalog.request import Request
     from llava_zh.load import builder_of
     from llava_zh.regenerate.dataset_rows import PublishedRows
