@@ -278,7 +278,8 @@ def _any_rows(
         raise problem
     looked = list(_first_rows(rows, fitting.fields))
     images = _places_of(_paths(looked, fitting.fields))
-    facts = captions if images == "sa1b" else usual
+    pictured = all(fitting.fields.has_image(row) for row in looked)
+    facts = captions if images == "sa1b" and pictured else usual
     several = any(isinstance(value, list) and len(value) > 1 for value in _images(looked, fitting.fields))
     return replace(
         facts,

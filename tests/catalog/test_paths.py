@@ -76,6 +76,15 @@ def test_image_paths_of_the_first_rows_say_whose_images_they_are(mine: Path) -> 
         urls = [row["image"]["path"] for row in rows]
         assert urls[0] == "sa1b://sam/images/sa_1.jpg" + ("::/sa1b" if root and "sam/" in root else "")
         assert urls[1].endswith("/coco/1.jpg")
+    said = {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}
+    with sam.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(said) + "\n")
+    builder = load_dataset_builder(sam)
+    assert builder.FACTS.in_sa1b
+    assert [row["image"] is None for row in builder.as_streaming_dataset(split="train").decode(False)][2:] == [
+        False,
+        True,
+    ]
     both = write_rows(mine / "both.jsonl", "images/sa_1.jpg", "images/1.jpg")
     assert paths.find(both).facts.images == "own", "beginnings that tell nothing apart"
 
