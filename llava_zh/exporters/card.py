@@ -28,6 +28,7 @@ def card(
     files: Sequence[DataFile],
     features: Any | None,
     usage: str,
+    notes: str,
     version: str,
 ) -> str:
     """The text of README.md.
@@ -35,6 +36,7 @@ def card(
     Args:
         request: What was asked for, as it is in the export's manifest.
         features: The columns of rows that `datasets` reads, or None where it infers them.
+        usage, notes: How the export is read, and what else its reader has to be known for.
     """
     configs = list(dict.fromkeys(file.config for file in files))
     pictures = request["images"]
@@ -67,7 +69,7 @@ def card(
         "## Use",
         "",
         *_fenced(usage),
-        *(["", notes] if (notes := TARGETS[request["to"]].notes) else []),
+        *(["", notes] if notes else []),
         *_lazy_note(facts, request),
         "",
         "## Licence",

@@ -31,7 +31,7 @@ from .card import card
 from .files import read_kept, write_bytes
 from .selection import Taken
 from .shards import Job, OutputShard, Piece, Written
-from .targets import TARGETS, DataFile, labels
+from .targets import TARGETS, labels
 
 logger = get_logger(__name__)
 
@@ -120,7 +120,7 @@ def run(job: Job, request: dict[str, Any], num_shards: int | None, rows: int, nu
             asked = [f"{name}={value!r}" for name, value in request["selection"].items()]
             asked += [f"whole pictures, which {summary.left_out:,} rows lack"] if summary.left_out else []
             raise job.builders[0].nothing_left(", ".join(asked), job.selection.fitting_counted)
-        _beside(job, request, [record.file for record in written], summary.usage)
+        _beside(job, request, written, summary.usage)
         with explained(job.folder / "data"):
             sync_folder(job.folder / "data")
     return summary
@@ -323,14 +323,16 @@ def label(job: Job) -> str:
     return f"{job.builders[0].FACTS.name.replace('-', '_')}_{configs}"
 
 
-def _beside(job: Job, request: dict[str, Any], files: Sequence[DataFile], usage: str) -> None:
+def _beside(job: Job, request: dict[str, Any], written: Sequence[Written], usage: str) -> None:
     """The registration file and the card. Written last: where they are, the export is whole."""
     from ..version import __version__
 
+    files = [record.file for record in written]
+    notes = TARGETS[job.to].notes(sorted({kind for record in written for kind in record.kinds}))
     typed = job.to == "parquet" or (job.to == "jsonl" and job.images == "url")
     features = job.shape(0).features() if typed else None
     texts = dict(TARGETS[job.to].register(label(job), job.folder, files))
-    texts["README.md"] = card(job.builders[0].FACTS, request, files, features, usage, __version__)
+    texts["README.md"] = card(job.builders[0].FACTS, request, files, features, usage, notes, __version__)
     for name, text in texts.items():
         # In JSON what is written for half a surrogate pair (in the name of a folder) is its escape.
         data = text.encode("utf-8", "backslashreplace")

@@ -170,7 +170,7 @@ class Written:
     """The record of a finished shard: its file, its bytes, the images of its rows, and image files new with it.
 
     `left_out` rows had a picture that proved to be bad or missing. `digest` is the SHA-256 of the file, and `pictures`
-    that of the list of names and sizes of the image files that its rows name.
+    that of the list of names and sizes of the image files that its rows name. `kinds` are those of its writer.
     """
 
     file: DataFile
@@ -180,6 +180,7 @@ class Written:
     images: int
     image_files: int
     left_out: int = 0
+    kinds: tuple[str, ...] = ()
 
 
 def write_shard(job: Job, shard: OutputShard) -> Written:
@@ -218,6 +219,7 @@ def write_shard(job: Job, shard: OutputShard) -> Written:
         images,
         export.written,
         export.left_out,
+        tuple(sorted(writer.kinds)),
     )
     record = json.dumps(asdict(written), ensure_ascii=False).encode()
     write_bytes(record_path(hidden, shard), record, hidden / "unfinished")

@@ -43,7 +43,7 @@ class Target:
         row_format: The row format it needs, or None where it takes any.
         register: Makes the files beside the shards, by name, from the dataset's name, the folder and the shards.
         usage: One line that says how it is read; ``{folder}``, ``{files}``, ``{name}`` and ``{names}`` are filled in.
-        notes: What else its reader has to be known for, in the card.
+        notes: What else its reader has to be known for, for the card, from the kinds of sample that were written.
         one_file: Whether its reader takes one file alone, so that there is one a configuration unless more are wanted.
         absolute: Whether rows name image files by absolute paths.
         trainer: Whether the images must be files on this machine, for only these it opens.
@@ -55,7 +55,7 @@ class Target:
     usage: str
     row_format: str | None = None
     register: Register = lambda name, folder, files: {}
-    notes: str = ""
+    notes: Callable[[Sequence[str]], str] = lambda kinds: ""
     one_file: bool = False
     absolute: bool = False
     trainer: bool = False
@@ -153,7 +153,30 @@ def _trainer(
 ) -> Target:
     """JSON Lines for a trainer, which opens the image files itself."""
     return Target(
-        _json_lines(record), ".jsonl", images, usage, row_format, register, notes, absolute=absolute, trainer=True
+        writer=_json_lines(record),
+        suffix=".jsonl",
+        images=images,
+        usage=usage,
+        row_format=row_format,
+        register=register,
+        notes=lambda kinds: notes,
+        absolute=absolute,
+        trainer=True,
+    )
+
+
+def _webdataset_notes(kinds: Sequence[str]) -> str:
+    """What else reads the tars: others than `webdataset` want the same members in every sample."""
+    if not kinds:  # of shards that an earlier version wrote
+        return ""
+    if len(kinds) == 1:
+        return "`datasets.load_dataset` of this folder and `ray.data.read_webdataset` of its `data/` read it, too."
+    return (
+        f"A sample has as many members as its row has pictures, and so they differ (`{kinds[0]}`, `{kinds[1]}`, …). "
+        "`datasets.load_dataset` wants the same members in all samples and fails on this folder, and so does "
+        "`ray.data.read_webdataset` unless it leaves the pictures undecoded (`decoder=None`). `webdataset` reads it, "
+        "and so does `llava_zh.load_dataset(…, data_dir=FOLDER)`. For the others there is "
+        '`to="parquet", images="embed"`.'
     )
 
 
@@ -176,6 +199,7 @@ TARGETS: Mapping[str, Target] = {
         suffix=".tar",
         images=("embed", "url"),
         usage="webdataset.WebDataset(sorted(glob.glob({folder!r} + '/data/*.tar')))",
+        notes=_webdataset_notes,
     ),
     "llama-factory": _trainer(
         writers.sharegpt_record, _llama_factory, "llamafactory-cli train … --dataset_dir {folder} --dataset {name}"
@@ -203,7 +227,9 @@ TARGETS: Mapping[str, Target] = {
         "LLaVA-NeXT: --data_path {folder}/llava_next.yaml --image_folder {folder}",
         row_format="sharegpt",
         register=_llava,
-        notes="LLaVA itself takes one file and one image a row. LLaVA-NeXT takes several of both, by the YAML file.",
+        notes=lambda kinds: (
+            "LLaVA itself takes one file and one image a row. LLaVA-NeXT takes several of both, by the YAML file."
+        ),
         one_file=True,
         trainer=True,
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, Protocol
 
@@ -25,7 +25,14 @@ PICTURE_ROWS = 100
 
 
 class Writer(Protocol):
-    """What goes into a file that is open for it; tables come in order."""
+    """What goes into a file that is open for it; tables come in order.
+
+    `kinds` are the kinds of sample that have been written, by the endings of their members: two of them at most, which
+    tells already that they are not all alike. Where a row is no sample there is none.
+    """
+
+    @property
+    def kinds(self) -> Collection[str]: ...
 
     def write(self, table: pa.Table) -> None:
         """Add the rows of `table`."""
@@ -39,6 +46,8 @@ class Writer(Protocol):
 class ParquetWriter:
     """Parquet whose schema carries the features, which `datasets` and others give their types back from."""
 
+    kinds: Collection[str] = ()
+
     def __init__(self, file: BinaryIO, schema: pa.Schema, name: str) -> None:
         self._writer = pq.ParquetWriter(file, schema, compression="zstd", write_page_index=True)
 
@@ -51,6 +60,8 @@ class ParquetWriter:
 
 class JsonLinesWriter:
     """JSON Lines; `record` turns a row into the object of its line."""
+
+    kinds: Collection[str] = ()
 
     def __init__(self, file: BinaryIO, record: Callable[[Row], Row]) -> None:
         self._file = file
@@ -67,6 +78,8 @@ class JsonLinesWriter:
 
 class JsonArrayWriter:
     """One JSON array, a record a line, for readers that know nothing else; `record` is as for `JsonLinesWriter`."""
+
+    kinds: Collection[str] = ()
 
     def __init__(self, file: BinaryIO, record: Callable[[Row], Row]) -> None:
         self._file = file
@@ -89,6 +102,11 @@ class WebDatasetWriter:
     def __init__(self, file: BinaryIO, schema: pa.Schema, name: str) -> None:
         self._tar = tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 (closed by close)
         self._name, self._rows = name, 0
+        self._kinds: set[str] = set()
+
+    @property
+    def kinds(self) -> Collection[str]:
+        return self._kinds
 
     def write(self, table: pa.Table) -> None:
         for row in table.to_pylist():
@@ -96,11 +114,15 @@ class WebDatasetWriter:
             self._rows += 1
             column, images = images_of(row)
             row[column] = _paths(row[column])
-            self._add(f"{key}.json", msgspec.json.encode(row))
+            members = [(".json", msgspec.json.encode(row))]
             for i, image in enumerate(images):
                 if image["bytes"] is not None:
                     suffix = PurePosixPath(image["path"]).suffix or ".jpg"
-                    self._add(f"{key}{f'.{i}' if len(images) > 1 else ''}{suffix}", image["bytes"])
+                    members.append((f"{f'.{i}' if len(images) > 1 else ''}{suffix}", image["bytes"]))
+            for ending, data in members:
+                self._add(f"{key}{ending}", data)
+            if len(self._kinds) < 2:
+                self._kinds.add(" ".join(ending for ending, _ in members))
 
     def _add(self, name: str, data: bytes) -> None:
         member = tarfile.TarInfo(name)
