@@ -13,12 +13,13 @@ from llava_zh.regenerate.units import has_rows
 from llava_zh.storage.durable import explained, sync_folder
 
 FINISHED, HANDED_OUT = "finished", "handed out"
+_PLAN = re.compile(r"plan-\d{4,9}\.log")
 #: In this order, so that whatever is left after a crash is a run that began and has finished nothing: a commit counts
 #: for nothing without the plan that it is of, and a plan can be read as far as its first segments go.
 _LEFT_BEHIND = (
     re.compile(r"\d{6,9}\.r\d{1,6}\.done"),
     re.compile(r"\d{6,9}\.r\d{1,6}\.(a\d{1,9}\.log|rows|failed|keys)"),
-    re.compile(r"plan-\d{4,9}\.log"),
+    _PLAN,
 )
 
 
@@ -31,11 +32,14 @@ def what_binds(folder: Path) -> str | None:
     return None
 
 
-def forget(journal: Path) -> None:
-    """Remove what a run that nothing binds has written: afterwards nothing of it is begun."""
+def forget(journal: Path) -> bool:
+    """Remove what a run that nothing binds has written: nothing of it is begun then. Whether it had given up rows."""
+    given_up = False
     with explained(journal):
         for kind in _LEFT_BEHIND:
             for path in sorted(journal.iterdir(), reverse=True):
                 if kind.fullmatch(path.name):
                     path.unlink()
+                    given_up = given_up or kind != _PLAN
             sync_folder(journal)
+    return given_up

@@ -122,6 +122,9 @@ class PublishedRows:
             # The run means these archives. That they are gone is a fault of each of their rows, and told as such.
             everything = self._chooser.asking(archives=None, on_missing_image="raise")
             chosen |= _chosen(everything, table, everything.tally()) & _any_image(self._builder, table, self._gone)
+        pictured: Mask = pc.greater(pc.list_value_length(table["images"]), 0).to_numpy()
+        tally.count("rows of text alone, about which no model is asked, left out", int(np.sum(chosen & ~pictured)))
+        chosen &= pictured
         return table.append_column(_SELECTED, pa.array(chosen))
 
 

@@ -61,9 +61,13 @@ def regenerate(
     only requests that were in flight are repeated. Rows come out in ``output_dir/data/*.jsonl``, unit by unit; what was
     given up is in ``failed.jsonl``.
 
+    The first row that is finished binds the folder to the dataset, the prompt, the model and its parameters; until then
+    other settings may be given, and the run begins anew with them. The images of the first rows are looked at before
+    any server is started or asked. Rows of text alone are left out, and counted in the log.
+
     Args:
-        path_or_rows: A dataset's name, a ``datasets`` dataset, or an iterable of rows (mappings with an ``image``) or
-            of images, which must be the same at every call.
+        path_or_rows: A dataset's name (or a path, as for ``load_dataset``), a ``datasets`` dataset, or an iterable of
+            rows (mappings with an ``image``) or of images, which must be the same at every call.
         name: The config.
         output_dir: The folder of this run.
         model: Name the servers know the model by; with `serve`, the model to load, a hub id or a folder.

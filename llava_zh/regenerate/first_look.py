@@ -62,8 +62,7 @@ def _what_to_do(source: Source) -> str:
         return "Give rows whose images are there."
     if source.facts is not None and source.facts.in_sa1b:
         return (
-            "Pass the place of SA-1B as image_root= (--image-root): `llava-zh sa1b status` says which archives are "
-            "there, archives='available' (--archives available) takes only their rows, and `llava-zh sa1b download` "
-            "fetches more."
+            "Pass the place of SA-1B as image_root=; `llava-zh sa1b status` says which archives a place has, and "
+            "`llava-zh sa1b download` fetches more."
         )
-    return "Pass the folder or URL that the paths of the images begin in as image_root= (--image-root)."
+    return "Pass the folder or URL that the paths of the images begin in as image_root=."

@@ -85,9 +85,10 @@ def check_manifest(folder: Path, manifest: dict[str, Any]) -> str | None:
         return None
     bound = what_binds(folder)
     if bound is None:
-        forget(folder / "journal")
+        given_up = forget(folder / "journal")
         _write(path, manifest)
-        return f"no row was finished yet, so the run begins anew with what is given now: {_shortly(known, manifest)}"
+        changed = f"no row was finished yet, so the run begins anew with what is given now: {_shortly(known, manifest)}"
+        return changed if differences or given_up else None
     if not differences:
         return None
     handed_out = (
@@ -178,8 +179,10 @@ def _shortly(before: dict[str, Any], now: dict[str, Any]) -> str:
         old, new = before.get(name), now.get(name)
         if old == new or name in _INFORMATIVE:
             continue
+        if name == "prompts" and old and new and old.keys() != new.keys():
+            old, new = ", ".join(old), ", ".join(new)
         short = all(each is None or isinstance(each, str | int | float) for each in (old, new))
-        said.append(one_line(f"{name} {_shown(new)} in place of {_shown(old)}") if short else name)
+        said.append(one_line(f"{name} {_shown(new)} (was {_shown(old)})") if short else name)
     return ", ".join(said)
 
 

@@ -54,14 +54,14 @@ def test_settings_change_until_a_row_is_finished_and_never_after(
     report = run(make_rows(12), tmp_path, server, unit_rows=5, parameters={"temperature": 9})
     assert report.failed == {"HTTP 422": 12}
     note = "no row was finished yet, so the run begins anew with what is given now: "
-    assert report.notes == [f'{note}model "tiny-vlm" in place of "tiny-vml", parameters']
+    assert report.notes == [f'{note}model "tiny-vlm" (was "tiny-vml"), parameters']
     asked = server.calls
     # The same again gives the rows up no second time; what is given differently forgets that they were.
     assert run(make_rows(12), tmp_path, server, unit_rows=5, parameters={"temperature": 9}).notes == []
     assert server.calls == asked
     server.faults = {}
     report = run(make_rows(12), tmp_path, server, unit_rows=4, prompt="caption_en", limit=6)
-    assert report.notes == [f"{note}prompts, parameters, unit_rows 4 in place of 5"]
+    assert report.notes == [f'{note}prompts "caption_en" (was "caption_zh"), parameters, unit_rows 4 (was 5)']
     assert (report.rows, report.failed, lines_of(tmp_path / "failed.jsonl")) == (6, {}, [])
     assert json.loads((tmp_path / "manifest.json").read_bytes())["unit_rows"] == 4
     for change in ({"model": "tiny-vml"}, {"prompt": "caption_zh"}, {"unit_rows": 5}, {"seed": 1}):
@@ -190,7 +190,7 @@ def test_images_are_looked_at_before_a_server_is_asked_and_a_wrong_place_locks_n
             {"image_root": tmp_path / "other"},
             ImageNotFound,
             r"No image of the first 16 rows can be read, so no model was asked\. The first: No image .*"
-            r"`llava-zh sa1b status` says which archives are there, archives='available' .*`llava-zh sa1b download`",
+            r"archives=.* Pass the place of SA-1B as image_root=; `llava-zh sa1b status` .* sa1b download`",
         ),
     ]
     for given, kind, says in wrong:
@@ -206,7 +206,7 @@ def test_images_are_looked_at_before_a_server_is_asked_and_a_wrong_place_locks_n
     with pytest.raises(ServerError, match="Nothing usable answers"):
         published(tmp_path, tmp_path / "out", image_root=tmp_path / "sa1b", base_url=NOBODY)
     report = published(tmp_path, tmp_path / "out", image_root=tmp_path / "sa1b", base_url=server.url)
-    assert (report.rows, report.failed) == (16, {})
+    assert (report.rows, report.failed, report.notes) == (16, {}, [])
 
 
 def test_rows_given_without_a_readable_image_are_refused_and_a_single_bad_one_is_not(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -232,3 +233,20 @@ def test_a_session_reads_no_shard_before_the_unit_it_goes_on_with(
     read.clear()
     published.run(**given)
     assert read == []  # published files do not grow
+
+
+def test_rows_of_text_alone_are_left_out_of_a_run_and_counted(
+    server: ModelServer, tmp_path: Path, images: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    turns = [{"from": "human", "value": "问？"}, {"from": "gpt", "value": "旧。"}]
+    rows = [
+        {"id": at, "conversations": turns, **({"image": Path(images[at]).name} if at % 3 else {})} for at in range(9)
+    ]
+    (tmp_path / "my.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = regenerate(
+        "llava", data_files=str(tmp_path / "my.jsonl"), image_root=Path(images[0]).parent, output_dir=tmp_path / "out",
+        base_url=server.url, model="tiny-vlm", progress=False,
+    )  # fmt: skip
+    assert (report.rows, report.failed) == (6, {})
+    assert positions_of(tmp_path / "out") == [1, 2, 4, 5, 7, 8]
+    assert "3 rows of text alone, about which no model is asked, left out" in caplog.text
