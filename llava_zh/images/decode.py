@@ -183,6 +183,11 @@ def as_jpeg(image: Image, *, quality: int, subsampling: int = -1) -> bytes:
     return _jpeg(_decoded(image, None, None, "RGB"), quality, subsampling, None)
 
 
+def in_rgb(image: Image) -> Image:
+    """A Pillow image as models take it: upright, in RGB of eight bits, on white where it is transparent."""
+    return image if image.mode == "RGB" and _turn(image) is None else _decoded(image, None, None, "RGB")
+
+
 def _jpeg(image: Image, quality: int, subsampling: int, profile: bytes | None) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality, subsampling=subsampling, icc_profile=profile)

@@ -1,0 +1,315 @@
+"""From rows to a batch: see :class:`Collator`."""
+
+from __future__ import annotations
+
+import bisect
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..errors import BadArgument, MissingExtra, NothingLeft
+from .conversations import Conversation, conversation_of
+from .rendering import Rendered, Span, Template, shifts
+
+log = logging.getLogger("llava_zh.torch")
+
+IGNORED = -100  # the label that torch's cross_entropy leaves out
+_ON_TOO_LONG = ("raise", "skip")
+
+
+@dataclass
+class Summary:
+    """What a collator has done since it was made; in a DataLoader with workers each worker has its own.
+
+    Attributes:
+        rows: Rows that were given.
+        left_out: Rows left out because they do not fit.
+        cut_turns: Turns left out at the end of rows that were too long.
+        cut_answers: Rows whose only answer was cut short.
+        cut_tokens: Tokens that were cut.
+        neutralised: Control tokens found in the texts of rows, and broken up.
+    """
+
+    rows: int = 0
+    left_out: int = 0
+    cut_turns: int = 0
+    cut_answers: int = 0
+    cut_tokens: int = 0
+    neutralised: int = 0
+
+    def __str__(self) -> str:
+        return ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in asdict(self).items())
+
+
+class _Recorder:
+    """A tokenizer that keeps what it was given: the text with all image tokens in it, and where its tokens are."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.texts: list[str] = []
+        self.offsets: Any = None
+        self.names: list[str] = []
+
+    def __call__(self, text: Any, *args: Any, **options: Any) -> Any:
+        encoded = self._tokenizer(text, *args, **{**options, "return_offsets_mapping": True})
+        self.texts = [text] if isinstance(text, str) else list(text)
+        self.offsets = np.asarray(encoded.pop("offset_mapping"))
+        self.names = list(encoded)
+        return encoded
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """What is left of a row: its tokens and turns, how much was cut, and whether pictures went too."""
+
+    tokens: int
+    turns: int
+    cut_tokens: int = 0
+    cut_turns: int = 0
+    cut_answers: int = 0
+    pictures_too: bool = False  # so the processor has to be asked again
+
+
+class Collator:
+    """A batch for training from rows, for ``DataLoader(collate_fn=…)`` and ``Trainer(data_collator=…)``.
+
+    Rows are of any row format, plain or with pictures inside their parts; pictures decoded, or undecoded ones that can
+    be opened. The processor gets all rows at once. What comes back is a dict of tensors: `input_ids` and
+    `attention_mask` (rows × tokens, padded on the right), `labels`, and what the processor gives for its model:
+    `pixel_values`, `image_grid_thw`, `image_sizes`, `mm_token_type_ids`, … A batch of text alone has no
+    `pixel_values`.
+
+    `labels` are -100 everywhere but in the assistant's answers and in the token that ends each (``<|im_end|>``,
+    ``<end_of_utterance>``, ``</s>``), so that the model learns to stop. Nothing after that is learned, no image token
+    and nothing that the template writes before an answer. A template that marks answers by ``{% generation %}`` is
+    taken at its word, and the token that ends an answer is learned there too.
+
+    Tokens that steer the model, in the text of a row (``<|im_end|>``, ``<|image_pad|>``, in some models ``<image>``),
+    are broken up by a space after their first character, and counted.
+
+    Args:
+        processor: A processor of `transformers` with a chat template and a fast tokenizer.
+        max_length: Tokens a row may have. From a longer one whole turns are left out at the end, so that an answer is
+            last; if there is but one answer, its end is cut, and no end token is learned. Image tokens are never cut.
+        on_too_long: What becomes of a row whose images and first question leave no room for an answer: ``"raise"`` or
+            ``"skip"``.
+        pad_to_multiple_of: The number of tokens is rounded up to a multiple of this.
+        template_arguments: Further variables of the chat template (``{"enable_thinking": False}``).
+        processor_arguments: Further arguments of the processor (``{"max_pixels": 401408}``).
+
+    Attributes:
+        summary: What was done, a :class:`Summary`.
+
+    Raises:
+        MissingExtra: torch or transformers is not installed.
+        BadArgument: An argument or a row cannot work; a row is too long.
+        NothingLeft: All rows of a batch were too long.
+        RootNotFound, BadImage, ImageNotFound: A picture cannot be had.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        *,
+        max_length: int | None = None,
+        on_too_long: str = "raise",
+        pad_to_multiple_of: int | None = None,
+        template_arguments: Mapping[str, Any] | None = None,
+        processor_arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        require()
+        for name, value in (("max_length", max_length), ("pad_to_multiple_of", pad_to_multiple_of)):
+            if value is not None and value < 1:
+                raise BadArgument(f"{name}: expected a positive number or None, found {value!r}.")
+        if on_too_long not in _ON_TOO_LONG:
+            raise BadArgument(f"on_too_long: expected {' or '.join(map(repr, _ON_TOO_LONG))}, found {on_too_long!r}.")
+        tokenizer = getattr(processor, "tokenizer", None)
+        if tokenizer is None or not getattr(tokenizer, "is_fast", False):
+            raise BadArgument(
+                f"processor: expected a processor with a fast tokenizer, found {type(processor).__name__}. "
+                "transformers.AutoProcessor.from_pretrained(model) gives one."
+            )
+        self.processor = processor
+        self.max_length = max_length
+        self.on_too_long = on_too_long
+        self.pad_to_multiple_of = pad_to_multiple_of
+        self.processor_arguments = dict(processor_arguments or {})
+        self.summary = Summary()
+        self._template = Template(processor, template_arguments or {})
+        self._pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
+        tokens = [token for token in self._placeholders() if token in tokenizer.get_vocab()]
+        self._image_ids = tokenizer.convert_tokens_to_ids(tokens)
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The batch of `rows`."""
+        conversations = [conversation_of(row, self._template.control) for row in rows]
+        self._count(rows=len(rows), neutralised=sum(c.neutralised for c in conversations))
+        rendered = [self._template.render(conversation) for conversation in conversations]
+        while conversations:
+            batch, answers = self._processed(conversations, rendered)
+            lengths = batch["attention_mask"].sum(1).tolist()
+            cuts = [
+                self._cut(conversation, ids[:length], spans)
+                for conversation, ids, length, spans in zip(
+                    conversations, batch["input_ids"], lengths, answers, strict=True
+                )
+            ]
+            whole = [cut for cut in cuts if cut is not None and not cut.pictures_too]
+            if len(whole) == len(cuts):
+                self._count_cuts(whole)
+                return self._padded(batch, answers, whole)
+            kept = [(c, r, cut) for c, r, cut in zip(conversations, rendered, cuts, strict=True) if cut is not None]
+            self._count_cuts([cut for _, _, cut in kept if cut.pictures_too])
+            conversations = [c.first(cut.turns) if cut.pictures_too else c for c, _, cut in kept]
+            rendered = [
+                self._template.render(c) if cut.pictures_too else r
+                for c, (_, r, cut) in zip(conversations, kept, strict=True)
+            ]
+        raise NothingLeft(
+            f"None of the {len(rows)} rows of a batch fits into max_length={self.max_length}, and on_too_long='skip' "
+            "leaves them out. Raise max_length, make batches larger, or pictures smaller (llava_zh.decode_images).",
+            rows=len(rows),
+        )
+
+    def _placeholders(self) -> list[str]:
+        """What templates write for a picture: `boi_token` where the processor puts more than image tokens there."""
+        found = [getattr(self.processor, name, None) for name in ("image_token", "boi_token")]
+        return [str(token) for token in found if token]
+
+    def _processed(
+        self, conversations: Sequence[Conversation], rendered: Sequence[Rendered]
+    ) -> tuple[dict[str, Any], list[list[Span]]]:
+        """What the processor makes of all rows, and which tokens of each row are answers."""
+        processor, recorder = copy.copy(self.processor), _Recorder(self.processor.tokenizer)
+        processor.tokenizer = recorder
+        texts = [one.text for one in rendered]
+        pictures = [conversation.pictures for conversation in conversations]
+        placeholders = [self._placeholder(*one) for one in zip(conversations, texts, strict=True)]
+        options: dict[str, Any] = {"padding": True, "padding_side": "right", "return_tensors": "pt"}
+        bos = self.processor.tokenizer.bos_token
+        if bos is not None and texts[0].startswith(bos):  # as ProcessorMixin.apply_chat_template does
+            options["add_special_tokens"] = False
+        if any(pictures):
+            options["images"] = self._images(pictures)
+        batch = dict(processor(text=texts, **options, **self.processor_arguments))
+        if len(recorder.texts) != len(texts):
+            raise BadArgument(f"processor: {type(self.processor).__name__} does not give its texts to its tokenizer.")
+        batch["names"] = [name for name in batch if name in recorder.names or name == "mm_token_type_ids"]
+        spans = []
+        for number, one in enumerate(rendered):
+            name, expanded = conversations[number].name, recorder.texts[number]
+            moved = shifts(name, one.text, expanded, placeholders[number])
+            starts = [start for start, _ in moved]
+            offsets = recorder.offsets[number]
+            spans.append([_tokens(offsets, [_moved(at, starts, moved) for at in span]) for span in one.answers])
+        return batch, spans
+
+    def _images(self, pictures: list[list[Any]]) -> Any:
+        """Pictures as processors take them for texts of which some may have none."""
+        # Idefics and SmolVLM count them row by row; LLaVA-OneVision cannot have a row without in the list.
+        if hasattr(self.processor, "fake_image_token") or all(pictures):
+            return pictures
+        return [some for some in pictures if some]
+
+    def _placeholder(self, conversation: Conversation, text: str) -> str | None:
+        """What stands for a picture in `text`, as often as there are pictures."""
+        pictures = len(conversation.pictures)
+        counts = {token: text.count(token) for token in self._placeholders()}
+        if not pictures:
+            return None
+        for token, count in counts.items():
+            if count == pictures:
+                return token
+        raise BadArgument(
+            f"{conversation.name}: expected an image token for each of {pictures} pictures in what the chat template "
+            f"writes, found {counts}."
+        )
+
+    def _cut(self, conversation: Conversation, ids: Any, answers: Sequence[Span]) -> _Cut | None:
+        """What `max_length` leaves of a row with these tokens; None for nothing."""
+        length, turns = len(ids), len(conversation.turns)
+        if self.max_length is None or length <= self.max_length:
+            return _Cut(length, turns)
+        last = max((n for n, span in enumerate(answers) if span[1] <= self.max_length), default=None)
+        left = conversation.answers[last or 0] + 1
+        tokens = self.max_length if last is None else answers[last][1]
+        pictures = [place for token in self._image_ids for place in (ids == token).nonzero().flatten().tolist()]
+        cut = _Cut(tokens, left, length - tokens, turns - left, cut_answers=int(last is None))
+        if max(pictures, default=-1) >= tokens and left < turns:
+            return replace(cut, cut_answers=0, pictures_too=True)
+        if last is None and (answers[0][0] >= tokens or max(pictures, default=-1) >= tokens):
+            self._too_long(conversation, length, len(pictures))
+            return None
+        return cut
+
+    def _too_long(self, conversation: Conversation, length: int, pictures: int) -> None:
+        if self.on_too_long == "raise":
+            raise BadArgument(
+                f"{conversation.name}: of its {length:,} tokens {pictures:,} are of images, and max_length="
+                f"{self.max_length} leaves no room for an answer after them. Raise max_length, make pictures smaller "
+                "(llava_zh.decode_images), or leave such rows out by on_too_long='skip'."
+            )
+        self._count(left_out=1)
+
+    def _padded(self, batch: dict[str, Any], spans: Sequence[Sequence[Span]], cuts: Sequence[Any]) -> dict[str, Any]:
+        """The batch with its labels, cut and padded."""
+        import torch
+
+        names = batch.pop("names")
+        ids = batch["input_ids"]
+        labels = torch.full_like(ids, IGNORED)
+        for row, answers in enumerate(spans):
+            for start, end in answers:
+                labels[row, start:end] = ids[row, start:end]
+        for token in self._image_ids:
+            labels[ids == token] = IGNORED
+        longest = max(cut.tokens for cut in cuts)
+        if self.pad_to_multiple_of:
+            longest += -longest % self.pad_to_multiple_of
+        for name, values in [*((name, batch[name]) for name in names), ("labels", labels)]:
+            fill = {"input_ids": self._pad, "labels": IGNORED}.get(name, 0)
+            padded = values.new_full((len(values), longest), fill)
+            for row, cut in enumerate(cuts):
+                padded[row, : cut.tokens] = values[row, : cut.tokens]
+            batch[name] = padded
+        return batch
+
+    def _count_cuts(self, cuts: Sequence[_Cut]) -> None:
+        for name in ("cut_tokens", "cut_turns", "cut_answers"):
+            self._count(**{name: sum(getattr(cut, name) for cut in cuts)})
+
+    def _count(self, **counts: int) -> None:
+        """Add to the summary, and say it whenever a count of what was done to rows has a digit more."""
+        for name, count in counts.items():
+            before = getattr(self.summary, name)
+            setattr(self.summary, name, before + count)
+            if count and name != "rows" and (not before or len(str(before + count)) > len(str(before))):
+                log.warning("Rows for training, so far: %s.", self.summary)
+
+
+def require() -> None:
+    """Raise MissingExtra if torch or transformers is not installed."""
+    from importlib.util import find_spec
+
+    for package in ("torch", "transformers"):
+        if find_spec(package) is None:
+            raise MissingExtra.of(package, "torch", "llava_zh.torch")
+
+
+def _moved(at: int, starts: Sequence[int], moved: Sequence[tuple[int, int]]) -> int:
+    """A place in the text of a conversation, in the text that was tokenised."""
+    return at + moved[bisect.bisect_right(starts, at) - 1][1]
+
+
+def _tokens(offsets: Any, span: Sequence[int]) -> Span:
+    """The tokens that have a character of `span`."""
+    start, end = span
+    found = np.flatnonzero((offsets[:, 0] < end) & (offsets[:, 1] > start))
+    return (int(found[0]), int(found[-1]) + 1) if len(found) else (0, 0)
