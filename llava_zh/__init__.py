@@ -6,6 +6,7 @@ from .load import get_dataset_config_names, list_datasets, load_dataset, load_da
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from .comparison import compare
     from .curation import curate
     from .exporters import export
     from .images.decode import decode_image
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "compare",
     "curate",
     "decode_image",
     "decode_images",
@@ -29,6 +31,7 @@ __all__ = [
 
 # Imported when first used: what needs more than the standard library at import.
 _LAZY = {
+    "compare": "comparison",
     "curate": "curation",
     "decode_image": "images.decode",
     "decode_images": "streams.scaled",

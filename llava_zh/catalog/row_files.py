@@ -150,6 +150,8 @@ def find_rows(
         BadRow, BadFile: No file has a good row; this is what is wrong with the first.
         UnknownLayout: No file has rows with an image and a conversation; lists files, columns and what was looked for.
     """
+    if asked is None:
+        files = _without_work(files)
     for file in asked or ():
         if readers.kind_of(file.name) is None:
             raise _unknown(files, where, f"{file.name} is no Parquet, JSON, JSON Lines or tar file", {}, columns)
@@ -219,6 +221,13 @@ def _seen(look: _Look, asked: Collection[DataFile] | None, *, images: bool) -> _
             if first or not isinstance(error, UnknownLayout):
                 _check_asked(rows, asked, error)
     return seen
+
+
+def _without_work(files: Sequence[DataFile]) -> Sequence[DataFile]:
+    """`files` without those that a run keeps beside its rows: requests for a batch, and the answers of a judge."""
+    if not {"manifest.json", "failed.jsonl"} <= {file.name for file in files}:
+        return files
+    return [file for file in files if PurePosixPath(file.name).parts[0] not in ("batch", "compare")]
 
 
 def _looked_at(

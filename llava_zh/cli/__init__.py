@@ -16,7 +16,7 @@ from . import text, wording
 
 # Module names in the order `llava-zh --help` lists them; each has `add_parser(subparsers)`. All are imported for any
 # command and for --help, so a module imports what is heavy where it is used.
-COMMANDS = ("list", "show", "download", "export", "demo", "sa1b", "regenerate", "curate", "doctor")
+COMMANDS = ("list", "show", "download", "export", "demo", "sa1b", "regenerate", "compare", "curate", "doctor")
 
 
 def build_parser() -> argparse.ArgumentParser:

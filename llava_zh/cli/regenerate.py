@@ -83,7 +83,7 @@ def _add_asking(parser: argparse.ArgumentParser) -> None:
         help="caption_en, caption_zh, conversation, complex_reasoning, detail, original, llava or a file "
         "(default: what the configuration was made with)",
     )
-    group.add_argument("--parameters", type=_parameters, metavar="JSON", help="such as '{\"temperature\": 0.7}'")
+    group.add_argument("--parameters", type=parameters, metavar="JSON", help="such as '{\"temperature\": 0.7}'")
     group.add_argument(
         "--max-pixels", type=int, metavar="N", help="downscale larger images (default: send the original bytes)"
     )
@@ -137,11 +137,12 @@ def run(args: argparse.Namespace) -> int:
     return 3 if report.failed else 0
 
 
-def _parameters(text: str) -> dict[str, Any]:
+def parameters(text: str) -> dict[str, Any]:
+    """The fields of every request, as --parameters gives them."""
     try:
-        parameters = json.loads(text)
+        found = json.loads(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"expected a JSON object, found {text!r} ({error})") from None
-    if not isinstance(parameters, dict):
+    if not isinstance(found, dict):
         raise argparse.ArgumentTypeError(f"expected a JSON object, found {text!r}")
-    return parameters
+    return found

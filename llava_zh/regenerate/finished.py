@@ -36,11 +36,13 @@ class FinishedRun:
     Attributes:
         manifest: What the run is.
         owner: Who works in it by its own record: a process that lives, or one that was killed. None for nobody.
+        unfinished: Whether rows are on their way to a file of ``data``.
     """
 
     folder: Path
     manifest: dict[str, Any]
     owner: Owner | None
+    unfinished: bool
 
     @property
     def dataset(self) -> str | None:
@@ -98,4 +100,4 @@ def open_finished(folder: str | os.PathLike[str]) -> FinishedRun | None:
     if not (path / "manifest.json").is_file() or not (path / "journal").is_dir():
         return None
     manifest = read_manifest(path / "manifest.json")
-    return FinishedRun(path, manifest, holder_of(path / "journal"))
+    return FinishedRun(path, manifest, holder_of(path / "journal"), bool(unfinished_units(path / "journal")))
