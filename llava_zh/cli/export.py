@@ -42,8 +42,8 @@ def add_parser(subparsers: Subparsers) -> None:
         help="write a dataset in the form that a trainer or a tool reads",
         description=(
             "Writes the rows of a configuration as Parquet, JSON Lines, WebDataset, or what LLaMA-Factory, ms-swift, "
-            "InternVL, Qwen-VL's fine-tuning code or LLaVA reads, with the trainer's registration file and a dataset "
-            "card. A run that was stopped is finished by the same command."
+            "InternVL, Qwen-VL's fine-tuning code, LLaVA or verl reads, with the trainer's registration file and a "
+            "dataset card. A run that was stopped is finished by the same command."
         ),
         example=_EXAMPLE,
     )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
-TARGET_NAMES = ("parquet", "jsonl", "webdataset", "llama-factory", "ms-swift", "internvl", "qwen-vl", "llava")
+TARGET_NAMES = ("parquet", "jsonl", "webdataset", "llama-factory", "ms-swift", "internvl", "qwen-vl", "llava", "verl")
 IMAGE_MODES = ("url", "files", "embed")
 
 
@@ -63,12 +63,12 @@ def export(
         path, name: The dataset and its configuration, as for :func:`llava_zh.load_dataset`. Without a name and with
             a `language`, all configurations in it.
         to: ``"parquet"``, ``"jsonl"``, ``"webdataset"``, ``"llama-factory"``, ``"ms-swift"``, ``"internvl"``,
-            ``"qwen-vl"`` or ``"llava"``.
+            ``"qwen-vl"``, ``"llava"`` or ``"verl"``.
         output_dir: A folder that is new, empty, or holds an unfinished export of the same.
         images: ``"url"`` names images (``sa1b://…``; for the trainers, which open files only, the files where they
             lie), ``"files"`` writes them to ``images/``, ``"embed"`` puts them into the rows. Default: ``"url"`` for
-            Parquet and JSON Lines (``"embed"`` where the published rows hold the pictures), ``"embed"`` for WebDataset,
-            ``"files"`` for trainers.
+            Parquet and JSON Lines (``"embed"`` where the published rows hold the pictures), ``"embed"`` for WebDataset
+            and verl, ``"files"`` for other trainers.
         max_side: Shrinks written images to this many pixels on their longer side.
         row_format, options: The rows of Parquet, JSON Lines and WebDataset, as for :func:`llava_zh.load_dataset`;
             trainers have a row format of their own.

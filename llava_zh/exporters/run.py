@@ -295,6 +295,7 @@ def _summary(
     job: Job, outputs: Sequence[OutputShard], written: Sequence[Written], found: int, seconds: float
 ) -> ExportSummary:
     names = labels(label(job), [record.file for record in written])
+    paths = [str(job.folder / record.file.path) for record in written]
     shown = " ".join(names[:4]) + " …" * (len(names) > 4)
     return ExportSummary(
         folder=str(job.folder),
@@ -312,7 +313,8 @@ def _summary(
             folder=str(job.folder),
             name=label(job),
             names=shown,
-            files=" or ".join(str(job.folder / record.file.path) for record in written[:4]) + " …" * (len(written) > 4),
+            files=" or ".join(paths[:4]) + " …" * (len(paths) > 4),
+            listed=",".join(paths[:4]) + ",…" * (len(paths) > 4),
         ),
     )
 

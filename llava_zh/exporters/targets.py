@@ -42,7 +42,8 @@ class Target:
         images: The ways it has with images, the default first.
         row_format: The row format it needs, or None where it takes any.
         register: Makes the files beside the shards, by name, from the dataset's name, the folder and the shards.
-        usage: One line that says how it is read; ``{folder}``, ``{files}``, ``{name}`` and ``{names}`` are filled in.
+        usage: One line that says how it is read; ``{folder}``, ``{files}``, ``{listed}`` (with commas), ``{name}`` and
+            ``{names}`` are filled in.
         notes: What else its reader has to be known for, for the card, from the kinds of sample that were written.
         one_file: Whether its reader takes one file alone, so that there is one a configuration unless more are wanted.
         absolute: Whether rows name image files by absolute paths.
@@ -200,6 +201,19 @@ TARGETS: Mapping[str, Target] = {
         images=("embed", "url"),
         usage="webdataset.WebDataset(sorted(glob.glob({folder!r} + '/data/*.tar')))",
         notes=_webdataset_notes,
+    ),
+    "verl": Target(
+        writer=writers.VerlWriter,
+        suffix=".parquet",
+        images=("embed",),
+        usage="main_ppo … data.train_files=[{listed}] custom_reward_function.path=…",
+        row_format="messages",
+        notes=lambda kinds: (
+            "verl's reinforcement learning reads `prompt`, `images` and `reward_model`, whose `ground_truth` is the "
+            "last answer. For this `data_source` it knows no reward by itself: name yours by "
+            "`custom_reward_function.path`. Its SFT (`MultiTurnSFTDataset`) reads `messages` and `images` of the "
+            "same files."
+        ),
     ),
     "llama-factory": _trainer(
         writers.sharegpt_record, _llama_factory, "llamafactory-cli train … --dataset_dir {folder} --dataset {name}"

@@ -58,6 +58,46 @@ class ParquetWriter:
         self._writer.close()
 
 
+class VerlWriter(ParquetWriter):
+    """Parquet for verl: rows of ``messages``, which its SFT reads, with what its reinforcement learning wants besides.
+
+    ``prompt`` is all that was said before the last answer, and that answer is the ``ground_truth`` of `reward_model`.
+    """
+
+    def __init__(self, file: BinaryIO, schema: pa.Schema, name: str) -> None:
+        from datasets import Features, Value
+
+        text = Value("string")
+        features = Features.from_arrow_schema(schema) | {
+            "data_source": text,
+            "prompt": [{"role": text, "content": text}],
+            "reward_model": {"style": text, "ground_truth": text},
+            "extra_info": {"split": text, "index": text},
+        }
+        self._schema = Features(features).arrow_schema
+        super().__init__(file, self._schema, name)
+
+    def write(self, table: pa.Table) -> None:
+        for id_, messages in zip(table["id"].to_pylist(), table["messages"].to_pylist(), strict=True):
+            if messages[-1]["role"] != "assistant":
+                raise BadArgument(f"Row {id_!r} does not end with an answer, which is verl's ground truth.")
+        added = [
+            {
+                "data_source": f"llava_zh/{config}",
+                "prompt": messages[:-1],
+                "reward_model": {"style": "rule", "ground_truth": messages[-1]["content"]},
+                "extra_info": {"split": "train", "index": id_},
+            }
+            for id_, config, messages in zip(
+                *(table[name].to_pylist() for name in ("id", "config", "messages")), strict=True
+            )
+        ]
+        for name in ("data_source", "prompt", "reward_model", "extra_info"):
+            field = self._schema.field(name)
+            table = table.append_column(field, pa.array([row[name] for row in added], field.type))
+        super().write(table.cast(self._schema))
+
+
 class JsonLinesWriter:
     """JSON Lines; `record` turns a row into the object of its line."""
 

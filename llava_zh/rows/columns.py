@@ -26,6 +26,9 @@ REGENERATED = "regenerated"
 PREVIOUS = "previous"
 _OURS = frozenset({"config", "language", REGENERATED})
 
+# What an export for verl has besides, which is in the conversation already.
+_VERL = frozenset({"data_source", "prompt", "reward_model", "extra_info"})
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -49,7 +52,8 @@ class Columns:
     def unknown(self, names: Iterable[str]) -> Iterator[str]:
         """The names that no field of a row is known by."""
         names = set(names)
-        return iter(names - self.known - ({PREVIOUS} if REGENERATED in names else set()))
+        ours = ({PREVIOUS} if REGENERATED in names else set()) | (_VERL if names >= _VERL else set())
+        return iter(names - self.known - ours)
 
     def get(
         self, row: Mapping[str, Any], field: str, none: Callable[[Any], bool] = lambda value: value is None

@@ -1,19 +1,23 @@
-"""The rules of InternVL's, Qwen-VL's and LLaVA's own loaders, stated one by one, on exports of the miniature.
+"""The rules of InternVL's, Qwen-VL's, LLaVA's and verl's own loaders, stated one by one, on exports of the miniature.
 
 None is a package that can be installed. The rules are those of InternVL's
 ``internvl/train/internvl_chat_finetune.py`` and ``dataset.py`` (at 2410d1d), of Qwen-VL's
 ``qwen-vl-finetune/qwenvl/data/data_processor.py`` and ``__init__.py`` (at 9658872), and of ``llava/train/train.py`` of
-haotian-liu/LLaVA (at c121f04) and of LLaVA-VL/LLaVA-NeXT (at df17966).
+haotian-liu/LLaVA (at c121f04) and of LLaVA-VL/LLaVA-NeXT (at df17966); verl's are those of
+``verl/utils/dataset/rl_dataset.py`` and ``multiturn_sft_dataset.py`` (at b178a3c).
 """
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
+import pandas as pd
 import pytest
 import yaml
 from PIL import Image
@@ -235,6 +239,36 @@ def llava_record(record: dict[str, Any], folder: Path, several: bool) -> None:
     assert sum(marks) == len(paths_of(record)) and (several or max(marks) == 1)
     # LLaVA-NeXT's `modality_lengths` asserts that there are words.
     assert sum(len(turn["value"].split()) for turn in record["conversations"]) > 0
+
+
+@pytest.mark.parametrize("published", ["multi_zh"], indirect=True)
+def test_an_export_for_verl_keeps_the_rules_of_its_two_datasets(
+    published: tuple[str, str, dict[str, Any]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset, config, where = published
+    summary = export(dataset, config, to="verl", output_dir=tmp_path, limit=5, options={"system": "S"}, **where)
+    (path,) = (tmp_path / "data").iterdir()
+    assert f"data.train_files=[{path}]" in summary.usage
+    # `RLHFDataset` reads by `datasets` and expects pictures or their bytes; `_build_messages` puts them for the marks
+    # of the prompt, one by one, and asserts that none is left. `NaiveRewardManager` wants source and ground truth.
+    rows = datasets.load_dataset("parquet", data_files=str(path))["train"]
+    for row in rows:
+        assert all(isinstance(image, Image.Image) for image in row["images"])
+        assert sum(turn["content"].count("<image>") for turn in row["prompt"]) == len(row["images"]) > 0
+        assert [turn["role"] for turn in row["prompt"]][:2] == ["system", "user"]
+        assert (
+            row["prompt"] + [{"role": "assistant", "content": row["reward_model"]["ground_truth"]}] == row["messages"]
+        )
+        assert row["data_source"] == "llava_zh/multi_zh" and row["extra_info"]["index"] == row["id"]
+    # `MultiTurnSFTDataset` reads by pandas: `process_image` opens the `bytes` of each image's dictionary, for the marks
+    # of `messages` alike.
+    for row in pd.read_parquet(path).to_dict("records"):
+        for image in row["images"]:
+            Image.open(io.BytesIO(image["bytes"])).load()
+        assert sum(turn["content"].count("<image>") for turn in row["messages"]) == len(row["images"])
+    again = load_dataset(dataset, config, split="train", data_dir=tmp_path, row_format="messages")
+    assert again["messages"] == rows["messages"] and again[0]["images"][0].size == rows[0]["images"][0].size
+    assert "not loaded" not in caplog.text
 
 
 def test_rows_that_llavas_code_cannot_read_are_refused(tmp_path: Path) -> None:
