@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
-from .errors import BadArgument, UnknownName
+from .errors import BadArgument
 
 if TYPE_CHECKING:
+    from typing import TypeAlias, Unpack
+
+    from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, NamedSplit, ReadInstruction
+
     from .catalog.facts import DatasetFacts
     from .catalog.request import Request
+    from .catalog.signatures import ConfigName, DataFiles, DatasetName, ImageRoot, LoadOptions, Path
     from .rows.formats import RowOptions
     from .streams.builder import PublishedBuilder
 
-Dataset = Any  # Dataset | DatasetDict | IterableDataset | IterableDatasetDict
+    OneSplit: TypeAlias = str | NamedSplit | ReadInstruction
 
 
 def register(facts: DatasetFacts | Mapping[str, Any]) -> DatasetFacts:
@@ -70,20 +75,98 @@ def source_of(path: str, source: str | None = None) -> str:
     return source_name(source or found.hub)
 
 
+# What is returned, by `split` and `streaming`; the implementation below has every keyword and says what it means.
+@overload
 def load_dataset(
-    path: str,
-    name: str | None = None,
+    path: DatasetName | Path,
+    name: ConfigName | str | None = None,
+    data_dir: Path | None = None,
+    data_files: DataFiles | None = None,
+    split: None = None,
     *,
-    split: str | None = None,
+    streaming: Literal[False] = False,
+    **options: Unpack[LoadOptions],
+) -> DatasetDict: ...
+@overload
+def load_dataset(
+    path: DatasetName | Path,
+    name: ConfigName | str | None = None,
+    data_dir: Path | None = None,
+    data_files: DataFiles | None = None,
+    *,
+    split: OneSplit,
+    streaming: Literal[False] = False,
+    **options: Unpack[LoadOptions],
+) -> Dataset: ...
+@overload
+def load_dataset(
+    path: DatasetName | Path,
+    name: ConfigName | str | None = None,
+    data_dir: Path | None = None,
+    data_files: DataFiles | None = None,
+    split: None = None,
+    *,
+    streaming: Literal[True],
+    **options: Unpack[LoadOptions],
+) -> IterableDatasetDict: ...
+@overload
+def load_dataset(
+    path: DatasetName | Path,
+    name: ConfigName | str | None = None,
+    data_dir: Path | None = None,
+    data_files: DataFiles | None = None,
+    *,
+    split: OneSplit,
+    streaming: Literal[True],
+    **options: Unpack[LoadOptions],
+) -> IterableDataset: ...
+@overload
+def load_dataset(
+    path: DatasetName | Path,
+    name: ConfigName | str | None = None,
+    data_dir: Path | None = None,
+    data_files: DataFiles | None = None,
+    *,
+    split: list[OneSplit] | list[str],
+    streaming: Literal[False] = False,
+    **options: Unpack[LoadOptions],
+) -> list[Dataset]: ...
+@overload
+def load_dataset(
+    path: DatasetName | Path,
+    name: ConfigName | str | None = None,
+    data_dir: Path | None = None,
+    data_files: DataFiles | None = None,
+    *,
+    split: list[OneSplit] | list[str],
+    streaming: Literal[True],
+    **options: Unpack[LoadOptions],
+) -> list[IterableDataset]: ...
+@overload
+def load_dataset(
+    path: DatasetName | Path,
+    name: ConfigName | str | None = None,
+    data_dir: Path | None = None,
+    data_files: DataFiles | None = None,
+    split: OneSplit | None = None,
+    *,
+    streaming: bool,
+    **options: Unpack[LoadOptions],
+) -> Dataset | DatasetDict | IterableDataset | IterableDatasetDict: ...
+def load_dataset(
+    path: str | os.PathLike[str],
+    name: str | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    data_files: Any = None,
+    split: Any = None,
+    *,
     streaming: bool = False,
     num_proc: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     token: bool | str | None = None,
-    data_dir: str | os.PathLike[str] | None = None,
-    data_files: Any = None,
     source: str | None = None,
-    image_root: str | os.PathLike[str] | Sequence[str] | None = None,
+    image_root: ImageRoot | None = None,
     row_format: str = "llava",
     options: RowOptions | Mapping[str, Any] | None = None,
     archives: Any = None,
@@ -95,7 +178,11 @@ def load_dataset(
     keep_in_memory: bool | None = None,
     download_mode: Any = None,
     verification_mode: Any = None,
-) -> Dataset:
+    features: Any = None,
+    download_config: Any = None,
+    storage_options: Mapping[str, Any] | None = None,
+    **unknown: Any,
+) -> Any:
     """Load a dataset, as ``datasets.load_dataset`` would.
 
     Args:
@@ -106,7 +193,8 @@ def load_dataset(
             path of the same name; ``"./name"`` means the path. See :mod:`llava_zh.catalog.paths`.
         name: The configuration: ``single_en``, ``single_zh``, ``multi_en``, ``multi_zh``; ``default`` (all tasks),
             ``conversation``, ``complex_reasoning``, ``detail``.
-        split: ``"train"``, a slice such as ``"train[:1%]"`` (not for streams), or None for a dict of splits.
+        split: ``"train"``, a slice such as ``"train[:1%]"`` or a ``datasets.ReadInstruction`` (no slices of streams), a
+            list of these for a list of datasets, or None for a dict of splits.
         streaming: An ``IterableDataset`` that reads byte ranges as they are needed, instead of a prepared ``Dataset``.
         num_proc: Processes that prepare shards in parallel.
         cache_dir: Where prepared datasets are kept, `datasets`' own cache by default.
@@ -133,47 +221,51 @@ def load_dataset(
         chunk_size: Bytes a shard (``32_000_000`` or ``"32MB"``); the number is rounded up to a power of two.
         num_shards: Exactly this many shards instead.
         keep_in_memory, download_mode, verification_mode: As for ``datasets.load_dataset``.
+        features: ``datasets.Features`` that the rows are cast to; the columns stay those of `row_format`.
+        download_config: Its token, storage options and ``force_download`` hold; what it asks for besides is refused.
+        storage_options: For `data_dir` and `data_files` that are URLs: what fsspec's filesystem of them takes.
+        unknown: ``trust_remote_code`` has no effect, for no code of a repository is run. All else is an error.
 
     Raises:
-        UnknownName: An unknown dataset, configuration, source or row format.
+        UnknownName: An unknown dataset, configuration, split, source, row format or mode.
+        UnknownArgument: An argument that there is not; names the nearest, or what has its meaning here.
         BadArgument: An argument that cannot work, as `data_dir` beside a path.
         HubError, DataFileNotFound, UnknownLayout, BadFile, BadRow: See :mod:`llava_zh.errors`.
     """
     from .catalog.request import Request
 
-    request = Request.among(locals())
-    if streaming and num_proc is not None:
-        raise BadArgument("num_proc prepares a dataset; a stream is read in parallel by a DataLoader's num_workers.")
-    _check_split(split, streaming)
-    import datasets
-
+    arguments = dict(locals())
+    from .streams import calls
     from .streams.insides import fits_in_memory
 
-    download_mode = datasets.DownloadMode(download_mode or datasets.DownloadMode.REUSE_DATASET_IF_EXISTS)
+    calls.check_unknown("load_dataset", unknown, arguments.keys() - {"unknown"})
+    fetched = calls.download_settings(download_config)
+    request = Request.among(arguments, **_access(arguments, fetched))
+    if streaming and num_proc is not None:
+        raise BadArgument("num_proc prepares a dataset; a stream is read in parallel by a DataLoader's num_workers.")
+    split = calls.checked_split(split, streaming)
+    mode, verified = calls.modes(download_mode or fetched.get("download_mode"), verification_mode)
     builder = builder_of(request, cache_dir)
+    features = calls.check_features(features, builder)
     if streaming:
-        return builder.as_streaming_dataset(split=split)
-    builder.download_and_prepare(
-        download_mode=download_mode,
-        verification_mode=datasets.VerificationMode(verification_mode or datasets.VerificationMode.BASIC_CHECKS),
-        num_proc=num_proc,
-    )
+        return calls.cast(calls.streamed(builder, split), features)
+    builder.download_and_prepare(download_mode=mode, verification_mode=verified, num_proc=num_proc)
     if keep_in_memory is None:
         keep_in_memory = fits_in_memory(builder.info.dataset_size)
-    return builder.as_dataset(split=split, in_memory=keep_in_memory)
+    return calls.cast(builder.as_dataset(split=split, in_memory=keep_in_memory), features)
 
 
 def load_dataset_builder(
-    path: str,
+    path: str | os.PathLike[str],
     name: str | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    data_files: Any = None,
     *,
     cache_dir: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     token: bool | str | None = None,
-    data_dir: str | os.PathLike[str] | None = None,
-    data_files: Any = None,
     source: str | None = None,
-    image_root: str | os.PathLike[str] | Sequence[str] | None = None,
+    image_root: ImageRoot | None = None,
     row_format: str = "llava",
     options: RowOptions | Mapping[str, Any] | None = None,
     archives: Any = None,
@@ -182,11 +274,31 @@ def load_dataset_builder(
     on_missing_image: Literal["raise", "skip", "null"] = "raise",
     chunk_size: int | str = "32MB",
     num_shards: int | None = None,
+    download_config: Any = None,
+    storage_options: Mapping[str, Any] | None = None,
+    **unknown: Any,
 ) -> PublishedBuilder:
     """The builder behind :func:`load_dataset`: its `info` and `config` say what the same arguments would load."""
     from .catalog.request import Request
 
-    return builder_of(Request.among(locals()), cache_dir)
+    arguments = dict(locals())
+    from .streams import calls
+
+    if "features" in unknown:
+        raise BadArgument("features: rows are cast as they are loaded; pass it to load_dataset.")
+    known = (arguments.keys() - {"unknown"}) | {"trust_remote_code"}
+    calls.check_unknown("load_dataset_builder", unknown, known)
+    return builder_of(
+        Request.among(arguments, **_access(arguments, calls.download_settings(download_config))), cache_dir
+    )
+
+
+def _access(arguments: Mapping[str, Any], fetched: Mapping[str, Any]) -> dict[str, Any]:
+    """What opens the files, as it was given or, where it was not, as a DownloadConfig says."""
+    return {
+        name: arguments[name] if arguments[name] is not None else fetched.get(name)
+        for name in ("token", "storage_options")
+    }
 
 
 def builder_of(request: Request, cache_dir: str | os.PathLike[str] | None = None) -> PublishedBuilder:
@@ -206,15 +318,3 @@ def builder_for(
 
     request = replace(request, source=source_name(request.source))
     return builder_class(facts)(None if cache_dir is None else os.fspath(cache_dir), request=request)
-
-
-def _check_split(split: Any, streaming: bool) -> None:
-    """Refuse what `datasets` would refuse only after a hub was asked, and less clearly."""
-    for part in split.split("+") if isinstance(split, str) else ():
-        name, _, selected = part.strip().partition("[")
-        if name not in ("train", "all"):
-            raise UnknownName.of("split", name, ["train"])
-        if selected and streaming:
-            raise BadArgument(
-                f"split: {split!r} is a slice, which a stream does not have. Use skip(n) and take(n) on it."
-            )

@@ -14,14 +14,40 @@ from ..errors import BadArgument
 
 def folder(given: Any) -> Any:
     """A folder, or a repository on a hub, as text."""
-    if given is None or isinstance(given, str | os.PathLike):
-        return os.fspath(given) if isinstance(given, os.PathLike) else given
+    if given is None:
+        return None
+    if isinstance(given, str | os.PathLike):
+        return _local(os.fspath(given))
     raise BadArgument(f"data_dir: expected a folder, or a repository as 'hf:owner/name'; found {_found(given)}.")
 
 
 def data_files(given: Any) -> Any:
     """Files or patterns: one, several, or a mapping from the split to these."""
-    return None if given is None else _names(given, "data_files", "files or patterns, or {'train': …} of these")
+    return (
+        None
+        if given is None
+        else _each_local(_names(given, "data_files", "files or patterns, or {'train': …} of these"))
+    )
+
+
+def _local(name: Any) -> Any:
+    """``file:///data/a.jsonl`` as the path that it is; any other text as it is."""
+    if isinstance(name, str) and name.startswith(("file://", "local://")):
+        return name.partition("://")[2].removeprefix("localhost")
+    return name
+
+
+def _each_local(names: Any) -> Any:
+    if isinstance(names, Mapping):
+        return {split: _each_local(each) for split, each in names.items()}
+    return type(names)(map(_local, names)) if isinstance(names, list | tuple) else _local(names)
+
+
+def storage_options(given: Any) -> Any:
+    """What fsspec's filesystem of a URL takes, by name; an empty mapping is none."""
+    if given is not None and not isinstance(given, Mapping):
+        raise BadArgument(f"storage_options: expected a mapping, as fsspec's filesystem takes; found {_found(given)}.")
+    return dict(given) if given else None
 
 
 def image_root(given: Any) -> Any:

@@ -220,6 +220,9 @@ class Request:
         ),
     )
     token: bool | str | None = field(default=None, repr=False, metadata=_about(Decides.ACCESS))
+    storage_options: Any = field(
+        default=None, repr=False, metadata=_about(Decides.ACCESS, check=place_checks.storage_options)
+    )
     image_root: Any = field(
         default=None,
         metadata=_about(
@@ -325,7 +328,7 @@ class Request:
         return cls(path=_dataset(path), name=name, **given)
 
     def settled(self, facts: DatasetFacts, **instead: Any) -> Self:
-        """The request as a dataset understands it: images by the names it has for them, and without the token.
+        """The request as a dataset understands it: images by the names it has for them, and without what gives access.
 
         Args:
             instead: What was found to be meant, such as the name of the default configuration.
@@ -336,7 +339,8 @@ class Request:
         sa1b = facts.in_sa1b
         if self.archives is not None and not sa1b:
             raise BadArgument(f"archives= chooses SA-1B archives; the images of {facts.name} are not from SA-1B.")
-        return dataclasses.replace(self, bad_images=image_names(self.bad_images, sa1b), token=None, **instead)
+        names = image_names(self.bad_images, sa1b)
+        return dataclasses.replace(self, bad_images=names, token=None, storage_options=None, **instead)
 
     def given(self) -> set[str]:
         """The names of what was asked beside the path: the fields that are not by their default."""

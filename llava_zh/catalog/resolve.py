@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import BadArgument, DataFileNotFound, UnknownName
 from ..files import hub
 from ..files.data_files import ABOUT_HUBS, DataFile, flatten, local_files
+from ..files.url_files import files_of, is_url, named_exactly
 from ..gates.safe_text import get_logger
 from ..images.locations import UnresolvedImages, with_token
 from . import row_files
@@ -30,7 +31,7 @@ def settings(facts: DatasetFacts, request: Request) -> dict[str, Any]:
     """
     source = request.source or (next(iter(facts.repos)) if len(facts.repos) == 1 else None)
     settled = request.settled(facts, name=config_name(facts, request.name), source=hub.source_name(source))
-    layout = resolve(facts, settled, request.token)
+    layout = resolve(facts, settled, request.token, request.storage_options)
     if settled.on_missing_image != "raise" and isinstance(layout.images, UnresolvedImages):
         raise BadArgument(
             f"on_missing_image={settled.on_missing_image!r}: no image could be found at all; {layout.found}. "
@@ -64,18 +65,18 @@ def config_name(facts: DatasetFacts, name: str | None) -> str:
     return str(name)
 
 
-def resolve(facts: DatasetFacts, request: Request, token: Any) -> Layout:
+def resolve(facts: DatasetFacts, request: Request, token: Any, options: Mapping[str, Any] | None = None) -> Layout:
     """The files with the rows that a settled request means, and where its images are.
 
     `data_dir` is a folder, or ``hf:owner/name`` and ``modelscope:owner/name`` for a repository on a hub; `data_files`
-    are files or patterns in it, also ``hf:owner/name/pattern``.
+    are files or patterns in it, also ``hf:owner/name/pattern``. Either may be URLs, which `options` are for.
     """
     skip_bad, config = request.on_bad_row == "skip", str(request.name)
     columns, text_only = facts.fields, facts.config(config).text_only
-    files, rows, where = _files(facts, request, token)
+    files, rows, where = _files(facts, request, token, options)
     first: Mapping[str, Any] | None
     if not rows:
-        asked = _asked(request)
+        asked = _asked(request, files)
         rows, first, found = row_files.find_rows(
             files, where, token, columns, skip_bad=skip_bad, asked=asked, text_only=text_only
         )
@@ -93,7 +94,9 @@ def resolve(facts: DatasetFacts, request: Request, token: Any) -> Layout:
     return Layout(tuple(rows), images, found)
 
 
-def _files(facts: DatasetFacts, request: Request, token: Any) -> tuple[Sequence[DataFile], Sequence[DataFile], str]:
+def _files(
+    facts: DatasetFacts, request: Request, token: Any, options: Mapping[str, Any] | None
+) -> tuple[Sequence[DataFile], Sequence[DataFile], str]:
     """All files that are there, those with the rows where that is known already, and words for where they are."""
     config, source = str(request.name), str(request.source)
     folder = None if request.data_dir is None else os.path.expanduser(request.data_dir)  # noqa: PTH111
@@ -105,10 +108,10 @@ def _files(facts: DatasetFacts, request: Request, token: Any) -> tuple[Sequence[
         return files, rows, f"{place['hub']}:{repo}"
     names = facts.config(config).files
     if request.data_files is not None:
-        files = local_files(folder, request.data_files)
+        files = files_of(folder, request.data_files, options, token)
         return files, files if names else [], str(folder or ".")
     if folder is not None:
-        files = local_files(folder, None)
+        files = files_of(folder, None, options, token)
         return files, row_files.by_name(files, config, facts, folder) if names else [], folder
     repo, revision = facts.repository(source, request.revision)
     where = f"{source}:{repo}"
@@ -119,12 +122,16 @@ def _files(facts: DatasetFacts, request: Request, token: Any) -> tuple[Sequence[
     return files, _picked(files, names, where) if names else [], where
 
 
-def _asked(request: Request) -> list[DataFile] | None:
-    """The files on this machine that `data_files` names one by one, and not by a pattern; None without `data_files`."""
+def _asked(request: Request, files: Sequence[DataFile]) -> list[DataFile] | None:
+    """The files beyond the hubs that `data_files` names one by one, and not by a pattern; None without `data_files`."""
     if request.data_files is None or _hub_place(request) is not None:
         return None
     folder = None if request.data_dir is None else os.path.expanduser(request.data_dir)  # noqa: PTH111
-    return local_files(folder, [one for one in flatten(request.data_files) if not any(sign in one for sign in "*?[")])
+    remote = named_exactly(list(files), folder, request.data_files)
+    if is_url(folder):
+        return remote
+    exact = [one for one in flatten(request.data_files) if not is_url(one) and not any(sign in one for sign in "*?[")]
+    return remote + local_files(folder, exact)
 
 
 def _hub_place(request: Request) -> dict[str, Any] | None:

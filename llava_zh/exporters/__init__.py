@@ -48,6 +48,7 @@ def export(
     source: str | None = None,
     revision: str | None = None,
     token: bool | str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
     image_root: str | os.PathLike[str] | Sequence[str] | None = None,
     bad_images: Any = None,
     on_bad_row: Literal["raise", "skip"] = "raise",
@@ -83,7 +84,8 @@ def export(
         min_length, max_length: Characters of a row's answers together, at least and at most.
         sample: So many rows, drawn without replacement from all that fit, each equally likely; `seed` decides which.
         limit: The first so many rows that fit.
-        data_dir, data_files, source, revision, token, image_root: As for :func:`llava_zh.load_dataset`.
+        data_dir, data_files, source, revision, token, storage_options, image_root: As for
+            :func:`llava_zh.load_dataset`.
 
     Returns:
         Rows, images, bytes, files, time, and rows left out for a bad picture; printed, it says so in three lines.

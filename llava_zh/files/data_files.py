@@ -10,13 +10,14 @@ import fnmatch
 import glob
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import BadArgument, DataFileNotFound, UnknownName
 from ..gates import links, pictures
 from ..gates.safe_text import get_logger
+from ..sa1b.access import Access
 from ..sa1b.urls import SHARD_NAME
 
 logger = get_logger(__name__)
@@ -42,14 +43,15 @@ MAX_DEPTH = 4  # deeper than any published layout
 
 @dataclass(frozen=True)
 class DataFile:
-    """One published file, local or remote. Holds no credentials: it travels to worker processes and into caches.
+    """One published file, local or remote. What it shows holds no credentials: it goes into caches and messages.
 
     Args:
         name: Path within its folder or repository, with ``/``.
         size: Bytes.
-        source: ``"local"``, or the hub it is on.
+        source: ``"local"``, the hub it is on, or ``"url"``, with the URL as its `repo`.
         path: Where it is on this machine, or None when it has to be read over the network.
         digest: SHA-256 (large files) or git blob id as the hub lists it.
+        access: What opens a URL in worker processes, never shown or compared.
     """
 
     name: str
@@ -59,10 +61,13 @@ class DataFile:
     repo: str = ""
     revision: str = ""
     digest: str | None = None
+    access: Access = field(default_factory=Access, repr=False, compare=False)
 
     @property
     def label(self) -> str:
         """How messages call the file."""
+        if self.source == "url":
+            return self.repo
         return self.path or f"{self.source}:{self.repo}@{self.revision[:12]}/{self.name}"
 
     @property
@@ -150,9 +155,13 @@ def flatten(data_files: Any) -> Iterator[str]:
     if isinstance(data_files, str | os.PathLike):
         yield os.fspath(data_files)
     elif isinstance(data_files, Mapping):
-        if set(data_files) - {"train"}:
-            raise UnknownName.of("split", next(iter(set(data_files) - {"train"})), ["train"])
-        yield from flatten(data_files["train"])
+        if set(map(str, data_files)) != {"train"}:
+            raise UnknownName(
+                f"data_files: expected the one split of these datasets, {{'train': …}}; found "
+                f"{', '.join(map(repr, map(str, data_files))) or 'no split'}. Load the files of each other split by a "
+                "call of its own, data_files=[…]."
+            )
+        yield from flatten(next(iter(data_files.values())))
     else:
         for item in data_files:
             yield from flatten(item)

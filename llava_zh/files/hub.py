@@ -50,6 +50,11 @@ def read(file: DataFile, offset: int, length: int, token: Any = None) -> Iterato
         BadFile: A local file ends before that.
         HubError: The hub does not give them.
     """
+    if file.path is None and file.source == "url":
+        from . import url_files
+
+        yield from url_files.read(file, offset, length)
+        return
     if file.path is None:
         hub = HUBS[file.source]
         url = hub.url(file)

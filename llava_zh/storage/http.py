@@ -66,20 +66,26 @@ def read_range(
 
 
 def whole_size(url: str, *, what: str, hint: str) -> int:
-    """Bytes of the file at `url`, by asking for the first of them: links may be signed for GET alone.
+    """Bytes of the file at `url`, see :func:`size_and_stamp`."""
+    return size_and_stamp(url, dict, what=what, hint=hint)[0]
+
+
+def size_and_stamp(url: str, headers: Headers, *, what: str, hint: str) -> tuple[int, str]:
+    """Bytes of the file at `url`, by asking for the first of them (links may be signed for GET alone); what tells
+    this content from others, as the server says it, or nothing.
 
     Raises:
         HubError: The server refused, is unreachable, went on failing, or does not say.
     """
     tries = _Tries(what, "Is the network there?")
     while True:
-        with tries.one(), _asked(url, dict, 0, 0) as response:
+        with tries.one(), _asked(url, headers, 0, 0) as response:
             if response.status_code not in (200, 206):
                 raise refused(response.status_code, what, hint)
             size = _told_size(response)
             if size is None:
                 raise HubError(f"{what}: the server does not say how large the file is.")
-            return size
+            return size, (response.headers.get("ETag") or response.headers.get("Last-Modified") or "")[:200]
         tries.wait()
 
 

@@ -192,7 +192,7 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         return readers.plan(files, chunk_size=request.chunk_size, num_shards=request.num_shards, token=self.token)
 
     def _on_disk(self, file: DataFile, force: bool) -> DataFile:
-        if file.source == "local" or (file.path is not None and not force):
+        if file.source in ("local", "url") or (file.path is not None and not force):
             return file
         return hub.HUBS[file.source].download(file, self.token, force=force)
 

@@ -118,6 +118,7 @@ OTHER: dict[str, tuple[Any, bool, bool]] = {
     "source": ("modelscope", False, False),
     "revision": ("main", False, False),
     "token": ("hf_secret", False, False),
+    "storage_options": ({"key": "hf_secret"}, False, False),
     "image_root": ("/sa1b", False, False),
     "row_format": ("messages", True, False),
     "options": ({"system": "x"}, True, False),
@@ -138,9 +139,9 @@ def test_each_field_decides_what_it_says_and_comes_back_from_a_manifest(name: st
     assert (other.for_export() != plain.for_export()) is rows
     assert (other.for_run(PLANNED) != plain.for_run(PLANNED)) is places
     written = json.loads(json.dumps(other.to_dict()))
-    if name == "token":
+    if name in ("token", "storage_options"):
         assert "hf_secret" not in repr(other) + json.dumps(written)
-        assert other.settled(dataset_facts(CAPTIONS)).token is None
+        assert getattr(other.settled(dataset_facts(CAPTIONS)), name) is None
     else:
         assert Request.from_dict(written) == other
     assert pickle.loads(pickle.dumps(other)) == other

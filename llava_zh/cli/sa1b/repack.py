@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
         text.tell(f"Reading the rows of {args.images_of[1]} …")
         images = Selection()
-        for lists in load_dataset_builder(*args.images_of, data_dir=args.data_dir).image_paths():
+        for lists in load_dataset_builder(args.images_of[0], args.images_of[1], data_dir=args.data_dir).image_paths():
             images.add(lists.flatten())
     done = repack(
         fs,
