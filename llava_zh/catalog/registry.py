@@ -7,6 +7,8 @@ defines ``FACTS``, or calls ``register``, is read where its path is given as a n
 
 from __future__ import annotations
 
+import ast
+import functools
 import hashlib
 import importlib
 import importlib.metadata
@@ -16,6 +18,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from importlib.abc import InspectLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -155,15 +158,34 @@ def named(given: str) -> tuple[DatasetFacts, str | None] | None:
 def _known(name: str) -> DatasetFacts | None:
     """The dataset of that name, whatever its case."""
     if name in BUILT_IN:
-        module = importlib.import_module(f"llava_zh.builders.{BUILT_IN[name]}")
-        facts: DatasetFacts = module.FACTS
-        return facts
+        return _built_in(f"llava_zh.builders.{BUILT_IN[name]}")
     with _lock:
         found = next((facts for known, facts in _registered.items() if known.lower() == name.lower()), None)
     if found is None and not _entry_points_read and "/" not in name:
         _read_entry_points()
         return _known(name)
     return found
+
+
+@functools.cache
+def _built_in(module: str) -> DatasetFacts:
+    """The FACTS of a builder's file, without the class in it, which brings `datasets`: to know names takes no rows."""
+    if module in sys.modules:
+        facts: DatasetFacts = sys.modules[module].FACTS
+        return facts
+    spec = importlib.util.find_spec(module)
+    source = spec.loader.get_source(module) if spec is not None and isinstance(spec.loader, InspectLoader) else None
+    if source is None:
+        return importlib.import_module(module).FACTS  # type: ignore[no-any-return]
+    kept = [
+        part
+        for part in ast.parse(source).body
+        if not isinstance(part, ast.ClassDef)
+        and not (isinstance(part, ast.ImportFrom) and (part.module or "").startswith("llava_zh.streams"))
+    ]
+    names: dict[str, Any] = {"__name__": module}
+    exec(compile(ast.Module(kept, []), f"{module} (facts)", "exec"), names)
+    return names["FACTS"]  # type: ignore[no-any-return]
 
 
 def _add(facts: DatasetFacts, origin: str) -> DatasetFacts:

@@ -6,7 +6,7 @@ import argparse
 
 from . import text
 from .commands import Subparsers, new_parser
-from .options import add_load_options, load_keywords, own_keywords
+from .options import add_json, add_load_options, add_output_dir, complete_names, load_keywords, own_keywords
 
 _EXAMPLE = """\
   llava-zh curate internvl-sa-1b-caption single_zh --output-dir curated --length zh=30:1200
@@ -29,16 +29,16 @@ def add_parser(subparsers: Subparsers) -> None:
         example=_EXAMPLE,
     )
     add = parser.add_argument
-    add("path", metavar="PATH", help="a dataset's name, a run's folder, or a file of rows")
-    add("name", metavar="CONFIG", nargs="?", help="configuration of the dataset")
-    add("--output-dir", metavar="DIR", help="where to write; new or empty")
+    path = add("path", metavar="PATH", help="a dataset's name, a run's folder, or a file of rows")
+    complete_names(path, add("name", metavar="CONFIG", nargs="?", help="configuration of the dataset"))
+    add_output_dir(parser, "where to write; new or empty", unless="dry_run")
     add("--dry-run", action="store_true", help="report, and write no rows (with --output-dir: the reports alone)")
     _add_checks(parser)
     add("--language", choices=("zh", "en"), help="language of all rows (default: what each row or its prompt says)")
     add("--leaks", nargs="+", default=(), metavar="PHRASE", help="further phrases that betray the prompt")
     add("--limit", type=int, metavar="N", help="look at the first N rows only")
     add("--overwrite", action="store_true", help="replace an earlier curation in the output folder")
-    add("--json", action="store_true", help="print report.json in place of the summary")
+    add_json(parser, "report.json")
     add_load_options(parser, without={"row_format"})
     parser.set_defaults(run=run)
 

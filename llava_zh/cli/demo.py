@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import LlavaZhError
 from . import text
 from .commands import Subparsers, new_parser
+from .options import add_json, add_output_dir
 
 if TYPE_CHECKING:
     from ..demo import DemoPaths
@@ -51,12 +52,12 @@ def add_parser(subparsers: Subparsers) -> None:
         ),
         example="  llava-zh demo ./llava-zh-demo --rows 240",
     )
-    parser.add_argument("folder", nargs="?", default="llava-zh-demo", metavar="DIR", help="default: ./llava-zh-demo")
+    add_output_dir(parser, "folder to write (default: ./llava-zh-demo)", default="llava-zh-demo")
     parser.add_argument(
         "--rows", type=int, default=240, metavar="N", help="rows of both datasets together (default: 240)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="which scenes are drawn (default: 0)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_json(parser, "folders and configurations")
     parser.set_defaults(run=run)
 
 
@@ -64,8 +65,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
     from ..demo import write_demo
 
-    text.tell(f"Writing {args.folder} …")
-    paths = write_demo(args.folder, rows=args.rows, seed=args.seed)
+    text.tell(f"Writing {args.output_dir} …")
+    paths = write_demo(args.output_dir, rows=args.rows, seed=args.seed)
     with _caches_in(paths.root / "cache"):
         loaded = list(_load_all(paths))
     if args.json:

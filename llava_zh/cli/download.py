@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 from ..errors import BadFile, HubError, UnknownName
 from . import text
 from .commands import Subparsers, new_parser
-from .options import add_dataset, add_source
+from .options import add_dataset, add_json, add_output_dir, add_source
 
 if TYPE_CHECKING:
     from ..catalog.facts import DatasetFacts
     from ..files.data_files import DataFile
 
 _EXAMPLE = """\
-  llava-zh download internvl-sa-1b-caption single_zh --dest captions
+  llava-zh download internvl-sa-1b-caption single_zh captions
   llava-zh download internvl-sa-1b-caption single_zh --source modelscope
-  llava-zh download llava-instruct-zh-600k --source modelscope --dest llava-instruct
+  llava-zh download llava-instruct-zh-600k --source modelscope --output-dir llava-instruct
 """
 
 
@@ -31,16 +31,21 @@ def add_parser(subparsers: Subparsers) -> None:
         help="fetch the published files, continue where it stopped, check sizes and hashes",
         description=(
             "Fetches the published file of a configuration, or all files of the dataset, and checks the size and hash "
-            "of each against the hub's listing. A broken connection is continued at the byte reached; with --dest, so "
+            "of each against the hub's listing. A broken connection is continued at the byte reached; with DIR, so "
             "is a download that was stopped: run the same command again. Files that are there already are only checked."
         ),
         example=_EXAMPLE,
     )
     add_dataset(parser)
     add_source(parser)
-    parser.add_argument(
-        "--dest", type=Path, metavar="DIR", help="folder to write into (default: the cache of the hub's client)"
+    add_output_dir(
+        parser,
+        "folder to write into (default: the cache of the hub's client)",
+        optional=True,
+        also=("--dest",),
+        type=Path,
     )
+    add_json(parser, "files, folder and the line that loads them")
     parser.set_defaults(run=run)
 
 
@@ -57,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
             "HF_HUB_OFFLINE is set, so nothing can be fetched or checked. Unset it, and run the command again."
         )
     files = _wanted(facts, args.name, hub.hub_files(source, *facts.repository(source, args.revision), None))
-    folder = None if args.dest is None else args.dest.expanduser()
+    folder = None if args.output_dir is None else args.output_dir.expanduser()
     fetch.check_space(files, folder)
 
     rows = [("FILE", "SIZE", "", "CHECKED")]
@@ -73,11 +78,19 @@ def run(args: argparse.Namespace) -> int:
                 checked = "size" if placed.digest is None else f"size, {fetch.hash_name(placed)}"
                 rows.append((file.name, text.size(file.size), "kept" if kept else "fetched", checked))
     finally:
-        if len(rows) > 1:
-            text.say(text.table(rows, right=(1,)))
+        if len(rows) > 1 and not args.json:
+            text.say_table(rows, right=(1,))
     if damaged:
         raise BadFile("\n".join(str(error) for error in damaged))
-    text.say(f"\n{_where(files, folder, source)}\nLoad with:\n  {_load_line(facts, args, folder, source)}")
+    load = _load_line(facts, args, folder, source)
+    if args.json:
+        found = [
+            {"file": file.name, "size": file.size, "what": what, "checked": checked}
+            for file, (_, _, what, checked) in zip(files, rows[1:], strict=True)
+        ]
+        text.say_json({"files": found, "folder": _place(folder, source), "load": load}, indent=1)
+    else:
+        text.say(f"\n{_where(files, folder, source)}\nLoad with:\n  {load}")
     return 0
 
 
@@ -102,11 +115,16 @@ def _wanted(facts: DatasetFacts, config: str | None, files: Sequence[DataFile]) 
 
 
 def _where(files: Sequence[DataFile], folder: Path | None, source: str) -> str:
+    total = text.size(sum(file.size for file in files))
+    place = _place(folder, source)
+    shown = place if folder is not None else f"the cache of {source}: {place}"
+    return f"{len(files)} file{'s' * (len(files) > 1)}, {total}, in {shown}"
+
+
+def _place(folder: Path | None, source: str) -> str:
     from ..files import hub
 
-    total = text.size(sum(file.size for file in files))
-    place = folder.absolute() if folder is not None else f"the cache of {source}: {hub.HUBS[source].cache_folder()}"
-    return f"{len(files)} file{'s' * (len(files) > 1)}, {total}, in {place}"
+    return str(folder.absolute() if folder is not None else hub.HUBS[source].cache_folder())
 
 
 def _load_line(facts: DatasetFacts, args: argparse.Namespace, folder: Path | None, source: str) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from typing import Any
 
 from ..exporters import IMAGE_MODES, TARGET_NAMES
 from . import text
 from .commands import Subparsers, new_parser
-from .options import add_dataset, add_load_options, load_keywords, own_keywords
+from .options import add_dataset, add_json, add_load_options, add_output_dir, load_keywords, own_keywords
 
 _EXAMPLE = """\
   llava-zh export internvl-sa-1b-caption single_zh --to parquet ./captions
@@ -17,21 +16,6 @@ _EXAMPLE = """\
       --image-root /data/sa1b --archives available --num-proc 8
   llava-zh export llava-instruct-zh-600k --to llama-factory --task detail --data-dir ./llava-instruct-zh-600k ./detail
 """
-
-
-class _PositionalsAnywhere(argparse.ArgumentParser):
-    """Takes NAME CONFIG before the options and DIR after them, which argparse by itself refuses."""
-
-    _collecting = False
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        if self._collecting:
-            return super().parse_known_args(args, namespace)
-        self._collecting = True
-        try:
-            return self.parse_known_intermixed_args(args, namespace)
-        finally:
-            self._collecting = False
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -47,12 +31,9 @@ def add_parser(subparsers: Subparsers) -> None:
         ),
         example=_EXAMPLE,
     )
-    parser.__class__ = _PositionalsAnywhere
     add_dataset(parser)
-    parser.add_argument(
-        "output_dir", metavar="DIR", help="folder to write: new, empty, or with the same export unfinished"
-    )
-    parser.add_argument("--to", required=True, choices=TARGET_NAMES, help="what to write")
+    add_output_dir(parser, "folder to write: new, empty, or with the same export unfinished")
+    parser.add_argument("--to", required=True, choices=TARGET_NAMES, metavar="TARGET", help=", ".join(TARGET_NAMES))
     parser.add_argument(
         "--images",
         choices=IMAGE_MODES,
@@ -66,7 +47,7 @@ def add_parser(subparsers: Subparsers) -> None:
         help="a picture to be written that is none, or cut short: stop (default) or leave its row out",
     )
     parser.add_argument("--num-proc", type=int, metavar="N", help="processes (default: 1)")
-    parser.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+    add_json(parser, "the summary")
     rows = parser.add_argument_group("selection of rows")
     rows.add_argument("--task", metavar="TASK", help="only this task: conversation, complex_reasoning, detail")
     rows.add_argument(

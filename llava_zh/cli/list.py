@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from . import text
 from .commands import Subparsers, new_parser
+from .options import add_json
 
 if TYPE_CHECKING:
     from ..catalog.facts import DatasetFacts
@@ -25,7 +26,7 @@ def add_parser(subparsers: Subparsers) -> None:
         ),
         example="  llava-zh list\n  llava-zh list --json",
     )
-    parser.add_argument("--json", action="store_true", help="print a JSON list, one object a dataset")
+    add_json(parser, "the datasets", records=True)
     parser.set_defaults(run=run)
 
 
@@ -35,14 +36,17 @@ def run(args: argparse.Namespace) -> int:
     from ..load import dataset_facts
 
     facts = [dataset_facts(name) for name in list_datasets()]
-    if args.json:
-        text.say_json([asdict(one) for one in facts], indent=2)
-    else:
-        text.say("\n\n".join(_described(one) for one in facts))
+    if args.json or args.jsonl:
+        text.say_records(map(asdict, facts), lines=args.jsonl)
+        return 0
+    for number, one in enumerate(facts):
+        if number:
+            text.say()
+        _describe(one)
     return 0
 
 
-def _described(facts: DatasetFacts) -> str:
+def _describe(facts: DatasetFacts) -> None:
     rows = [("CONFIG", "ROWS", "SIZE", "LANGUAGE", "TASK", "")]
     for config in facts.configs:
         size = text.size(config.size) if config.size else "–"
@@ -63,4 +67,6 @@ def _described(facts: DatasetFacts) -> str:
         ("licence", facts.licence),
         ("images", facts.image_licence),
     ]
-    return "\n".join([facts.name, text.table(about, indent="  "), "", text.table(rows, right=(1, 2), indent="  ")])
+    text.say_heading(facts.name)
+    text.say(text.table(about, indent="  ") + "\n")
+    text.say_table(rows, right=(1, 2), indent="  ")

@@ -4,23 +4,96 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import os
 from collections.abc import Callable, Container
+from pathlib import Path
 from typing import Any
 
 from ..catalog import request
 from ..catalog.request import Option, Request, declared
-from ..errors import BadArgument
+from ..errors import BadArgument, LlavaZhError
+from . import completion
+from .commands import Parser
 
 
 def add_dataset(parser: argparse.ArgumentParser) -> None:
     """Add the positional arguments NAME (as ``args.path``) and CONFIG (as ``args.name``, None when not given)."""
-    parser.add_argument(
+    path = parser.add_argument(
         "path",
         metavar="NAME",
         help="a dataset's name or id on a hub (see `llava-zh list`); or the path of a file or folder of rows, or of a "
         "run, a curation or an export",
     )
-    parser.add_argument("name", metavar="CONFIG", nargs="?", help="a configuration of it")
+    complete_names(path, parser.add_argument("name", metavar="CONFIG", nargs="?", help="a configuration of it"))
+
+
+def complete_names(path: argparse.Action, name: argparse.Action) -> None:
+    """Let a shell complete what is given for a dataset and for its configuration."""
+    vars(path)["completer"], vars(name)["completer"] = completion.names, completion.configs
+
+
+def add_output_dir(
+    parser: Parser,
+    help: str,
+    *,
+    default: str | None = None,
+    optional: bool = False,
+    unless: str | None = None,
+    also: tuple[str, ...] = (),
+    type: Callable[[str], Any] = str,
+) -> None:
+    """Add --output-dir DIR, which DIR as the last positional argument gives as well.
+
+    Where CONFIG may be left out, DIR is the second name; a configuration of the dataset is not taken for it.
+
+    Args:
+        default: The folder when none is given; without one, and not `optional`, it must be.
+        unless: The flag that makes it needless.
+        also: Further names of the option.
+    """
+    add = parser.add_argument
+    has_config = any(action.dest == "name" for action in parser._actions)
+    add("positional_dir", metavar="DIR", nargs="?", help="the same as --output-dir DIR")
+    add("--output-dir", *also, metavar="DIR", help=help)
+
+    def settle(args: argparse.Namespace) -> None:
+        given, positional = args.output_dir, vars(args).pop("positional_dir")
+        required = default is None and not optional and not (unless and getattr(args, unless))
+        if has_config and args.name is not None and positional is None and given is None:
+            # NAME DIR; where no folder is needed, only what cannot be a configuration is one.
+            if _is_config(args.path, args.name):
+                if required:
+                    parser.error(
+                        f"DIR is missing: {args.name!r} is a configuration of {args.path}. "
+                        f"For a folder of this name write ./{args.name}."
+                    )
+            elif required or os.sep in args.name or args.name.startswith((".", "~")):
+                positional, args.name = args.name, None
+        if given is not None and positional is not None and Path(given).absolute() != Path(positional).absolute():
+            parser.error(f"two folders are given: {positional} as DIR, {given} with --output-dir.")
+        found = given if given is not None else positional if positional is not None else default
+        if found is None and required:
+            parser.error("the following arguments are required: DIR or --output-dir DIR")
+        args.output_dir = None if found is None else found and type(found)
+
+    parser.settling.append(settle)
+
+
+def _is_config(path: str, name: str) -> bool:
+    from ..load import get_dataset_config_names
+
+    try:
+        return name in get_dataset_config_names(path)
+    except LlavaZhError:
+        return False
+
+
+def add_json(parser: argparse.ArgumentParser, what: str, *, records: bool = False) -> None:
+    """Add --json, for one document; where `records` are printed also --jsonl, for one a line."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--json", action="store_true", help=f"print {what} as one JSON document")
+    if records:
+        group.add_argument("--jsonl", action="store_true", help=f"print {what} as JSON Lines")
 
 
 def add_source(parser: Any) -> None:

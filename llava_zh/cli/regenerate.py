@@ -8,7 +8,7 @@ from typing import Any
 
 from . import text
 from .commands import Subparsers, new_parser
-from .options import add_dataset, add_load_options, load_keywords, own_keywords
+from .options import add_dataset, add_json, add_load_options, add_output_dir, load_keywords, own_keywords
 
 _EXAMPLE = """\
   llava-zh regenerate internvl-sa-1b-caption single_zh --image-root /data/sa1b --output-dir captions \\
@@ -29,12 +29,12 @@ def add_parser(subparsers: Subparsers) -> None:
         help="write new captions or conversations with a vision-language model, losing nothing",
         description=(
             "Asks a model behind one or several OpenAI-compatible servers about every image. Writes rows as published "
-            "to OUT/data/*.jsonl, those given up to OUT/failed.jsonl and the figures to OUT/report.json."
+            "to DIR/data/*.jsonl, those given up to DIR/failed.jsonl and the figures to DIR/report.json."
         ),
         example=_EXAMPLE,
     )
     add_dataset(parser)
-    parser.add_argument("--output-dir", required=True, metavar="OUT", help="folder of this run")
+    add_output_dir(parser, "folder of this run")
     parser.add_argument("--model", required=True, help="name the servers know the model by; with --serve, what to load")
     _add_servers(parser)
     _add_asking(parser)
@@ -46,10 +46,10 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--unit-rows", type=int, metavar="N", help="rows an output file (default: 10000)")
     batch = parser.add_mutually_exclusive_group()
     batch.add_argument(
-        "--write-batch", action="store_true", help="write OUT/batch/*.jsonl for an offline batch instead"
+        "--write-batch", action="store_true", help="write DIR/batch/*.jsonl for an offline batch instead"
     )
     batch.add_argument("--read-batch", nargs="+", metavar="FILE", help="read the results of such a batch")
-    parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
+    add_json(parser, "the report")
     add_load_options(parser, without={"row_format"})  # a model is asked about rows as published
     parser.set_defaults(run=run)
 

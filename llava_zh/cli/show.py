@@ -9,11 +9,11 @@ from typing import Any
 
 from . import text
 from .commands import Subparsers, new_parser
-from .options import add_dataset, add_load_options, load_keywords
+from .options import add_dataset, add_json, add_load_options, load_keywords
 
 _EXAMPLE = """\
   llava-zh show internvl-sa-1b-caption single_zh -n 5
-  llava-zh show llava-instruct-zh-600k conversation --json --row-format messages
+  llava-zh show llava-instruct-zh-600k conversation --jsonl --row-format messages
   llava-zh show internvl-sa-1b-caption multi_zh -n 2 --data-dir llava-zh-demo/internvl --image-root llava-zh-demo/sa1b
 """
 
@@ -32,7 +32,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     add_dataset(parser)
     parser.add_argument("-n", type=_count, default=5, metavar="N", dest="count", help="number of rows (default: 5)")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line, an image as its URL or path")
+    add_json(parser, "rows, an image as its URL or path,", records=True)
     add_load_options(parser)
     parser.set_defaults(run=run)
 
@@ -44,12 +44,15 @@ def run(args: argparse.Namespace) -> int:
     builder = load_dataset_builder(args.path, args.name, **load_keywords(args))
     opens = builder.config.images.decode
     rows = builder.as_streaming_dataset(split="train").decode(False)
-    for number, row in enumerate(itertools.islice(rows, args.count)):
-        if args.json:
-            text.say_json({name: _jsonable(value) for name, value in row.items()})
-        else:
-            text.say("\n".join(_described(number, row, opens, text.columns())) + "\n")
-    if not opens and not args.json:
+    first = itertools.islice(rows, args.count)
+    if args.json or args.jsonl:
+        text.say_records(map(_jsonable, first), lines=args.jsonl)
+        return 0
+    for number, row in enumerate(first):
+        head, *lines = _described(number, row, opens, text.columns())
+        text.say_heading(head)
+        text.say("\n".join(lines) + "\n")
+    if not opens:
         also = ", or set SA1B_ROOT" if builder.FACTS.in_sa1b else ""
         text.tell(f"The images were not opened: give --image-root{also}.")
     return 0

@@ -1,17 +1,19 @@
 """Text on a terminal: wide characters, wrapping, tables, and nothing that steers the terminal.
 
-All that the commands print goes through :func:`say`, :func:`say_json` and :func:`tell`, so that whatever a dataset, an
-archive or a server sent is shown as text. A name from outside within a line or a cell of ours goes through
-:func:`one_line` besides.
+All that the commands print goes through :func:`say`, :func:`say_json`, :func:`tell` and their like, so that whatever a
+dataset, an archive or a server sent is shown as text. A name from outside within a line or a cell of ours goes through
+:func:`one_line` besides. Colours are put around what has been made safe, and only here.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TextIO
 
 from ..gates import sizes
 from ..gates.safe_text import json_text, printable, safe
@@ -24,21 +26,82 @@ _PIECE = re.compile(r" +|[^ ⺀-￯\U0001f000-\U0003ffff]+|.")
 
 size = sizes.show
 
+# Select Graphic Rendition, ECMA-48 8.3.117.
+_STYLES = {"bold": "1", "red": "31", "green": "32", "yellow": "33"}
+# How the words for a state are shown, wherever a column says them.
+_OF_STATES = {
+    "ok": "green", "missing": "yellow", "failed": "red", "NOT OK": "red", "NOT FETCHED": "red", "NOT REPACKED": "red",
+}  # fmt: skip
+
+
+def coloured(stream: TextIO) -> bool:
+    """Whether colours are shown: on a terminal that has them, unless NO_COLOR is set (https://no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def _painted(content: str, style: str | None, stream: TextIO) -> str:
+    """`content`, which is safe, in a colour or bold where `stream` shows such; the blanks around it stay plain."""
+    inner = content.strip(" ")
+    if style is None or not inner or not coloured(stream):
+        return content
+    return content.replace(inner, f"\x1b[{_STYLES[style]}m{inner}\x1b[0m", 1)
+
 
 def say(content: object = "") -> None:
     """Print what a command is asked for, on standard output."""
     sys.stdout.write(safe(str(content)) + "\n")
 
 
+def say_heading(content: object) -> None:
+    """:func:`say` a heading."""
+    sys.stdout.write(_painted(safe(str(content)), "bold", sys.stdout) + "\n")
+
+
+def say_state(state: str, content: str, at: int) -> None:
+    """:func:`say` one line about something after the word for its state, which takes `at` columns."""
+    line = safe(content)
+    sys.stdout.write(f"  {_painted(f'{state:{at}}', _OF_STATES.get(state), sys.stdout)}  {line}\n")
+
+
+def say_table(rows: Sequence[Sequence[str]], right: Sequence[int] = (), indent: str = "") -> None:
+    """:func:`say` a :func:`table`: its headings bold, a cell that is the word for a state in its colour."""
+    for number, cells in enumerate(_laid_out(rows, right)):
+        styles = ["bold" if number == 0 else _OF_STATES.get(cell.strip()) for cell in cells]
+        line = "  ".join(_painted(cell, style, sys.stdout) for cell, style in zip(cells, styles, strict=True))
+        sys.stdout.write((indent + line).rstrip() + "\n")
+
+
 def say_json(value: object, indent: int | None = None) -> None:
     """Print `value` as JSON on standard output; valid on every terminal."""
+    sys.stdout.write(_json(value, indent) + "\n")
+
+
+def say_records(records: Iterable[Mapping[str, Any]], *, lines: bool) -> None:
+    """Print `records` as they come, as JSON Lines or as one JSON array."""
+    if lines:
+        for record in records:
+            sys.stdout.write(_json(record) + "\n")
+        return
+    before = "["
+    for record in records:
+        sys.stdout.write(f"{before}\n{_json(record)}")
+        before = ","
+    sys.stdout.write("[]\n" if before == "[" else "\n]\n")
+
+
+def _json(value: object, indent: int | None = None) -> str:
     encoding = (sys.stdout.encoding or "").lower().replace("-", "")
-    sys.stdout.write(json_text(value, indent=indent, ascii_only=not encoding.startswith("utf")) + "\n")
+    return json_text(value, indent=indent, ascii_only=not encoding.startswith("utf"))
 
 
 def tell(message: object) -> None:
     """Print a message beside the data, on standard error."""
     sys.stderr.write(safe(str(message)) + "\n")
+
+
+def tell_error(message: object, who: str = "llava-zh:") -> None:
+    """:func:`tell` of what ends the command; `who` stands before it."""
+    sys.stderr.write(f"{_painted(safe(who), 'red', sys.stderr)} {safe(str(message))}\n")
 
 
 def columns(at_most: int = 100) -> int:
@@ -79,13 +142,17 @@ def _pieces(line: str, at_most: int) -> Iterator[str]:
 
 def table(rows: Sequence[Sequence[str]], right: Sequence[int] = (), indent: str = "") -> str:
     """`rows` in aligned columns, those numbered in `right` to the right; the last column is not padded."""
+    return "\n".join((indent + "  ".join(cells)).rstrip() for cells in _laid_out(rows, right))
+
+
+def _laid_out(rows: Sequence[Sequence[str]], right: Sequence[int]) -> list[list[str]]:
+    """The cells of a table, made safe and padded to the widths of their columns."""
     rows = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(width(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [
+    return [
+        [
             " " * (widths[i] - width(cell)) + cell if i in right else cell + " " * (widths[i] - width(cell))
             for i, cell in enumerate(row)
         ]
-        lines.append((indent + "  ".join(cells)).rstrip())
-    return "\n".join(lines)
+        for row in rows
+    ]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 _CALL = r"load_dataset(?:_builder)?\([^()]*\)"  # a line of Python to copy stays one
 _QUOTES = "'\""
@@ -73,3 +76,34 @@ def as_typed(message: str, options: Mapping[str, str]) -> str:
         return f"{option} {value[1:-1] if value[0] in _QUOTES else value}"
 
     return _ARGUMENT.sub(typed, message)
+
+
+# What the system says of a place that cannot be used; any other OSError is a fault that wants its trace.
+_REFUSALS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR})
+
+
+def refusal(error: OSError) -> str | None:
+    """What to say of the system's refusal to use a place, with the way out; None for an OSError of another kind."""
+    if error.errno not in _REFUSALS or not isinstance(error.filename, str | bytes | os.PathLike):
+        return None
+    path = Path(os.fsdecode(error.filename)).absolute()
+    for variable, folder in _caches():
+        if path == folder or folder in path.parents or path in folder.parents:
+            way_out = f"It is part of a cache: set {variable} to a folder that can be written."
+            break
+    else:
+        way_out = "Choose another place, make room or give permission, and run the same command again."
+    return f"{path}: {error.strerror}. {way_out}"
+
+
+def _caches() -> list[tuple[str, Path]]:
+    """The folders that are written without being named on the command line, and the variables that move them."""
+    from ..files import hub
+    from ..sa1b.store import cache_dir
+
+    home = os.environ.get("HF_HOME", "~/.cache/huggingface")
+    return [
+        ("LLAVA_ZH_CACHE", cache_dir().absolute()),
+        ("HF_HOME", Path(home).expanduser().absolute()),
+        ("MODELSCOPE_CACHE", hub.HUBS["modelscope"].cache_folder().absolute()),
+    ]

@@ -102,7 +102,7 @@ def local_files(data_dir: str | None, data_files: Any) -> list[DataFile]:
             raise DataFileNotFound(f"data_dir {str(base)!r} is a file, not a folder. Name it as data_files=.")
         raise DataFileNotFound(
             f"data_dir {str(base)!r} is not a folder. Check the path; published files are fetched into one with "
-            "`llava-zh download NAME --dest DIR`."
+            "`llava-zh download NAME --output-dir DIR`."
         )
     if data_files is None:
         found = [_local(path, path.relative_to(base).as_posix()) for path in _walk(base, base, 0, ())]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
+import importlib
 import inspect
 import re
 import tempfile
@@ -20,9 +21,9 @@ from datasets.exceptions import DatasetGenerationError
 
 from ..catalog import resolve
 from ..catalog.facts import ConfigFacts, DatasetFacts
-from ..catalog.registry import SCRIPTS, is_registered
+from ..catalog.registry import BUILT_IN, SCRIPTS, is_registered
 from ..catalog.request import Request
-from ..errors import BadArgument, LlavaZhError, NothingLeft
+from ..errors import BadArgument, LlavaZhError, NothingLeft, OutputError
 from ..files import hub, readers
 from ..files.data_files import DataFile
 from ..files.shards import PARSE_AHEAD, Reading, Shard
@@ -32,7 +33,7 @@ from ..images.locations import Images, UnresolvedImages
 from ..rows.arrays import one_array
 from ..rows.formats import RowShape, to_rows
 from ..rows.records import Expect
-from .insides import leave_as_it_is, local_output, no_lock_beside
+from .insides import NOWHERE, leave_as_it_is, local_output, no_lock_beside, unwritable_cache
 from .left_out import Account, Tally, tell_kept
 from .python_rows import python_rows
 from .typed import TypedArrowExamples
@@ -127,6 +128,8 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         if self._BY_RULES:
             found["rules"] = self.FACTS.rules(found["config_name"], registered=is_registered(self.FACTS.name))
         found["text_only"] = self.FACTS.config(found["config_name"]).text_only
+        self._no_cache = unwritable_cache(cache_dir)
+        cache_dir = NOWHERE if self._no_cache else cache_dir
         super().__init__(cache_dir, self.FACTS.name, token=request.token, **found, **arguments)
 
     @property
@@ -375,6 +378,11 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
     def download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
         """As of `datasets`; what was left out of rows that were prepared before is told again."""
         self._told = False
+        if self._no_cache:
+            raise OutputError(
+                f"Prepared rows cannot be kept: {self._no_cache}. Set HF_HOME, or HF_DATASETS_CACHE, to a folder that "
+                "can be written, or give it as cache_dir=. With streaming=True no cache is needed."
+            )
         super().download_and_prepare(*args, **kwargs)
         if not self._told and (prepared := local_output(self)) is not None:
             tell_kept(prepared, f"{self.FACTS.name}/{self.config.name}")
@@ -427,6 +435,9 @@ class RegisteredBuilder(PublishedBuilder):
 def builder_class(facts: DatasetFacts) -> type[PublishedBuilder]:
     """The builder's class for a dataset: one written for it, or one made of its facts."""
     known = _classes.get(facts.name)
+    if known is None and facts.name in BUILT_IN:
+        importlib.import_module(f"llava_zh.builders.{BUILT_IN[facts.name]}")
+        known = _classes.get(facts.name)
     if known is None or facts != known.FACTS:
         name = "".join(part.capitalize() for part in re.split(r"[^A-Za-z0-9]+", facts.name))
         known = type(name, (RegisteredBuilder,), {"FACTS": facts, "__module__": __name__, "__doc__": facts.description})

@@ -7,6 +7,7 @@ These and the base classes of `builder`, `typed` and `shuffled` are all of its p
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,25 @@ def with_features(dataset: datasets.Dataset, features: Features) -> datasets.Dat
 def features_in_card(features: Features) -> Any:
     """`features` in the form that a dataset card has them in."""
     return datasets.DatasetInfo(features=features)._to_yaml_dict()["features"]
+
+
+#: A cache that `datasets` neither makes nor locks when a builder is made; for one that prepares nothing.
+NOWHERE = "memory://llava-zh"
+
+
+def unwritable_cache(given: str | None) -> str:
+    """Why prepared datasets cannot be kept in `given` or the default cache; an empty text where they can.
+
+    `datasets` makes and locks it for every builder, so that one which only streams would fail for it too.
+    """
+    if given and "://" in given:
+        return ""
+    root = Path(given or datasets.config.HF_DATASETS_CACHE).expanduser()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return f"{root} cannot be made ({error.strerror})"
+    return "" if os.access(root, os.W_OK | os.X_OK) else f"{root} cannot be written"
 
 
 def leave_as_it_is(module: str) -> None:

@@ -111,7 +111,7 @@ def test_the_example_registers_sharegpt4v_and_the_commands_know_it(
     monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *given])
     runpy.run_path(str(EXAMPLE), run_name="__main__")
     assert "size=8x8" in (out := capsys.readouterr().out) and "size=12x8" in out
-    assert main(["show", str(EXAMPLE), "captions", "--json", *given]) == 0
+    assert main(["show", str(EXAMPLE), "captions", "--jsonl", *given]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
     assert main(["list"]) == 0
     assert "Lin-Chen/ShareGPT4V" in capsys.readouterr().out

@@ -64,7 +64,7 @@ def test_version_is_the_packages() -> None:
     assert llava("--version").stdout == f"llava-zh {llava_zh.__version__}\n"
 
 
-@pytest.mark.parametrize("args", [[], ["nonsense"], ["show"], ["show", INTERNVL, "single_zh", "-n", "0"]])
+@pytest.mark.parametrize("args", [["nonsense"], ["show"], ["show", INTERNVL, "single_zh", "-n", "0"]])
 def test_wrong_usage_exits_with_2(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(args)
@@ -83,7 +83,7 @@ def test_an_explained_failure_is_one_message_on_stderr_and_exits_with_1() -> Non
 def test_a_reader_that_stops_early_ends_the_command_quietly(demo: DemoPaths, tmp_path: Path) -> None:
     published = (demo.internvl / "internvl_sa1b_caption_11m_single_image_en.jsonl").read_bytes()
     (tmp_path / "rows.jsonl").write_bytes(published * 20)  # more than a pipe holds: it is written to when nobody reads
-    command = [sys.executable, "-m", "llava_zh", "show", INTERNVL, "single_en", "-n", "1600", "--json"]
+    command = [sys.executable, "-m", "llava_zh", "show", INTERNVL, "single_en", "-n", "1600", "--jsonl"]
     command += ["--data-files", str(tmp_path / "rows.jsonl")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -128,7 +128,7 @@ def test_index_of_an_archive_that_is_not_there_names_those_that_are(
 
 
 def test_locate_prints_where_an_image_lies(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["sa1b", "locate", "1", "sa_000001/sa_11190.json", "--json", "--image-root", str(root)]) == 0
+    assert main(["sa1b", "locate", "1", "sa_000001/sa_11190.json", "--jsonl", "--image-root", str(root)]) == 0
     one, other = map(json.loads, capsys.readouterr().out.splitlines())
     with tarfile.open(root / "sa_000000.tar") as tar:
         member = tar.getmember("./sa_1.jpg")

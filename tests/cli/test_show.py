@@ -88,9 +88,11 @@ def test_an_image_that_is_not_there_says_so_and_ends_nothing(
     assert out.count("(cannot be opened: ") == absent
 
 
-def test_json_is_one_row_a_line_with_images_as_their_urls(demo: DemoPaths, capsys: pytest.CaptureFixture[str]) -> None:
+def test_jsonl_is_a_row_a_line_with_images_as_their_urls(demo: DemoPaths, capsys: pytest.CaptureFixture[str]) -> None:
     data = ["--data-dir", str(demo.internvl), "--image-root", str(demo.sa1b)]
-    rows = [json.loads(line) for line in shown(capsys, INTERNVL, "single_zh", "-n", "80", "--json", *data).splitlines()]
+    rows = [
+        json.loads(line) for line in shown(capsys, INTERNVL, "single_zh", "-n", "80", "--jsonl", *data).splitlines()
+    ]
     for row, origin in zip(rows, published(demo), strict=True):
         assert row["image"] == f"sa1b://{origin['image']}::{demo.sa1b}"
         assert row["conversations"] == origin["conversations"]
@@ -109,7 +111,7 @@ def test_every_row_format_shows_the_same_words(
 
 
 def test_only_rows_of_the_archives_asked_for_are_shown(demo: DemoPaths, capsys: pytest.CaptureFixture[str]) -> None:
-    data = ["--data-dir", str(demo.internvl), "--json", "-n", "80"]
+    data = ["--data-dir", str(demo.internvl), "--jsonl", "-n", "80"]
     for chosen in ("0-1", "0,1", "sa_000000,1"):
         out = shown(capsys, INTERNVL, "single_zh", "--archives", chosen, *data)
         images = [json.loads(line)["image"] for line in out.splitlines()]
@@ -129,7 +131,7 @@ def test_a_broken_row_is_an_error_or_left_out_as_asked(tmp_path: Path, capsys: p
     good = {"id": 1, "image": "sa_000000/sa_1.jpg", "conversations": turns}
     lines = [json.dumps(good), '{"id": 2, "image": 3}', json.dumps({**good, "id": 3})]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
-    args = ["show", INTERNVL, "single_zh", "--data-files", str(tmp_path / "rows.jsonl"), "--json"]
+    args = ["show", INTERNVL, "single_zh", "--data-files", str(tmp_path / "rows.jsonl"), "--jsonl"]
     assert main(args) == 1
     assert "rows.jsonl" in capsys.readouterr().err
     assert main([*args, "--on-bad-row", "skip"]) == 0
@@ -156,7 +158,9 @@ def test_rows_from_a_hub_cost_no_more_than_a_shard(
         monkeypatch.setenv("MODELSCOPE_HOME", str(tmp_path / "ms-home"))
         for name, value in hub.env.items():
             monkeypatch.setenv(name, value)
-        out = shown(capsys, INTERNVL, "single_zh", "-n", "3", "--json", "--source", "modelscope", "--num-shards", "256")
+        out = shown(
+            capsys, INTERNVL, "single_zh", "-n", "3", "--jsonl", "--source", "modelscope", "--num-shards", "256"
+        )
         assert [json.loads(line)["id"] for line in out.splitlines()] == ["00000000", "00000001", "00000002"]
         # A shard is 1/256; what the kernel had already taken from the server is counted with it.
         assert hub.bytes_sent < big.size / 256 + (8 << 20)

@@ -122,7 +122,7 @@ def hostile_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     "command",
     [
-        *("index", "status", "status --json", "ls", "ls sa_000000 -l", "locate sa_1.jpg 2 --json", "locate NAME"),
+        *("index", "status", "status --json", "ls", "ls sa_000000 -l", "locate sa_1.jpg 2 --jsonl", "locate NAME"),
         *("verify --num-proc 1 --output-dir OUT", "repack --output-dir OUT"),
     ],
 )
@@ -141,7 +141,7 @@ def test_names_in_archives_are_shown_and_not_obeyed(
         assert "a\\x1b[2J" in shown.out + shown.err
 
 
-@pytest.mark.parametrize("arguments", [[], ["--json", "--on-bad-row", "skip"], ["--on-bad-row", "skip"]])
+@pytest.mark.parametrize("arguments", [[], ["--jsonl", "--on-bad-row", "skip"], ["--on-bad-row", "skip"]])
 def test_rows_and_what_is_wrong_with_them_are_shown_and_not_obeyed(
     tmp_path: Path, arguments: list[str], capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -156,7 +156,7 @@ def test_rows_and_what_is_wrong_with_them_are_shown_and_not_obeyed(
     told = shown.err + "".join(record.getMessage() for record in caplog.records)
     assert "\\x1b" in told
     assert not STEERING & set(shown.out + told)
-    if "--json" in arguments:
+    if "--jsonl" in arguments:
         assert json.loads(shown.out.splitlines()[0])["id"] == HOSTILE
 
 

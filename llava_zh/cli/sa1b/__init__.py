@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from ..commands import Subparsers, new_parser
+from ..commands import Subparsers, add_commands, new_parser
 
 # Module names; each adds its commands, in the order `llava-zh sa1b --help` lists them.
 _MODULES = ("status", "index", "look", "verify", "repack", "download")
@@ -22,6 +22,6 @@ def add_parser(subparsers: Subparsers) -> None:
         ),
         example="  llava-zh sa1b status --image-root /data/sa1b\n  llava-zh sa1b COMMAND --help",
     )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = add_commands(parser)
     for name in _MODULES:
         importlib.import_module(f"{__name__}.{name}").add_parser(commands)

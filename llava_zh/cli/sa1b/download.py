@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
 from .. import text
 from ..commands import Subparsers, new_parser
+from ..options import add_json, add_output_dir
 from .common import add_archives, add_num_proc
 
 _EXAMPLE = """\
@@ -28,13 +30,14 @@ def add_parser(subparsers: Subparsers) -> None:
         _EXAMPLE,
     )
     parser.add_argument("--links", type=Path, required=True, metavar="FILE", help="lines of file_name and cdn_link")
-    parser.add_argument("--output-dir", type=Path, required=True, metavar="DIR", help="folder for the archives")
+    add_output_dir(parser, "folder for the archives", type=Path)
     add_archives(parser, "all that are listed")
     parser.add_argument(
         "--files", nargs="+", default=(), metavar="NAME", help="other files of the list, such as sa_images_ids.txt"
     )
     parser.add_argument("--checklist", type=Path, metavar="FILE", help="Meta's checklist.chk, to compare MD5 sums with")
     add_num_proc(parser, "archives at a time", 4)
+    add_json(parser, "what became of each file")
     parser.set_defaults(run=run)
 
 
@@ -57,7 +60,10 @@ def run(args: argparse.Namespace) -> int:
         what = "NOT FETCHED" if one.problem else "kept" if one.kept else "fetched"
         checked = "" if one.problem or one.kept else "size, MD5" if one.md5 else "size"
         rows.append((one.name, "" if one.size is None else text.size(one.size), what, checked))
-    text.say(text.table(rows, right=(1,)))
+    if args.json:
+        text.say_json([asdict(one) for one in done], indent=1)
+    else:
+        text.say_table(rows, right=(1,))
     failed = [one for one in done if one.problem]
     expired = [one for one in failed if one.expired]
     for one in [*expired[:1], *(one for one in failed if not one.expired)]:

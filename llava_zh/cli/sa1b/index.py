@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ...errors import LlavaZhError
 from .. import text
 from ..commands import Subparsers, new_parser
+from ..options import add_json
 from .common import add_archives, add_num_proc, add_root, filesystem, tell_next
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ def add_parser(subparsers: Subparsers) -> None:
     add_archives(parser)
     parser.add_argument("--sidecar", action="store_true", help="write each index beside its archive")
     add_num_proc(parser, "archives at a time")
+    add_json(parser, "what was indexed")
     parser.add_argument("--rebuild", action="store_true", help="make anew also those that are good")
     parser.set_defaults(run=run)
 
@@ -58,6 +61,9 @@ def run(args: argparse.Namespace) -> int:
         root.check()
     names = None if args.archives is None else archive_names(args.archives)
     made = fs.build_index(names, sidecar=args.sidecar, num_proc=args.num_proc, rebuild=args.rebuild)
+    if not made and args.json:
+        text.say_json([])
+        return 0
     if not made:
         text.tell("Nothing to index: every archive file has an index already, or there is none.")
         return 0
@@ -68,7 +74,10 @@ def run(args: argparse.Namespace) -> int:
         rows.append(
             (info.name, info.kind, f"{info.members or 0:,}", ids, problems or ("all of it" if info.problem else "none"))
         )
-    text.say(text.table(rows, right=(2, 3)))
+    if args.json:
+        text.say_json([asdict(one) for one in made], indent=1)
+    else:
+        text.say_table(rows, right=(2, 3))
     for info in made:
         if info.problem:
             text.tell(text.one_line(f"{info.name}: {info.problem}"))

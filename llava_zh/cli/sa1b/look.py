@@ -10,6 +10,7 @@ from pathlib import Path
 from ...errors import BadArgument, ImageNotFound
 from .. import text
 from ..commands import Subparsers, new_parser
+from ..options import add_json
 from .common import add_root, filesystem
 
 
@@ -27,7 +28,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "images", nargs="+", metavar="ID", help="an id, a file name, or a path such as sa_000000/sa_1.jpg"
     )
     add_root(locate)
-    locate.add_argument("--json", action="store_true", help="one JSON object a line")
+    add_json(locate, "places", records=True)
     locate.set_defaults(run=run_locate)
 
     ls = new_parser(
@@ -42,6 +43,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     add_root(ls)
     ls.add_argument("-l", "--long", action="store_true", help="sizes in bytes too")
+    add_json(ls, "entries", records=True)
     ls.set_defaults(run=run_ls)
 
     cat = new_parser(
@@ -68,15 +70,14 @@ def run_locate(args: argparse.Namespace) -> int:
             found.append(locate(fs, image))
         except ImageNotFound as error:
             missing.append(str(error))
-    if args.json:
-        for one in found:
-            text.say_json(asdict(one))
+    if args.json or args.jsonl:
+        text.say_records(map(asdict, found), lines=args.jsonl)
     elif found:
         rows = [("IMAGE", "LAYOUT", "MEMBER", "OFFSET", "SIZE", "FILE")]
         for one in found:
             offset = "" if one.offset is None else f"{one.offset}"
             rows.append((one.path, one.kind, one.member or "", offset, f"{one.size}", one.file))
-        text.say(text.table(rows, right=(3, 4)))
+        text.say_table(rows, right=(3, 4))
     for message in missing:
         text.tell(f"llava-zh: {message}")
     return 1 if missing else 0
@@ -84,7 +85,12 @@ def run_locate(args: argparse.Namespace) -> int:
 
 def run_ls(args: argparse.Namespace) -> int:
     """Run ``ls``; returns the exit status."""
-    for entry in filesystem(args).ls(args.path, detail=True):
+    entries = filesystem(args).ls(args.path, detail=True)
+    if args.json or args.jsonl:
+        shown = ({name: entry[name] for name in ("name", "type", "size")} for entry in entries)
+        text.say_records(shown, lines=args.jsonl)
+        return 0
+    for entry in entries:
         name = text.one_line(entry["name"]) + ("/" if entry["type"] == "directory" else "")
         text.say(f"{entry['size']:>12} {name}" if args.long else name)
     return 0

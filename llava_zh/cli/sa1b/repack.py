@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
 from .. import text
 from ..commands import Subparsers, new_parser
+from ..options import add_json, add_output_dir
 from .common import add_archives, add_num_proc, add_root, filesystem
 
 _EXAMPLE = """\
@@ -29,7 +31,7 @@ def add_parser(subparsers: Subparsers) -> None:
         _EXAMPLE,
     )
     add_root(parser)
-    parser.add_argument("--output-dir", type=Path, required=True, metavar="DIR", help="folder for the plain tars")
+    add_output_dir(parser, "folder for the plain tars", type=Path)
     add_archives(parser, "all, or those of the images chosen")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--images", type=Path, metavar="FILE", help="only the images in this list, a path a line")
@@ -38,6 +40,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--masks", action="store_true", help="keep the sa_<id>.json too")
     parser.add_argument("--salvage", action="store_true", help="exit with 0 though damaged images are left out")
     add_num_proc(parser, "archives at a time")
+    add_json(parser, "what became of each archive")
     parser.set_defaults(run=run)
 
 
@@ -70,7 +73,10 @@ def run(args: argparse.Namespace) -> int:
     for one in done:
         what = "NOT REPACKED" if one.problem else "kept" if one.kept else "repacked"
         rows.append((one.name, f"{one.members:,}", text.size(one.bytes), what, str(len(one.missing) or "")))
-    text.say(text.table(rows, right=(1, 2, 4)))
+    if args.json:
+        text.say_json([asdict(one) for one in done], indent=1)
+    else:
+        text.say_table(rows, right=(1, 2, 4))
     for one in done:
         messages = [one.problem] if one.problem else []
         messages += [f"left out: {reason}" for reason in one.left_out[:_SHOWN]]

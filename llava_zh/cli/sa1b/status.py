@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ...errors import DataFileNotFound
 from .. import text
 from ..commands import Subparsers, new_parser
-from ..options import add_source
+from ..options import add_json, add_source
 from .common import add_root, filesystem, tell_next
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def add_parser(subparsers: Subparsers) -> None:
     add_root(parser)
     parser.add_argument("--data-dir", metavar="DIR", help="folder with the published files; no hub is asked")
     add_source(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_json(parser, "archives and coverage")
     parser.set_defaults(run=run)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import text
 from ..commands import Subparsers, new_parser
+from ..options import add_json, add_output_dir
 from .common import add_archives, add_num_proc, add_root, filesystem, tell_next
 
 if TYPE_CHECKING:
@@ -33,11 +35,10 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     add_root(parser)
     add_archives(parser)
-    parser.add_argument(
-        "--output-dir", type=Path, default=Path("sa1b-verify"), metavar="DIR", help="default: ./sa1b-verify"
-    )
+    add_output_dir(parser, "folder of the report (default: ./sa1b-verify)", default="sa1b-verify", type=Path)
     parser.add_argument("--checklist", type=Path, metavar="FILE", help="Meta's checklist.chk, to compare MD5 sums with")
     add_num_proc(parser, "processes")
+    add_json(parser, "report.json")
     parser.add_argument("--fresh", action="store_true", help="check everything anew")
     parser.set_defaults(run=run)
 
@@ -54,7 +55,10 @@ def run(args: argparse.Namespace) -> int:
         num_proc=args.num_proc,
         fresh=args.fresh,
     )
-    text.say(_table(report))
+    if args.json:
+        text.say_json(json.loads((args.output_dir / "report.json").read_bytes()), indent=1)
+        return 0 if report.ok else 1
+    text.say_table(_table(report), right=(2, 3, 4))
     _tell(report)
     where = args.output_dir.absolute()
     images = sum(archive.images for archive in report.archives)
@@ -69,12 +73,12 @@ def run(args: argparse.Namespace) -> int:
     return 0 if report.ok else 1
 
 
-def _table(report: VerifyReport) -> str:
-    rows = [("ARCHIVE", "LAYOUT", "MEMBERS", "IMAGES", "BAD", "MD5", "VERDICT")]
+def _table(report: VerifyReport) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [("ARCHIVE", "LAYOUT", "MEMBERS", "IMAGES", "BAD", "MD5", "VERDICT")]
     for one in report.archives:
         counts = (f"{one.members:,}", f"{one.images:,}", f"{len(one.bad):,}")
         rows += [(one.name or "(several)", one.kind, *counts, one.md5 or "", "ok" if one.ok else "NOT OK")]
-    return text.table(rows, right=(2, 3, 4))
+    return rows
 
 
 def _tell(report: VerifyReport) -> None:
