@@ -29,9 +29,9 @@ size = sizes.show
 # Select Graphic Rendition, ECMA-48 8.3.117.
 _STYLES = {"bold": "1", "red": "31", "green": "32", "yellow": "33"}
 # How the words for a state are shown, wherever a column says them.
-_OF_STATES = {
-    "ok": "green", "missing": "yellow", "failed": "red", "NOT OK": "red", "NOT FETCHED": "red", "NOT REPACKED": "red",
-}  # fmt: skip
+_OF_STATES = {"ok": "green", "missing": "yellow", "differs": "yellow", "failed": "red"} | dict.fromkeys(
+    ("NOT OK", "NOT FETCHED", "NOT REPACKED", "CANNOT BE READ"), "red"
+)
 
 
 def coloured(stream: TextIO) -> bool:

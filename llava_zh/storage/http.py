@@ -89,6 +89,32 @@ def size_and_stamp(url: str, headers: Headers, *, what: str, hint: str) -> tuple
         tries.wait()
 
 
+def asked_once(
+    url: str, headers: Mapping[str, str] | None = None, *, byte: int | None = None, seconds: float
+) -> tuple[int, float]:
+    """The status of one answer and the seconds it took, without a second try: for a person who waits to be told.
+
+    Args:
+        byte: Ask for this byte of a file; without it, for the head alone.
+        seconds: How long to wait.
+
+    Raises:
+        HubError: There is no answer.
+    """
+    if byte is None:
+        method, more = "HEAD", {}
+    else:
+        method, more = "GET", {"Range": f"bytes={byte}-{byte}", "Accept-Encoding": "identity"}
+    request = {**(headers or {}), **more}
+    try:
+        with _session(os.getpid()).request(
+            method, url, headers=request, timeout=seconds, stream=True, allow_redirects=byte is not None
+        ) as response:
+            return response.status_code, response.elapsed.total_seconds()
+    except (requests.RequestException, ValueError, OSError) as error:
+        raise HubError(f"unreachable ({type(error).__name__})") from None
+
+
 class _Busy(Exception):
     """The server asks to be asked again."""
 

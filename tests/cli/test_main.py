@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -38,11 +40,115 @@ def example_lines(command: str) -> list[str]:
     return [line.strip() for line in lines if line.strip().startswith("llava-zh ")]
 
 
-def test_help_imports_nothing_heavy() -> None:
-    code = "import sys\nfrom llava_zh.cli import main\ntry: main(['--help'])\nfinally: "
+@pytest.mark.parametrize(
+    "line", ["--help", "", "list --json", "show --nope", "show nonsense", "curate llava detail", "export a b c --to x"]
+)
+def test_help_the_list_and_wrong_arguments_import_nothing_heavy(line: str) -> None:
+    code = f"import sys\nfrom llava_zh.cli import main\ntry: main({line.split()})\nfinally: "
     code += f"print({HEAVY!r} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.stdout.splitlines()[-1] == "set()"
+    assert done.stdout.splitlines()[-1] == "set()", done.stderr
+
+
+@pytest.mark.parametrize("command", ["", "sa1b"])
+def test_a_command_that_needs_another_shows_its_help_when_it_is_alone(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command.split()) == 0
+    shown = capsys.readouterr()
+    assert shown.out.startswith(f"usage: llava-zh {command} [options] COMMAND ...".replace("  ", " "))
+    assert "\nExample:\n" in shown.out
+    assert shown.err == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("shwo x", "llava-zh: error: there is no command 'shwo'. Did you mean 'show'?"),
+        ("sa1b repak", "llava-zh sa1b: error: there is no command 'repak'. Did you mean 'repack'?"),
+        ("show --imge-root x", "llava-zh show: error: there is no option --imge-root. Did you mean '--image-root'?"),
+        ("show a --source modelscop", "argument --source: unknown value 'modelscop'. Did you mean 'modelscope'?"),
+        ("show a b c", "llava-zh show: error: not understood: c"),
+    ],
+)
+def test_a_misspelt_word_is_told_of_with_the_nearest(line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(line.split())
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def parsers(parser: argparse.ArgumentParser | None = None) -> Iterator[argparse.ArgumentParser]:
+    for action in (parser or build_parser())._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for each in action.choices.values():
+                yield each
+                yield from parsers(each)
+
+
+def test_no_line_of_a_help_breaks_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    broken = [
+        line
+        for parser in parsers()
+        for line in parser.format_help().splitlines()
+        if re.search(r"[a-z]-$|[^ ]/$|\[$", line) and not line.strip().startswith("llava-zh")
+    ]
+    assert broken == []
+    for parser in parsers():
+        words = [word for line in parser.format_usage().splitlines() for word in line.split()]
+        assert " ".join(words).startswith(f"usage: {parser.prog}")
+
+
+def test_every_command_with_an_output_folder_takes_it_by_name_and_by_option() -> None:
+    takes = {parser.prog: parser for parser in parsers() if "--output-dir" in parser._option_string_actions}
+    named = ("demo", "download", "export", "regenerate", "curate", "sa1b verify", "sa1b repack", "sa1b download")
+    assert takes.keys() >= {f"llava-zh {command}" for command in named}
+    needed = {"export": "--to jsonl", "regenerate": "--model m", "sa1b download": "--links l"}
+    for prog, parser in takes.items():
+        command = prog.removeprefix("llava-zh ")
+        if command not in named:
+            continue
+        names = [INTERNVL, "single_zh"] if any(action.dest == "name" for action in parser._actions) else []
+        line = [*names, *needed.get(command, "").split()]
+        forms = (["--output-dir", "out"], ["out"], ["out", "--output-dir", "./out"])
+        found = [str(parser.parse_args([*line, *form]).output_dir).removeprefix("./") for form in forms]
+        assert found == ["out"] * 3, command
+        with pytest.raises(SystemExit):
+            parser.parse_args([*line, "out", "--output-dir", "other"])
+
+
+def test_a_configuration_is_not_taken_for_the_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    parse = build_parser().parse_args
+    with pytest.raises(SystemExit):
+        parse(["export", INTERNVL, "single_zh", "--to", "jsonl"])
+    assert "DIR is missing: 'single_zh' is a configuration" in capsys.readouterr().err
+    args = parse(["export", INTERNVL, "./single_zh", "--to", "jsonl"])
+    assert (args.name, args.output_dir) == (None, "./single_zh")
+    args = parse(["download", LLAVA, "./here"])
+    assert (args.name, str(args.output_dir)) == (None, "here")
+    args = parse(["download", LLAVA, "detail"])
+    assert (args.name, args.output_dir) == ("detail", None)
+
+
+def test_json_is_one_document_wherever_it_is_offered(demo: DemoPaths, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--data-dir", str(demo.internvl)]
+    for line, records in (
+        (["list"], 5),
+        (["show", INTERNVL, "single_zh", "-n", "3", *where], 3),
+        (["sa1b", "ls", "--image-root", str(demo.sa1b)], 3),
+        (["sa1b", "locate", "1", "--image-root", str(demo.sa1b)], 1),
+    ):
+        assert main([*line, "--json"]) == 0
+        whole = json.loads(capsys.readouterr().out)
+        assert main([*line, "--jsonl"]) == 0
+        assert [json.loads(each) for each in capsys.readouterr().out.splitlines()] == whole
+        assert len(whole) >= records
+
+
+def test_the_help_offers_json_in_every_command_that_prints_data() -> None:
+    silent = {parser.prog for parser in parsers() if "--json" not in parser._option_string_actions}
+    assert silent == {"llava-zh sa1b", "llava-zh sa1b cat", "llava-zh completion"}
 
 
 def test_help_lists_every_command() -> None:
