@@ -49,12 +49,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         complete(parser)
     args = parser.parse_args(argv)
     wording.refuse_empty(parser, args)
+    options = wording.options_of(parser, args.run)
+    with text.in_words(lambda message: wording.as_typed(message, options)):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
+    """The exit status of the command in `args`; whatever ends it is told."""
     try:
         status = int(args.run(args))
         sys.stdout.flush()
         return status
     except LlavaZhError as error:
-        text.tell_error(wording.as_typed(str(error), wording.options_of(parser, args.run)))
+        text.tell_error(error)
         return 1
     except KeyboardInterrupt:
         text.tell("llava-zh: interrupted")

@@ -7,12 +7,14 @@ dataset, an archive or a server sent is shown as text. A name from outside withi
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import re
 import shutil
 import sys
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 from ..gates import sizes
@@ -96,12 +98,41 @@ def _json(value: object, indent: int | None = None) -> str:
 
 def tell(message: object) -> None:
     """Print a message beside the data, on standard error."""
-    sys.stderr.write(safe(str(message)) + "\n")
+    sys.stderr.write(_told(message) + "\n")
 
 
 def tell_error(message: object, who: str = "llava-zh:") -> None:
     """:func:`tell` of what ends the command; `who` stands before it."""
-    sys.stderr.write(f"{_painted(safe(who), 'red', sys.stderr)} {safe(str(message))}\n")
+    sys.stderr.write(f"{_painted(safe(who), 'red', sys.stderr)} {_told(message)}\n")
+
+
+@contextlib.contextmanager
+def in_words(typed: Callable[[str], str]) -> Iterator[None]:
+    """Put what is told within through `typed`, the warnings of the library included, which are told as well.
+
+    The library speaks of arguments, and the command line has options.
+    """
+    global _typed
+    before, _typed = _typed, typed
+    handler, logger = _Told(), logging.getLogger("llava_zh")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        _typed = before
+        logger.removeHandler(handler)
+
+
+_typed: Callable[[str], str] = str
+
+
+def _told(message: object) -> str:
+    return safe(_typed(str(message)))
+
+
+class _Told(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        tell(self.format(record))
 
 
 def columns(at_most: int = 100) -> int:

@@ -16,6 +16,8 @@ _VALUE = r"'[^']*'|\"[^\"]*\"|\[[^\]]*\]|[A-Za-z0-9_]+(?:\.[0-9]+)?"
 _ARGUMENT = re.compile(
     rf"(?P<call>{_CALL})|(?<![\w/.'\"-])(?P<name>(?>[a-z]+(?:_[a-z]+)*))(?:=(?P<value>{_VALUE})?|(?![\w/'\"-]|\.\w))"
 )
+# Arguments that are options of no command: what says "or pass them" is left out.
+_NOT_TYPED = re.compile(r"(?:,? or (?:pass|give it as) | \((?:and|or) )(?:token|cache_dir)=(?:\)|(?=[\s;,.]|$))")
 
 
 def command_of(parser: argparse.ArgumentParser, run: Callable[..., object]) -> argparse.ArgumentParser | None:
@@ -75,7 +77,7 @@ def as_typed(message: str, options: Mapping[str, str]) -> str:
             return option
         return f"{option} {value[1:-1] if value[0] in _QUOTES else value}"
 
-    return _ARGUMENT.sub(typed, message)
+    return _NOT_TYPED.sub("", _ARGUMENT.sub(typed, message))
 
 
 # What the system says of a place that cannot be used; any other OSError is a fault that wants its trace.

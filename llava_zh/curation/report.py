@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from llava_zh.gates.html_tables import html_table
+
 #: Why a row is dropped, in the order of the checks.
 REASONS: dict[str, str] = {
     "turns": "turns do not alternate human, gpt",
@@ -71,6 +73,19 @@ class CurationReport:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    def _repr_html_(self) -> str:
+        """A table for a notebook."""
+        return html_table(
+            "Curation",
+            {
+                "rows": self.rows,
+                "kept": self.kept,
+                "dropped": self.dropped,
+                "reasons": {reason: entry["count"] for reason, entry in self.reasons.items() if entry["count"]},
+                "seconds": round(self.seconds, 1),
+            },
+        )
 
     def __str__(self) -> str:
         share = self.dropped / self.rows if self.rows else 0

@@ -21,6 +21,7 @@ import numpy as np
 
 from ..errors import OutputError, RunConflict
 from ..gates import places, sizes
+from ..gates.html_tables import html_table
 from ..gates.safe_text import get_logger
 from ..storage.durable import explained, sync_folder
 from ..storage.held import held
@@ -71,6 +72,24 @@ class ExportSummary:
     seconds: float
     usage: str
     left_out: int = 0
+
+    def _repr_html_(self) -> str:
+        """A table for a notebook."""
+        return html_table(
+            "Export",
+            {
+                "folder": self.folder,
+                "files": len(self.files),
+                "rows": self.rows,
+                "to draw from": self.fitting,
+                "images": self.images,
+                "image files": self.image_files or None,
+                "size": sizes.show(self.size),
+                "left out": self.left_out or None,
+                "seconds": round(self.seconds, 1),
+                "read it with": self.usage.splitlines(),
+            },
+        )
 
     def __str__(self) -> str:
         drawn = f" of {self.fitting:,}" if self.fitting is not None else ""

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llava_zh.gates.html_tables import html_table
 from llava_zh.regenerate.ledger import Ledger
 from llava_zh.regenerate.tally import figures
 from llava_zh.storage.lines import write_lines
@@ -108,6 +109,22 @@ class Report:
         """Put the report into ``report.json`` of its folder."""
         text = json.dumps(asdict(self), ensure_ascii=False, indent=2)
         write_lines(Path(self.output_dir) / "report.json", [text.encode(), b"\n"])
+
+    def _repr_html_(self) -> str:
+        """A table for a notebook."""
+        return html_table(
+            "Regeneration",
+            {
+                "folder": self.output_dir,
+                "status": self.status,
+                "rows": self.rows,
+                "failed": self.failed,
+                "characters before": self.lengths_before,
+                "characters after": self.lengths_after,
+                "this session": self.session,
+                "notes": self.notes,
+            },
+        )
 
     def summary(self) -> str:
         """The report for a reader, several lines."""

@@ -16,9 +16,9 @@ _SECONDS = 1.0
 class Progress:
     """A line that is shown while work goes on for longer than a second; used in a ``with`` block, from any thread.
 
-    It is quiet where standard error is no terminal, and where the Hub's or datasets' bars are switched off
-    (``HF_HUB_DISABLE_PROGRESS_BARS``, ``HF_DATASETS_DISABLE_PROGRESS_BARS`` or their functions). Where the first of
-    the two is set to 0 it is shown everywhere.
+    In a notebook it is a bar of the notebook's own. It is quiet where standard error is no terminal, and where the
+    Hub's or datasets' bars are switched off (``HF_HUB_DISABLE_PROGRESS_BARS``, ``HF_DATASETS_DISABLE_PROGRESS_BARS`` or
+    their functions). Where the first of the two is set to 0 it is shown everywhere.
 
     Args:
         what: What is done.
@@ -84,4 +84,14 @@ def _disable() -> bool | None:
         return True
     utils = sys.modules.get("datasets.utils")  # which is not imported for this
     disabled = getattr(utils, "are_progress_bars_disabled", None)
-    return True if disabled is not None and disabled() else None
+    if disabled is not None and disabled():
+        return True
+    return False if in_notebook() else None
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook, which has no terminal and shows bars all the same.
+
+    `tqdm.auto`, which the Hub's bars are made of, knows it by the same module.
+    """
+    return "ipykernel.zmqshell" in sys.modules

@@ -41,7 +41,16 @@ def example_lines(command: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "line", ["--help", "", "list --json", "show --nope", "show nonsense", "curate llava detail", "export a b c --to x"]
+    "line",
+    [
+        "--help",
+        "",
+        "list --json",
+        "show --nope",
+        "show nonsense",
+        f"curate {INTERNVL} single_zh",
+        "export a b c --to x",
+    ],
 )
 def test_help_the_list_and_wrong_arguments_import_nothing_heavy(line: str) -> None:
     code = f"import sys\nfrom llava_zh.cli import main\ntry: main({line.split()})\nfinally: "

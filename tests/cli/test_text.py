@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import re
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -69,3 +72,26 @@ def test_a_table_is_aligned_by_columns_of_the_terminal() -> None:
 )
 def test_sizes_are_written_as_the_hubs_write_them(count: float, written: str) -> None:
     assert text.size(count) == written
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_colours_are_for_terminals_that_have_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shown(stream: io.StringIO, **environment: str) -> str:
+        for name, value in {"TERM": "xterm", "NO_COLOR": "", **environment}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr("sys.stdout", stream)
+        monkeypatch.setattr("sys.stderr", stream)
+        text.say_table([("FILE", "STATE"), ("\x1b[31ma", "NOT OK")])
+        text.tell_error("no")
+        return stream.getvalue()
+
+    plain = "FILE        STATE\n\\x1b[31ma  NOT OK\nllava-zh: no\n"
+    coloured = shown(Terminal())
+    for head in ("\x1b[1mFILE\x1b[0m", "\x1b[31mNOT OK\x1b[0m", "\x1b[31mllava-zh:\x1b[0m no", "\\x1b[31ma"):
+        assert head in coloured
+    assert re.sub(r"\x1b\[\d+m", "", coloured) == plain
+    assert shown(Terminal(), NO_COLOR="1") == shown(Terminal(), TERM="dumb") == shown(io.StringIO()) == plain

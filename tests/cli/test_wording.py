@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
+import ast
+import errno
+import logging
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import llava_zh
 from llava_zh.cli import build_parser, main
-from llava_zh.cli.wording import as_typed, options_of
+from llava_zh.cli.text import in_words
+from llava_zh.cli.wording import as_typed, options_of, refusal
+from llava_zh.demo import DemoPaths
+from llava_zh.errors import OutputError
 
 ARGUMENTS = ("images", "retry_failed", "length", "overwrite", "data_dir", "max_side", "archives")
 OPTIONS = {name: "--" + name.replace("_", "-") for name in ARGUMENTS}
@@ -73,3 +83,130 @@ def test_export_offers_only_what_it_takes_for_missing_images(capsys: pytest.Capt
     with pytest.raises(SystemExit):
         main(["export", "llava-instruct", "--to", "jsonl", "out", "--on-missing-image", "null"])
     assert "choose from" in capsys.readouterr().err
+
+
+def test_what_only_python_has_is_not_offered() -> None:
+    said = as_typed("For a private dataset set HF_TOKEN or pass token=; see the page.", OPTIONS)
+    assert said == "For a private dataset set HF_TOKEN; see the page."
+    assert as_typed("pass data_dir= (and token=) too", OPTIONS) == "pass --data-dir too"
+
+
+# Rooms whose calls no command makes, and texts that are lines of Python or facts of a dataset.
+_PYTHON_ALONE = ("streams/", "training/", "torch.py", "images/decode.py", "load.py", "gates/html_tables.py")
+_NO_ARGUMENTS = {"zh", "en", "sort", "s", "split", "args", "text_only", "streaming", "cache_dir"}
+_NAMED = re.compile(r"(?<![\w.%])([a-z]+(?:_[a-z]+)*)=(?!=)")
+
+
+def texts(path: Path) -> Iterator[str]:
+    """The texts of a module that a person may come to read; what is put into them is an X."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    aside = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    aside |= {
+        id(part)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.JoinedStr)
+        for part in ast.walk(node)
+        if part is not node
+    }
+    for node in ast.walk(tree):
+        parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+        if id(node) in aside or not isinstance(node, ast.JoinedStr | ast.Constant):
+            continue
+        said = "".join(str(part.value) if isinstance(part, ast.Constant) else "X" for part in parts)
+        if " " in said:
+            yield said
+
+
+def test_no_text_of_the_library_reaches_a_person_at_a_shell_with_an_argument_of_python() -> None:
+    parser = build_parser()
+    options: dict[str, str] = {}
+    for command in commands_of(parser):
+        options |= options_of(parser, command.get_default("run"))
+    package = Path(llava_zh.__file__).parent
+    left = [
+        (path.relative_to(package).as_posix(), match[1], typed)
+        for path in sorted(package.rglob("*.py"))
+        if not path.relative_to(package).as_posix().startswith(_PYTHON_ALONE)
+        for typed in (as_typed(said, options) for said in texts(path))
+        if "load_dataset(" not in typed
+        for match in _NAMED.finditer(typed)
+        if match[1] not in _NO_ARGUMENTS
+    ]
+    assert left == []
+
+
+def commands_of(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in dict.fromkeys(action.choices.values()):
+                yield command
+                yield from commands_of(command)
+
+
+def test_what_goes_wrong_is_told_in_options(
+    demo: DemoPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Faults as people make them, each command in its words."""
+    rows = ["internvl-sa-1b-caption", "single_zh", "--data-dir", str(demo.internvl)]
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").write_text("of another")
+    faults = [
+        ["show", *rows, "--num-shards", "0"],
+        ["show", "llava", "--data-dir", str(demo.llava), "--archives", "0"],
+        ["show", rows[0], "single_zh", "--data-dir", str(tmp_path / "none")],
+        ["show", *rows, "--image-root", str(tmp_path / "none")],
+        ["show", *rows, "--bad-images", str(tmp_path / "none")],
+        ["curate", *rows, str(tmp_path / "taken")],
+        ["curate", *rows, str(tmp_path / "new"), "--near-duplicates", "7"],
+        ["export", *rows, str(tmp_path / "taken"), "--to", "jsonl"],
+        ["export", *rows, str(tmp_path / "new"), "--to", "jsonl", "--images", "files"],
+        ["export", *rows, str(tmp_path / "new"), "--to", "jsonl", "--sample", "0"],
+        ["sa1b", "status", "--image-root", str(tmp_path / "none")],
+    ]
+    for line in faults:
+        status = main(line)
+        told = capsys.readouterr().err
+        assert status == 0 or "llava-zh: " in told, line
+        assert "Traceback" not in told, line
+        assert not _NAMED.findall(re.sub(r"load_dataset\([^)]*\)", "", told)), (line, told)
+
+
+def test_a_warning_of_the_library_is_told_in_options(capsys: pytest.CaptureFixture[str]) -> None:
+    with in_words(lambda message: as_typed(message, OPTIONS)):
+        logging.getLogger("llava_zh.x").warning("overwrite=True replaces it")
+    assert capsys.readouterr().err == "--overwrite replaces it\n"
+
+
+@pytest.fixture
+def no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A place where nobody can write, root included: below a file. The caches are there."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "file" / "datasets")
+    monkeypatch.setenv("LLAVA_ZH_CACHE", str(tmp_path / "file" / "indexes"))
+    return tmp_path / "file" / "out"
+
+
+def test_show_needs_no_cache(no_place: Path, demo: DemoPaths, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["show", "internvl-sa-1b-caption", "single_zh", "-n", "1", "--data-dir", str(demo.internvl)]
+    assert main([*line, "--image-root", str(demo.sa1b)]) == 0
+    assert "(cannot be opened" not in capsys.readouterr().out
+    with pytest.raises(OutputError, match=r"HF_HOME, or HF_DATASETS_CACHE.*cache_dir="):
+        llava_zh.load_dataset("internvl-sa-1b-caption", "single_zh", data_dir=str(demo.internvl))
+
+
+@pytest.mark.parametrize("command", ["demo", "export", "curate", "sa1b repack"])
+def test_a_folder_that_cannot_be_written_is_an_explained_error(
+    command: str, no_place: Path, demo: DemoPaths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = ["internvl-sa-1b-caption", "single_zh", "--data-dir", str(demo.internvl)]
+    more = {"export": [*rows, "--to", "jsonl"], "curate": rows, "sa1b repack": ["--image-root", str(demo.sa1b)]}
+    assert main([*command.split(), *more.get(command, []), "--output-dir", str(no_place)]) == 1
+    told = capsys.readouterr().err
+    assert "Not a directory" in told and "the same command again" in told
+    assert "Traceback" not in told
+
+
+def test_a_cache_that_cannot_be_written_is_told_with_the_variable_that_moves_it(no_place: Path) -> None:
+    error = NotADirectoryError(errno.ENOTDIR, "Not a directory", str(no_place.parent / "indexes" / "x"))
+    assert "set LLAVA_ZH_CACHE to a folder" in str(refusal(error))
+    assert refusal(OSError("anything else")) is None

@@ -49,3 +49,12 @@ def test_a_terminal_sees_what_is_done_of_how_much_and_a_log_only_what_is_said() 
         assert shown(**{variable: "1"}).split("\r\n") == ["a word beside it", ""]
     assert "4/4" in shown(terminal=False, HF_HUB_DISABLE_PROGRESS_BARS="0")
     assert shown("quiet") == ""
+
+
+def test_a_notebook_sees_it_though_it_has_no_terminal() -> None:
+    """`tqdm.autonotebook` takes a process with this module for a notebook; without ipywidgets it draws text."""
+    kernel = "import sys, types\nsys.modules['ipykernel.zmqshell'] = types.ModuleType('zmqshell')\n"
+    kernel += "sys.modules['IPython'] = types.SimpleNamespace(get_ipython=lambda: None, version_info=(8,))\n"
+    code = kernel + "import warnings; warnings.simplefilter('ignore')\n" + CODE
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "4/4" in done.stderr
