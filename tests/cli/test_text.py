@@ -89,7 +89,7 @@ def test_colours_are_for_terminals_that_have_them(monkeypatch: pytest.MonkeyPatc
         text.tell_error("no")
         return stream.getvalue()
 
-    plain = "FILE        STATE\n\\x1b[31ma  NOT OK\nllava-zh: no\n"
+    plain = "FILE       STATE\n\\x1b[31ma  NOT OK\nllava-zh: no\n"
     coloured = shown(Terminal())
     for head in ("\x1b[1mFILE\x1b[0m", "\x1b[31mNOT OK\x1b[0m", "\x1b[31mllava-zh:\x1b[0m no", "\\x1b[31ma"):
         assert head in coloured
