@@ -20,6 +20,7 @@ _EXAMPLE = "Example:\n"
 
 def new_parser(subparsers: Subparsers, name: str, help: str, description: str, example: str) -> Parser:
     """The parser of a new command; `example` is shown after its options as it is."""
+    subparsers._parser_class = Parser  # also where these are the commands of a parser of another kind
     parser: Parser = subparsers.add_parser(
         name, help=help, description=description, epilog=_EXAMPLE + example, formatter_class=HelpFormatter
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from hub_server import HubServer
+from hub_server import HubServer, VirtualFile
 
 from llava_zh.cli import main
 from llava_zh.demo import DemoPaths
@@ -164,3 +164,61 @@ def test_a_cache_that_does_not_exist_yet_is_no_trouble(tmp_path: Path, capsys: p
     out = checked(capsys)
     assert f"  ok       indexes of archives: {tmp_path}/cache (" in out
     assert "will be made" in out
+
+
+def test_an_extra_that_is_not_there_is_no_fault_and_those_for_developers_are_not_told_of() -> None:
+    sections = json.loads(doctor("--source", "modelscope", "--json").stdout)["sections"]
+    told = {finding["what"]: finding["state"] for finding in sections["Extras"]}
+    assert {"torch", "completion"} <= told.keys()
+    assert not {"test", "lint", "docs"} & told.keys()
+    assert set(told.values()) <= {"ok", ""}
+
+
+def test_a_published_file_is_read_at_both_ends_and_held_against_the_catalogue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turns = [{"from": "human", "value": "<image>\n?"}, {"from": "gpt", "value": "树" * 214}]
+    row = {"id": "%08d", "image": "sa_000000/sa_%08d.jpg", "width": 8, "height": 8, "conversations": turns}
+    line = json.dumps(row, ensure_ascii=False)
+    big = VirtualFile.lines(lambda number: (line % (number, number)).encode(), 1_000_000)
+    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "ms"))
+    monkeypatch.setenv("MODELSCOPE_HOME", str(tmp_path / "ms-home"))
+    name = "internvl_sa1b_caption_1m_single_image_zh.jsonl"
+    with HubServer({"thomas/InternVL-SA-1B-Caption": {name: big}}, "modelscope") as hub:
+        for variable, value in hub.env.items():
+            monkeypatch.setenv(variable, value)
+        out = checked(capsys, "internvl-sa-1b-caption", "single_zh", "--source", "modelscope")
+        assert hub.bytes_sent < 8 << 20
+    assert f"  ok       size: {big.size / 1e6:.0f} MB, the catalogue says 834 MB\n" in out
+    assert " from the beginning, " in out
+    for holds in (
+        "number of rows: about ",
+        "image paths: one a row, as sa1b://",
+        "turns: human and gpt",
+        "language: zh",
+    ):
+        assert f"  ok       {holds}" in out
+    assert "differs" not in out and "failed" not in out
+
+
+def test_what_differs_is_told_and_what_is_pasted_names_no_user(
+    demo: DemoPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "home" / "lihua"
+    shutil.copytree(demo.internvl, home / "data")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("LOGNAME", "lihua")
+    out = checked(capsys, "internvl-sa-1b-caption", "single_zh", "--data-dir", str(home / "data"))
+    assert "  differs  number of rows: 80, the catalogue says 1,000,000\n" in out
+    block = out.partition("```text\n")[2]
+    assert "files: ~/data/internvl" in block and "datasets: " in block and block.endswith("```\n")
+    assert "lihua" not in block
+    (home / "data" / "internvl_sa1b_caption_1m_single_image_zh.jsonl").write_text('{"id": 1}\n')
+    out = checked(capsys, "internvl-sa-1b-caption", "single_zh", "--data-dir", str(home / "data"), status=1)
+    assert "  failed   rows: " in out
+
+
+def test_an_option_that_would_not_be_heeded_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["doctor", "--archives", "0"])
+    assert "NAME is missing: --archives" in capsys.readouterr().err

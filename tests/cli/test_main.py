@@ -47,7 +47,7 @@ def example_lines(command: str) -> list[str]:
         ("list --json", HEAVY),
         (f"curate {INTERNVL} single_zh", HEAVY),  # DIR is missing
         ("show --nope", HEAVY),
-        ("show nonsense", {"datasets", "torch", "huggingface_hub", "modelscope"}),
+        ("show nonsense", {"datasets", "torch", "modelscope"}),
     ],
 )
 def test_help_the_list_and_wrong_arguments_import_nothing_heavy(line: str, heavy: set[str]) -> None:
