@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import BadArgument
 from . import text
 from .commands import Subparsers, new_parser
-from .options import own_keywords
+from .options import add_json, add_output_dir, own_keywords
 from .regenerate import parameters
 
 if TYPE_CHECKING:
@@ -58,9 +58,9 @@ def add_parser(subparsers: Subparsers) -> None:
         default="raise",
         help="stop at a broken row (default) or leave it out",
     )
-    add("--output-dir", metavar="DIR", help="folder for report.json, pairs.jsonl and the judge's answers")
+    add_output_dir(parser, "folder for report.json, pairs.jsonl and the judge's answers", optional=True)
     add("--output", metavar="FILE", help="file for the report alone, as JSON")
-    add("--json", action="store_true", help="print the report as one JSON document")
+    add_json(parser, "the report")
     _add_judge(parser)
     parser.set_defaults(run=run)
 

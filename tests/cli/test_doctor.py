@@ -177,7 +177,7 @@ def test_an_extra_that_is_not_there_is_no_fault_and_those_for_developers_are_not
 def test_a_published_file_is_read_at_both_ends_and_held_against_the_catalogue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    turns = [{"from": "human", "value": "<image>\n?"}, {"from": "gpt", "value": "树" * 214}]
+    turns = [{"from": "human", "value": "<image>\n?"}, {"from": "gpt", "value": "树" * 220}]
     row = {"id": "%08d", "image": "sa_000000/sa_%08d.jpg", "width": 8, "height": 8, "conversations": turns}
     line = json.dumps(row, ensure_ascii=False)
     big = VirtualFile.lines(lambda number: (line % (number, number)).encode(), 1_000_000)
