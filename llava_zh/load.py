@@ -217,7 +217,8 @@ def load_dataset(
         options: A system prompt, the place of image marks, widths and heights: a dict, or a
             :class:`llava_zh.rows.RowOptions`.
         archives: Only rows whose images are in these SA-1B archives, by numbers or names; or ``"available"``, only rows
-            whose images are there, by the indexes of archives (built now if need be) and listings of folders.
+            whose images are there, by the indexes of archives (built now if need be) and listings of folders. Rows
+            without an image need no archive, so that each choice has them all.
         bad_images: Image paths whose rows are left out: a list, or the file that ``llava-zh sa1b verify`` wrote.
         on_bad_row: ``"raise"`` a :class:`~llava_zh.errors.BadRow` or ``"skip"`` (counted and logged). A file that
             has no good row near its start, as one in GBK, raises with ``"skip"`` too: nothing says what it is.

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from llava_zh.curation.spool import Pictures, Spool, Spooled
 from llava_zh.files import jsonl
 from llava_zh.rows import records
+from llava_zh.rows.columns import no_image
 from llava_zh.rows.formats import STORED_IMAGE
 from llava_zh.rows.records import Place
 from llava_zh.storage.atomic import atomic
@@ -74,6 +75,8 @@ def _fields(row: Spooled) -> dict[str, Any]:
 
 def _images(row: Spooled, pictures: Pictures) -> list[dict[str, Any]]:
     names = _fields(row).get("image")
+    if no_image(names) and row.pictures is None:
+        return []
     listed = names if isinstance(names, list) else [names]
     spans = row.pictures or [None] * len(listed)
     return [{"bytes": pictures.read(span), "path": name} for span, name in zip(spans, listed, strict=True)]
@@ -116,7 +119,7 @@ class _Columns:
             pa.array([_as_text(row.get(name)) if kind is None else row.get(name) for row in rows], kind or pa.string())
             for name, kind in self._kinds.items()
         ]
-        values = images if self._several else [image for [image] in images]
+        values = images if self._several else [image[0] if image else None for image in images]
         return pa.Table.from_arrays([*arrays, pa.array(values, self.schema.field("image").type)], schema=self.schema)
 
 

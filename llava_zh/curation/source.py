@@ -13,7 +13,7 @@ from llava_zh.errors import BadArgument, BadFile, BadRow, DataFileNotFound
 from llava_zh.files import jsonl
 from llava_zh.images.names import image_label
 from llava_zh.rows import records
-from llava_zh.rows.columns import USUAL, Columns
+from llava_zh.rows.columns import USUAL, Columns, no_image
 from llava_zh.rows.given import GivenImages, given_images
 from llava_zh.rows.records import Expect, Place
 
@@ -101,12 +101,19 @@ def _of_mapping(fields: Mapping[str, Any], place: Place) -> Row:
 
 
 def _with_images(place: Place, fields: Mapping[str, Any], given: GivenImages, turns: list[tuple[str, str]]) -> Row:
+    if no_image(fields.get(given.field)) and not any(records.MARK in text for _, text in turns):
+        return _text_only(place, fields, given, turns)
     names = [None if image is None else image_label(image) for image in given.images]
     pictures = [_embedded(image) for image in given.images]
     if not names or any(name is None and data is None for name, data in zip(names, pictures, strict=True)):
         wanted = "an image's path or its bytes (of a dataset, take .decode(False))"
         raise records.bad_row(place, given.field, wanted, fields.get(given.field))
     return _published(place, fields, given.field, names if given.listed else names[0], turns, pictures)
+
+
+def _text_only(place: Place, fields: Mapping[str, Any], given: GivenImages, turns: list[tuple[str, str]]) -> Row:
+    """A row without an image, as mixed sets have them: there is nothing but its text to be judged."""
+    return _published(place, fields, given.field, [] if given.listed else None, turns, [])
 
 
 def _embedded(image: Any) -> bytes | None:
@@ -125,6 +132,8 @@ def _published(
     """The row with its images as names in the line and, where they are embedded, as bytes beside it."""
     published = {field: value for field, value in fields.items() if value is not None}
     published[key] = names
+    if names is None and not pictures:
+        del published[key]
     try:
         line = msgspec.json.encode(published) + b"\n"
     except (TypeError, ValueError, RecursionError) as error:
@@ -174,8 +183,8 @@ def _rows_of_files(files: Iterable[DataFile], name: str, on_bad_row: str) -> Ite
 def _rows_of_file(file: DataFile, tally: Tally) -> Iterator[Row]:
     from llava_zh.files import readers
 
-    # The configuration is not known, so a row may have one image or several, and in a tar its text as a member.
-    expect = Expect(images="many", columns=_IN_TARS if readers.kind_of(file.name) == "tar" else USUAL)
+    # The configuration is not known, so a row may have any number of images, and in a tar its text as a member.
+    expect = Expect(images="many", columns=_IN_TARS if readers.kind_of(file.name) == "tar" else USUAL, text_only=True)
     for (place, record, line), turns in readers.checked_records(file, expect):
         try:
             if turns is not None and line is not None and not isinstance(record, BadRow):
@@ -196,7 +205,10 @@ def _of_record(place: Place, record: Mapping[str, Any] | BadRow, line: bytes | N
     if expect.columns is _IN_TARS and "txt" in record:
         said = {} if expect.columns.get(record, "conversations")[1] else {"conversations": checked["conversations"]}
         record = {name: value for name, value in record.items() if name != "txt"} | said
-    key = next(alias for alias in records.ALIASES["image"] if record.get(alias) is not None)
+    given = given_images(record)
+    if not checked["images"]:
+        return _text_only(place, record, given, turns)
+    key = given.field
     names = checked["images"] if isinstance(record[key], list) else checked["images"][0]
     return _published(place, record, key, names, turns, checked["bytes"])
 

@@ -188,7 +188,7 @@ def _rows_to_look_at(
 def _rows_further_on(file: DataFile, token: Any, columns: Columns) -> Iterator[Any]:
     """Rows in which to look for an image, where the first have none: of lines some all over the file."""
     if kind_of(file.name) == "jsonl":
-        for whole in jsonl.split(Range(0, file.size), min(SAMPLED_PLACES, max(file.size // jsonl.FIRST_BLOCK, 1))):
+        for whole in jsonl.split(Range(0, file.size), min(SAMPLED_PLACES, max(-(-file.size // jsonl.FIRST_BLOCK), 1))):
             start = Range(whole.start, min(whole.end, whole.start + jsonl.FIRST_BLOCK))
             yield from (record for _, record, _ in _foundon_lines(file, token, start))
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from llava_zh.errors import NothingLeft, RunConflict
 from llava_zh.files.shards import Shard
+from llava_zh.gates.safe_text import get_logger
 from llava_zh.images.names import Base
 from llava_zh.images.prefixed import PrefixedImages
 from llava_zh.images.written_paths import around
@@ -21,7 +22,11 @@ from llava_zh.streams.builder import PublishedBuilder
 from llava_zh.streams.left_out import Tally
 from llava_zh.streams.python_rows import python_rows
 
+logger = get_logger(__name__)
+
 _SELECTED = "selected"
+# A model is asked about a picture, so a row of text alone is none of the run's, as if the selection had left it out.
+_PASSED_OVER = "rows of text alone, about which no model is asked, left out"
 _NUMBER = "number"
 
 
@@ -78,7 +83,7 @@ class PublishedRows:
 
     def nothing_left(self) -> NothingLeft:
         """The error for a run that has no row at all."""
-        return (self._chooser or self._builder).nothing_left()
+        return (self._chooser or self._builder).nothing_left(choose=_with_images)
 
     def shards_from(self, start: Start) -> list[tuple[tuple[int, int, int], Shard]]:
         """The shards from that of `start` on, each with what names it.
@@ -122,10 +127,7 @@ class PublishedRows:
             # The run means these archives. That they are gone is a fault of each of their rows, and told as such.
             everything = self._chooser.asking(archives=None, on_missing_image="raise")
             chosen |= _chosen(everything, table, everything.tally()) & _any_image(self._builder, table, self._gone)
-        pictured: Mask = pc.greater(pc.list_value_length(table["images"]), 0).to_numpy()
-        tally.count("rows of text alone, about which no model is asked, left out", int(np.sum(chosen & ~pictured)))
-        chosen &= pictured
-        return table.append_column(_SELECTED, pa.array(chosen))
+        return table.append_column(_SELECTED, pa.array(chosen & _has_image(table)))
 
 
 class PublishedCursor:
@@ -137,12 +139,21 @@ class PublishedCursor:
         self._start = start
         self.position = start.position
         self._shard, self._first = start.shard, start.position - start.row
+        self._passed_over = 0
 
     def start(self) -> Start:
         """The place after what was read so far."""
         return Start(self.position, self._shard, self.position - self._first)
 
     def __iter__(self) -> Iterator[Looked | tuple[int, dict[str, Any]]]:
+        try:
+            yield from self._read()
+        finally:  # a limit may end it anywhere
+            if self._passed_over:
+                logger.warning("%d %s", self._passed_over, _PASSED_OVER)
+            self._passed_over = 0
+
+    def _read(self) -> Iterator[Looked | tuple[int, dict[str, Any]]]:
         tallies = self._rows.tallies()
         frontier = self._plan.frontier(self._selection)
         first = self._first
@@ -160,6 +171,7 @@ class PublishedCursor:
                 if self._admits and end > frontier:
                     fresh = self._fresh(table, low, max(low, frontier), end)
                     yield Looked.of(self._selection, end - len(fresh), fresh)
+                    self._passed_over += int((~_has_image(table.slice(len(table) - len(fresh)))).sum())
                     mask, frontier = np.concatenate([mask, fresh]), end
                 mask = np.concatenate([mask, np.zeros(len(table) - len(mask), dtype=bool)])
                 kept = table.filter(pa.array(mask))
@@ -185,6 +197,18 @@ def _chosen(builder: PublishedBuilder, table: pa.Table, tally: Tally) -> Mask:
     mask = np.zeros(len(table), dtype=bool)
     mask[builder.kept(numbered, tally)[_NUMBER].to_numpy()] = True
     return mask
+
+
+def _has_image(table: pa.Table) -> Mask:
+    found: Mask = pc.list_value_length(one_array(table["images"])).to_numpy() > 0
+    return found
+
+
+def _with_images(table: pa.Table, count: Callable[[str, int], None]) -> pa.Table:
+    """The rows that have an image."""
+    shown = table.filter(pa.array(_has_image(table)))
+    count(_PASSED_OVER, len(table) - len(shown))
+    return shown
 
 
 def _any_image(builder: PublishedBuilder, table: pa.Table, archives: Iterable[str]) -> Mask:

@@ -63,7 +63,10 @@ def regenerate(
 
     The first row that is finished binds the folder to the dataset, the prompt, the model and its parameters; until then
     other settings may be given, and the run begins anew with them. The images of the first rows are looked at before
-    any server is started or asked. Rows of text alone are left out, and counted in the log.
+    any server is started or asked.
+
+    Rows of text alone, which mixed sets have, are none of the run's: no model is asked about them. They are passed over
+    and counted in the log; the output does not hold them. Keep them by mixing the set itself with the output.
 
     Args:
         path_or_rows: A dataset's name (or a path, as for ``load_dataset``), a ``datasets`` dataset, or an iterable of

@@ -9,14 +9,17 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llava_zh.errors import BadArgument, RunConflict
+from llava_zh.gates.safe_text import get_logger
 from llava_zh.regenerate.plan import Begun, Closed, Looked, Plan, Selection, Start, Unit
-from llava_zh.rows.given import as_loaded
+from llava_zh.rows.given import as_loaded, says_no_image
 from llava_zh.rows.records import Place
 
 if TYPE_CHECKING:
     from llava_zh.catalog.facts import DatasetFacts
     from llava_zh.images.names import Base
     from llava_zh.regenerate.dataset_rows import PublishedRows
+
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,10 @@ class Source:
 
 
 class _Iterated:
-    """Rows given as such, each of which belongs to the run."""
+    """Rows given as such, each of which belongs to the run.
+
+    Those that say that they have no image are passed over as if they had not been given: positions do not count them.
+    """
 
     def __init__(self, rows: Any, start: Start, firsts: Container[int]) -> None:
         self._rows, self._firsts = rows, firsts
@@ -117,7 +123,7 @@ class _Iterated:
         return Start(self.position, row=0 if state is None else self.position - at, state=state)
 
     def __iter__(self) -> Iterator[tuple[int, Mapping[str, Any]] | Passed]:
-        rows = iter(self._rows)
+        rows = self._with_images()
         for row in islice(rows, self._skipped):
             if self.position in self._firsts:
                 yield Passed(self.position, _as_row(row, self.position))
@@ -126,6 +132,18 @@ class _Iterated:
             self.position += 1
             yield self.position - 1, _as_row(row, self.position - 1)
         self._ended = True
+
+    def _with_images(self) -> Iterator[Any]:
+        passed_over = 0
+        try:
+            for row in self._rows:
+                if isinstance(row, Mapping) and says_no_image(row):
+                    passed_over += 1
+                else:
+                    yield row
+        finally:  # a limit may end it anywhere
+            if passed_over:
+                logger.warning("%d rows of text alone, about which no model is asked, left out", passed_over)
 
 
 def _as_row(row: Any, position: int) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from .columns import no_image
 from .records import ALIASES, Place, turns_of
 
 
@@ -21,11 +22,19 @@ class GivenImages(NamedTuple):
 
 
 def given_images(row: Mapping[str, Any]) -> GivenImages:
-    """The images of `row`; of one without any, the one image None."""
-    field = next((name for name in ALIASES["image"] if row.get(name) is not None), ALIASES["image"][0])
+    """The images of `row`; of one without any, the one image None, or none at all where it has an empty list."""
+    names = ALIASES["image"]
+    there = [name for name in names if row.get(name) is not None]
+    field = next((name for name in there if not no_image(row[name])), next(iter(there), names[0]))
     value = row.get(field)
     listed = isinstance(value, list | tuple)
     return GivenImages(field, list(value) if listed else [value], listed)  # type: ignore[arg-type]
+
+
+def says_no_image(row: Mapping[str, Any]) -> bool:
+    """Whether `row` has a field for its image and none in it; a row without such a field says nothing."""
+    named = [row[name] for name in ALIASES["image"] if name in row]
+    return bool(named) and all(map(no_image, named))
 
 
 def given_turns(place: Place, row: Mapping[str, Any]) -> list[dict[str, str]]:

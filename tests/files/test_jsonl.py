@@ -11,7 +11,7 @@ from unittest import mock
 
 import pyarrow as pa
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llava_zh.errors import BadArgument, BadRow
@@ -307,6 +307,7 @@ COLUMNS_OF_IMAGES = st.one_of(
 )
 
 
+@settings(max_examples=50)
 @given(
     images=COLUMNS_OF_IMAGES,
     named=st.sampled_from(["image", "images", "picture"]),

@@ -31,7 +31,7 @@ class Coverage:
     """Rows by whether their images are there; a row counts where its worst image does."""
 
     rows: int = 0
-    covered: int = 0  #: all images are there
+    covered: int = 0  #: all images are there, if the row has any
     unindexed: int = 0  #: the others would be in archives whose members are not known yet
     missing: int = 0  #: an image is not there
 
@@ -51,17 +51,25 @@ def coverage(fs: Sa1bFileSystem, rows: Iterable[Any]) -> Coverage:
         if not len(lists):
             continue
         paths = lists.flatten()
+        if not len(paths):
+            total.rows, total.covered = total.rows + len(lists), total.covered + len(lists)
+            continue
         have = fs.have(paths, build=False)
         archives = pc.replace_substring_regex(paths, "/.*", "")
         maybe = have | pc.is_in(archives, value_set=waiting).to_numpy(zero_copy_only=False)
-        starts = lists.offsets.to_numpy()[:-1] - lists.offsets[0].as_py()
-        covered = int(np.logical_and.reduceat(have, starts).sum())
-        possible = int(np.logical_and.reduceat(maybe, starts).sum())
+        edges = lists.offsets.to_numpy() - lists.offsets[0].as_py()
+        covered, possible = _whole(have, edges), _whole(maybe, edges)
         total.rows += len(lists)
         total.covered += covered
         total.unindexed += possible - covered
         total.missing += len(lists) - possible
     return total
+
+
+def _whole(there: np.ndarray[Any, np.dtype[np.bool_]], edges: np.ndarray[Any, Any]) -> int:
+    """How many rows have no image that is not `there`; `edges` are where the images of each begin and the last end."""
+    lacking = np.concatenate([[0], np.cumsum(~there)])
+    return int((np.diff(lacking[edges]) == 0).sum())
 
 
 @dataclass(frozen=True)
