@@ -162,6 +162,8 @@ def _row_options(to: str, options: Any) -> RowOptions:
     from .targets import INTERNVL_SYSTEM
 
     chosen = RowOptions.of(options)
+    if chosen.images is not None:
+        raise BadArgument("options: an export puts pictures where images= says; images='inline' is for load_dataset.")
     if to == "internvl":
         if chosen.system is not None:
             logger.warning(INTERNVL_SYSTEM)

@@ -8,8 +8,8 @@ format      columns
 `sharegpt`  `id`, `images` (always a list), `conversations` of ``{from, value}``: LLaMA-Factory
 `messages`  `id`, `images`, `messages` of ``{role, content}``: ms-swift
 `parts`     `id`, `images`, `messages` of ``{role, content}``, the content being a list of parts
-            ``{"type": "text", "text": …}`` and ``{"type": "image", "text": ""}``: TRL, axolotl,
-            `processor.apply_chat_template`
+            ``{"type": "text", "text": …}`` and ``{"type": "image", "text": ""}``: TRL; with the
+            pictures inside (`images="inline"`): axolotl, `processor.apply_chat_template`
 ==========  =====================================================================================
 
 All end with the constant columns `config`, `language` and `task` (llava-instruct's; null for the captions, and
@@ -29,6 +29,9 @@ published, so a row without marks stays without, unless :attr:`RowOptions.image_
 In `parts` the newline after a mark that opens a turn is dropped, as the chat template of the model puts what it wants
 between a picture and text; all other text is kept to the letter. The text of an image part is ``""`` and not null:
 all parts share one Arrow type, and chat templates that write every part's text would write null as ``None``.
+
+Where :attr:`RowOptions.images` is ``"inline"`` there is no column `images`: each image part holds its picture,
+``{"type": "image", "image": <picture>}``, as `processor.apply_chat_template` takes it; see `rows.inline`.
 """
 
 from __future__ import annotations
@@ -47,6 +50,7 @@ from ..errors import BadArgument, UnknownName
 from ..images.locations import stored_paths
 from .arrays import one_array
 from .columns import PREVIOUS, REGENERATED
+from .inline import InlinePart, register, with_pictures
 from .records import FACTS, MARK, TURN, Bytes, Ints, text_bytes
 
 if TYPE_CHECKING:
@@ -78,12 +82,14 @@ class RowOptions:
         sizes: Whether rows have `width` and `height`, as published; None for yes in `llava` and no in the others.
         regenerated: Whether rows of a run have `previous`, the turns that a model's answer replaced, in the form of
             those that they have now, and `regenerated`: model, prompt, finish reason and so on.
+        images: ``"inline"``, for `parts`: pictures inside their image parts, and no column `images`.
     """
 
     system: str | None = None
     image_place: str | None = None
     sizes: bool | None = None
     regenerated: bool | None = None
+    images: str | None = None
 
     @classmethod
     def of(cls, options: RowOptions | Mapping[str, Any] | None) -> RowOptions:
@@ -112,6 +118,8 @@ class RowOptions:
             raise BadArgument(f"sizes: expected True, False or None, found {self.sizes!r}.")
         if not (self.regenerated is None or isinstance(self.regenerated, bool)):
             raise BadArgument(f"regenerated: expected True, False or None, found {self.regenerated!r}.")
+        if self.images not in (None, "inline"):
+            raise BadArgument(f"images: expected 'inline' or None, found {self.images!r}.")
         object.__setattr__(self, "regenerated", self.regenerated or None)  # no is what it is where nothing is said
 
     @property
@@ -145,6 +153,17 @@ class RowShape:
     decode: bool
     options: RowOptions = RowOptions()
 
+    def __post_init__(self) -> None:
+        if self.inline and self.row_format != "parts":
+            raise BadArgument(
+                f"options: images='inline' puts pictures into the parts of row_format='parts', not {self.row_format!r}."
+            )
+
+    @property
+    def inline(self) -> bool:
+        """Whether pictures are inside the parts of the turns."""
+        return self.options.images == "inline"
+
     @property
     def published(self) -> bool:
         """Whether the rows are as published: one `image` where there is one, and marks only where they were."""
@@ -169,17 +188,22 @@ class RowShape:
         text, integer, image = Value("string"), Value("int64"), Image(decode=self.decode)
         many = self.images == "many" or not self.published
         columns: dict[str, Any] = {"id": text}
-        columns["image" if self.published else "images"] = [image] if many else image
+        if not self.inline:
+            columns["image" if self.published else "images"] = [image] if many else image
         if self.sizes:
             columns |= {name: [integer] if many else integer for name in ("width", "height")}
         content = [{"type": text, "text": text}] if self.row_format == "parts" else text
         named = self.turns_column == "conversations"
-        columns[self.turns_column] = [{"from": text, "value": text} if named else {"role": text, "content": content}]
+        turns = [{"from": text, "value": text} if named else {"role": text, "content": content}]
+        columns[self.turns_column] = turns
+        if self.inline:
+            register()
+            columns[self.turns_column] = [{"role": text, "content": [InlinePart(pictures=self.decode)]}]
         if self.tasks or not self.published:
             columns["task"] = text
         columns |= {"config": text, "language": text}
         if self.options.regenerated:
-            columns[PREVIOUS] = columns[self.turns_column]
+            columns[PREVIOUS] = turns
             columns[REGENERATED] = {name: integer if kind == pa.int64() else text for name, kind in FACTS.items()}
         return Features(columns)
 
@@ -209,7 +233,8 @@ def to_rows(
         sizes = one_array(annotations[name])
         columns[name] = _first(sizes) if shape.published and shape.images == "one" else sizes
     said, images = one_array(annotations["conversations"]), pc.list_value_length(paths).to_numpy()
-    columns[shape.turns_column] = _turns_of(said, images, shape).lists(shape.row_format, images)
+    turns = _turns_of(said, images, shape).lists(shape.row_format, images)
+    columns[shape.turns_column] = with_pictures(turns, stored) if shape.inline else turns
     if shape.options.regenerated:
         columns[PREVIOUS] = _previous(annotations, images, shape)
         columns[REGENERATED] = one_array(annotations[REGENERATED])

@@ -32,11 +32,14 @@ from ..images import written_paths
 from ..images.locations import Images, UnresolvedImages
 from ..rows.arrays import one_array
 from ..rows.formats import RowShape, to_rows
+from ..rows.inline import register as register_parts
 from ..rows.records import Expect
 from .insides import NOWHERE, leave_as_it_is, local_output, no_lock_beside, unwritable_cache
 from .left_out import Account, Tally, tell_kept
 from .python_rows import python_rows
 from .typed import TypedArrowExamples
+
+register_parts()  # a prepared dataset names its features, and may be read before any is asked for
 
 #: Takes some of a table's rows, and tells how many it leaves out and why.
 Chooses = Callable[[pa.Table, Callable[[str, int], None]], pa.Table]

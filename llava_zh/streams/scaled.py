@@ -12,6 +12,7 @@ from datasets import Features, Image
 
 from ..errors import BadArgument
 from ..images.decode import check_size, decode_image
+from ..rows.inline import InlinePart
 from .insides import with_features
 
 AnyDataset = TypeVar("AnyDataset")
@@ -43,6 +44,20 @@ class ScaledImage(Image):  # type: ignore[misc]
         image = decode_image(value, max_side=self.max_side, max_pixels=self.max_pixels, mode=self.mode or "RGB")
         _last.decoded = (self, value, image)
         return image
+
+
+@dataclass
+class ScaledPart(InlinePart):
+    """A part of a turn whose picture is decoded as :class:`ScaledImage` does."""
+
+    mode: str | None = "RGB"
+    max_side: int | None = None
+    max_pixels: int | None = None
+
+    @property
+    def image(self) -> Image:
+        """The feature of the picture."""
+        return ScaledImage(mode=self.mode, max_side=self.max_side, max_pixels=self.max_pixels)
 
 
 def decode_images(
@@ -84,10 +99,12 @@ def decode_images(
     return cast(AnyDataset, with_features(dataset, features))
 
 
-def _replaced(feature: Any, image: Image) -> Any:
+def _replaced(feature: Any, image: ScaledImage) -> Any:
     """`feature` with every image in it replaced."""
     if isinstance(feature, Image):
         return image
+    if isinstance(feature, InlinePart):
+        return ScaledPart(mode=image.mode, max_side=image.max_side, max_pixels=image.max_pixels)
     if isinstance(feature, dict):
         return {name: _replaced(inner, image) for name, inner in feature.items()}
     if isinstance(feature, list):

@@ -167,12 +167,19 @@ def test_rows_of_all_formats_and_of_streams_make_the_same_batch(demo: DemoPaths)
     for config in ("single_zh", "multi_en"):
         where = {"data_dir": demo.internvl, "image_root": demo.sa1b, "split": "train"}
         batches = []
-        for row_format in ("llava", "sharegpt", "messages", "parts"):
-            rows = load_dataset("internvl-sa-1b-caption", config, row_format=row_format, **where)
-            stream = load_dataset("internvl-sa-1b-caption", config, row_format=row_format, streaming=True, **where)
+        for row_format in ("llava", "sharegpt", "messages", "inline", "parts"):
+            inline = {"row_format": "parts", "options": {"images": "inline"}}
+            form = inline if row_format == "inline" else {"row_format": row_format}
+            rows = load_dataset("internvl-sa-1b-caption", config, **form, **where)
+            stream = load_dataset("internvl-sa-1b-caption", config, streaming=True, **form, **where)
             batches += [collator([rows[i] for i in range(4)]), collator(list(stream.take(4)))]
         answers = [rows[i]["messages"][-1]["content"][0]["text"] for i in range(4)]
         assert learned(made, batches[0]) == [f"{answer}<|im_end|>" for answer in answers]
+        # As they are, inline parts are what the processor's own call takes, too.
+        (direct,) = load_dataset("internvl-sa-1b-caption", config, streaming=True, **inline, **where).take(1)
+        taken = made.apply_chat_template(direct["messages"], tokenize=True, return_dict=True, return_tensors="pt")
+        assert torch.equal(taken["pixel_values"], batches[0]["pixel_values"][: len(taken["pixel_values"])])
+        assert taken["input_ids"][0].tolist() == batches[0]["input_ids"][0][: taken["input_ids"].shape[1]].tolist()
         for batch in batches[1:]:
             assert batch.keys() == batches[0].keys()
             assert all(torch.equal(batch[key], batches[0][key]) for key in batch)
@@ -222,7 +229,8 @@ def test_a_row_that_does_not_fit_is_left_out_on_request_and_said(caplog: pytest.
         batch = collator([large, TEXT, large, ONE])
     assert learned(made, batch) == [expected("qwen2-vl", "text"), expected("qwen2-vl", "one")]
     assert batch["input_ids"].shape[1] % 8 == 0 and batch["image_grid_thw"].shape[0] == 1
-    assert collator.summary.left_out == 2 and "2 left out" in str(collator.summary) in caplog.text
+    assert collator.summary.left_out == 2 and "2 left out" in str(collator.summary)
+    assert caplog.text.count("so far: 4 rows, 1 left out") == 1 and "2 left out" not in caplog.text  # the 1st, the 10th
     with pytest.raises(NothingLeft, match="None of the 1 rows.*Raise max_length"):
         collator([large])
     with pytest.raises(BadArgument, match=r"row large: of its \d+ tokens \d+ are of images, and max_length=110"):
