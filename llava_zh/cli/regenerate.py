@@ -133,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         text.say_json(asdict(report))
     else:
-        text.say(report.summary())
+        text.say_typed(report.summary())
     return 3 if report.failed else 0
 
 

@@ -54,6 +54,11 @@ def say(content: object = "") -> None:
     sys.stdout.write(safe(str(content)) + "\n")
 
 
+def say_typed(content: object) -> None:
+    """:func:`say` what the library says, which speaks of arguments, in the command's options."""
+    sys.stdout.write(_told(content) + "\n")
+
+
 def say_heading(content: object) -> None:
     """:func:`say` a heading."""
     sys.stdout.write(_painted(safe(str(content)), "bold", sys.stdout) + "\n")

@@ -19,6 +19,9 @@ _ARGUMENT = re.compile(
 # Arguments that are options of no command: what says "or pass them" is left out.
 _NOT_TYPED = re.compile(r"(?:,? or (?:pass|give it as) | \((?:and|or) )(?:token|cache_dir)=(?:\)|(?=[\s;,.]|$))")
 
+# What a message for both says twice once its argument is an option.
+_TWICE = re.compile(r"(--[a-z]+(?:-[a-z]+)*) \((?:on the command line )?\1\)")
+
 
 def command_of(parser: argparse.ArgumentParser, run: Callable[..., object]) -> argparse.ArgumentParser | None:
     """The parser of the command that `run` carries out."""
@@ -77,7 +80,7 @@ def as_typed(message: str, options: Mapping[str, str]) -> str:
             return option
         return f"{option} {value[1:-1] if value[0] in _QUOTES else value}"
 
-    return _NOT_TYPED.sub("", _ARGUMENT.sub(typed, message))
+    return _TWICE.sub(r"\1", _NOT_TYPED.sub("", _ARGUMENT.sub(typed, message)))
 
 
 # What the system says of a place that cannot be used; any other OSError is a fault that wants its trace.

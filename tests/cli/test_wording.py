@@ -30,6 +30,8 @@ OPTIONS = {name: "--" + name.replace("_", "-") for name in ARGUMENTS}
         ("images='url': a.jpg is in an archive", "--images url: a.jpg is in an archive"),
         ("retry_failed asks again", "--retry-failed asks again"),
         ("call it with retry_failed=True.", "call it with --retry-failed."),
+        ("retry_failed=True (--retry-failed) asks", "--retry-failed asks"),
+        ("Pass data_dir= (on the command line --data-dir), or", "Pass --data-dir, or"),
         ("length: the lowest is above", "--length: the lowest is above"),
         ("its length is 3, of 4 images", "its length is 3, of 4 images"),
         ("load it with data_dir=.", "load it with --data-dir."),

@@ -56,7 +56,9 @@ def test_rows_given_up_give_status_3_and_an_error_1(
 ) -> None:
     server.script = ["422"]
     assert main([*command, "--limit", "5"]) == 3
-    assert "failed: HTTP 422 1" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "failed: HTTP 422 1" in said
+    assert "failed.jsonl; --retry-failed asks for them again" in said
     assert main([*command, "--limit", "5", "--parameters", '{"temperature": 1}']) == 1
     assert "parameters.temperature: not set in the run, 1 now" in capsys.readouterr().err
 
