@@ -23,7 +23,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ..errors import BadArgument, BadFile, DataFileNotFound, LlavaZhError, UnknownLayout, UnknownName, nearest
+from ..errors import BadArgument, BadFile, BadRow, DataFileNotFound, LlavaZhError, UnknownLayout, UnknownName, nearest
 from ..files import readers
 from ..files.data_files import DataFile, local_files
 from ..files.kinds import ENDINGS as KINDS
@@ -271,7 +271,7 @@ def _any_rows(
                 files, folder, None, fitting.fields, skip_bad=skip_bad, asked=asked, text_only=text_only, tell=False
             )
             break
-        except UnknownLayout as error:
+        except (UnknownLayout, BadRow) as error:  # a tar of captions has no good row but by their names
             problem = problem or error
     else:
         assert problem is not None

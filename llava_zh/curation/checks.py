@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
 from llava_zh.catalog.prompts import PROMPTS, Prompt
-from llava_zh.curation.expected import expected, sentences
+from llava_zh.curation.expected import Expected, expected, sentences
 from llava_zh.curation.text import detect_language, find_repetition, windows
 from llava_zh.gates.model_text import controls, says_nothing, special_tokens, without_reasoning
 from llava_zh.gates.refusals import refusal
@@ -58,12 +58,14 @@ class Finding:
         defects: Each as ``"reason: detail"``.
         text: The judged text: the gpt turns, joined by line breaks.
         language: Language the row is said to be in, else the one it is written in.
+        task: The task of the row, where rows are told apart by it.
         windows: Overlapping windows of the text; empty if neither repetition nor near-duplicates are looked for.
     """
 
     defects: list[str]
     text: str
     language: str | None
+    task: str | None
     windows: list[str]
 
 
@@ -71,8 +73,8 @@ class Finding:
 class Checks:
     """The checks to make; see :func:`llava_zh.curation.run.curate` for their meaning.
 
-    `near_duplicates` says whether the windows are needed even where repetition is not looked for. `one_paragraph` are
-    the configurations whose prompt asked for a single paragraph, `prompts` those that a row may name.
+    `near_duplicates` says whether the windows are needed even where repetition is not looked for. `known` is what
+    is expected of the rows.
     """
 
     language: str | None = None
@@ -80,16 +82,15 @@ class Checks:
     max_repetition: float | None = 0.4
     leaks: Sequence[str] = LEAKS
     near_duplicates: bool = True
-    one_paragraph: Container[str] = field(default_factory=lambda: expected(None).one_paragraph)
-    prompts: Mapping[str, Prompt] = field(default_factory=lambda: PROMPTS)
+    known: Expected = field(default_factory=expected)
 
     def look_at(self, row: Mapping[str, Any], turns: Sequence[tuple[str, str]]) -> Finding:
         """The finding on a row with these (role, text) turns."""
         answers = [text.strip() for role, text in turns if role == "gpt"]
         text = "\n".join(answers)
-        prompt = self._prompt_of(row)
+        prompt = self.known.prompt_of(row)
         written = detect_language(text)
-        expected = self.language or row.get("language") or (prompt.language if prompt else None)
+        expected = self.language or self.known.language_of(row, prompt)
         grams = windows(text, written) if self.near_duplicates or self.max_repetition is not None else []
         defects = [
             *_turns_defects(turns),
@@ -102,7 +103,7 @@ class Checks:
             defects.append(f"language: {written} where {expected} is expected")
         if self.max_repetition is not None and (found := find_repetition(grams, written, self.max_repetition)):
             defects.append(f"repetition: {found}")
-        return Finding(defects, text, expected or written, grams)
+        return Finding(defects, text, expected or written, self.known.task(row), grams)
 
     def _paragraph_defects(
         self, row: Mapping[str, Any], prompt: Prompt | None, turns: Iterable[tuple[str, str]], answers: list[str]
@@ -114,18 +115,11 @@ class Checks:
         if asked is None and prompt is not None:
             asked = prompt.single_paragraph
         if asked is None:
-            asked = row.get("config") in self.one_paragraph or any(
+            asked = self.known.asks_one_paragraph(row) or any(
                 _ASKS_ONE_PARAGRAPH.search(text) for role, text in turns if role == "human"
             )
         if asked:
             yield f"paragraphs: {lines} lines where one paragraph is asked"
-
-    def _prompt_of(self, row: Mapping[str, Any]) -> Prompt | None:
-        """The published prompt that a regenerated row names; None for other rows, and for a prompt of the user's."""
-        regenerated = row.get("regenerated")
-        prompt = self.prompts.get(str(regenerated.get("prompt"))) if isinstance(regenerated, Mapping) else None
-        # The prompt "original" has no words of its own: the human turn says what was asked.
-        return prompt if prompt is not None and prompt.text else None
 
     def _leak_defects(self, text: str) -> Iterator[str]:
         lowered = text.lower()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ from llava_zh.curation.checks import Checks, Finding
 from llava_zh.curation.duplicates import SLOTS, Array, Columns
 from llava_zh.curation.kept_file import write_kept
 from llava_zh.curation.report import PAIR_EXCERPT, CurationReport, about, rows_to_cut
-from llava_zh.curation.source import Row, said
+from llava_zh.curation.source import Row
 from llava_zh.curation.spool import Spool
 from llava_zh.curation.text import figures
 from llava_zh.files import jsonl
+from llava_zh.rows import records
 from llava_zh.rows.records import Place
 from llava_zh.storage.durable import explained
 from llava_zh.storage.lines import write_lines
@@ -57,12 +58,10 @@ class Facts:
         work: Path,
         checks: Checks,
         threshold: float | None,
-        tasks: Container[str] = (),
         *,
         with_pictures: bool = True,
     ) -> None:
         self.threshold = threshold
-        self._tasks = tasks
         self.columns = Columns(work)
         self.groups: dict[str, int] = {}
         self.spool = Spool(work, with_pictures=with_pictures)
@@ -79,16 +78,15 @@ class Facts:
                 findings = [self._checks.look_at(row.fields, row.turns) for row in batch]
                 with explained(self._work):
                     self.spool.add(batch, [finding.defects for finding in findings])
-                    self._note(batch, findings)
+                    self._note(findings)
                 progress.add(len(batch))
         with explained(self._work):
             self.spool.flush()
             self.columns.flush()
 
-    def _note(self, batch: list[Row], findings: list[Finding]) -> None:
-        for row, finding in zip(batch, findings, strict=True):
-            group, task = finding.language or "unknown", row.fields.get("task")
-            group = f"{group} {task}" if task in self._tasks else group
+    def _note(self, findings: list[Finding]) -> None:
+        for finding in findings:
+            group = " ".join(filter(None, (finding.language or "unknown", finding.task)))
             self._group.append(self.groups.setdefault(group, len(self.groups)))
             self._lengths.append(len(finding.text))
             self._sound.append(not finding.defects)
@@ -98,6 +96,11 @@ class Facts:
             bands = duplicates.bands_for(self.threshold)
             told_apart = np.array([figures(finding.text) for finding in findings], np.uint64)
             duplicates.append_sketches(self.columns, [finding.windows for finding in findings], bands, told_apart)
+
+    def said(self, row: Mapping[str, Any]) -> str:
+        """What the gpt turns of a published row say, for an excerpt."""
+        turns = records.turns_of(Place("row", row=0), row, self._checks.known.columns)
+        return "\n".join(turn["value"].strip() for turn in turns if turn["from"] == "gpt")
 
     @property
     def lengths(self) -> Array:
@@ -283,11 +286,11 @@ def _judged(
         assert isinstance(row, Mapping)  # it was read before
         if not verdict.kept[position]:
             defects += verdict.defects(position)
-            report.drop(position, row, defects, lambda line=line: said(line))  # type: ignore[misc]
+            report.drop(position, row, defects, lambda row=row: facts.said(row))  # type: ignore[misc]
             yield position, row, defects
         if position in sides:
             detail = next((d.partition(": ")[2] for d in defects if "duplicate: of row" in d), "")
-            sides[position] = {**about(position, row, said(line), PAIR_EXCERPT), "detail": detail}
+            sides[position] = {**about(position, row, facts.said(row), PAIR_EXCERPT), "detail": detail}
     for reason, dropped, original in pairs:
         kept = {name: value for name, value in sides[original].items() if name != "detail"}
         report.pairs.append({"reason": reason, "dropped": sides[dropped], "kept": kept})

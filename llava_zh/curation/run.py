@@ -17,7 +17,6 @@ import msgspec
 from llava_zh.catalog.request import Request
 from llava_zh.curation import kept_file
 from llava_zh.curation.checks import LEAKS, Checks
-from llava_zh.curation.expected import expected
 from llava_zh.curation.page import page
 from llava_zh.curation.passes import Facts, Length, Verdict, judge, split_rows
 from llava_zh.curation.report import CurationReport, advice_on
@@ -67,9 +66,9 @@ def curate(
     one. Its work is in the system's folder for temporary files, which needs room for the rows once.
 
     Args:
-        path: A dataset's name, as for :func:`llava_zh.load_dataset`; the folder of a run, or any file of rows that
-            loading reads; or rows, mappings with ``image``, ``conversations`` and, where known, ``config``,
-            ``language``, ``task``.
+        path: A dataset's name, or the path of a file, a folder or a run, as for :func:`llava_zh.load_dataset`; or rows,
+            mappings with ``image``, ``conversations`` and, where known, ``config``, ``language``, ``task``. The same
+            rows have the same verdicts whichever way they come.
         name: Configuration of the dataset.
         output_dir: Folder to write to, new or empty; a dry run does without. It may hold the reports of a dry run.
         dry_run: Judge the rows and report, and write none.
@@ -89,7 +88,7 @@ def curate(
         overwrite: Replace an earlier curation in `output_dir`.
         load_options: What else :func:`llava_zh.load_dataset` takes to choose rows, with the same meaning: ``data_dir``,
             ``data_files``, ``source``, ``revision``, ``token``, ``image_root``, ``archives``, ``bad_images``,
-            ``on_bad_row``, ``on_missing_image``. Of files on disk only ``on_bad_row`` applies.
+            ``on_bad_row``, ``on_missing_image``.
 
     Returns:
         The report.
@@ -115,26 +114,24 @@ def curate(
     }
     _check(parameters, output_dir, dry_run)
     given = {option: value for option, value in load_options.items() if option != "cache_dir" and value is not None}
-    asked = Request.of(os.fspath(path) if isinstance(path, str | Path) else "rows", name, given, "curate")
+    asked = Request.of(path if isinstance(path, str | os.PathLike) else "rows", name, given, "curate")
     report = CurationReport(parameters | asked.to_dict(), dry_run=dry_run)
-    known = expected(path)
+    rows, known = open_rows(path, asked, load_options.get("cache_dir"))
     checks = Checks(
         language=language,
         single_paragraph=single_paragraph,
         max_repetition=max_repetition,
         leaks=tuple(dict.fromkeys((*LEAKS, *known.leaks, *(phrase.lower() for phrase in leaks)))),
         near_duplicates=near_duplicates is not None,
-        one_paragraph=known.one_paragraph,
-        prompts=known.prompts,
+        known=known,
     )
-    rows = itertools.islice(open_rows(path, asked, load_options.get("cache_dir")), limit)
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
         folder = None if output_dir is None else stack.enter_context(_Folder(Path(output_dir), overwrite, dry_run))
         work = folder.work if folder is not None and not dry_run else stack.enter_context(_temporary())
-        facts = Facts(work, checks, near_duplicates, known.tasks, with_pictures=not dry_run)
+        facts = Facts(work, checks, near_duplicates, with_pictures=not dry_run)
         stack.callback(facts.close)
-        facts.read(rows)
+        facts.read(itertools.islice(rows, limit))
         verdict = Verdict(facts, length, length_quantiles, exact_duplicates)
         if folder is None or dry_run:
             judge(facts, verdict, report)

@@ -195,13 +195,13 @@ def annotation(place: Place, row: Mapping[str, Any], expect: Expect) -> dict[str
     return _Checked(place, row, expect).annotation()
 
 
-def turns_of(place: Place, row: Mapping[str, Any]) -> list[dict[str, str]]:
+def turns_of(place: Place, row: Mapping[str, Any], columns: Columns = USUAL) -> list[dict[str, str]]:
     """The turns of one record as ``{from, value}``, without a look at its images.
 
     Raises:
         BadRow: It has none, or one of them is none.
     """
-    return _Checked(place, row, Expect()).turns()[1]
+    return _Checked(place, row, Expect(columns=columns)).turns()[1]
 
 
 class _Checked:

@@ -235,16 +235,10 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
         constants: dict[str, str | None] = {"config": self.config.name, "language": self.config_facts.language}
         return lambda kept: to_rows(kept, shape, schema, urls, constants)
 
-    def annotations(
-        self, shards: list[Shard], tally: Tally, then: Callable[[pa.Table], pa.Table] = lambda kept: kept
-    ) -> Iterator[tuple[tuple[int, int], pa.Table]]:
-        """The annotations of the rows that are kept, table by table, each with its place: shard and number in it.
-
-        Args:
-            tally: Counts what is left out.
-            then: Applied to each table, in the threads that read ahead.
-        """
-        expect = Expect(
+    @property
+    def expect(self) -> Expect:
+        """What the records of the files must be."""
+        return Expect(
             images=self.config_facts.images,
             task_of=self.FACTS.task_of,
             around=written_paths.around(self.config.images),
@@ -254,8 +248,18 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
             text_only=self.config_facts.text_only,
             facts=bool(self.config.request.options.regenerated),
         )
+
+    def annotations(
+        self, shards: list[Shard], tally: Tally, then: Callable[[pa.Table], pa.Table] = lambda kept: kept
+    ) -> Iterator[tuple[tuple[int, int], pa.Table]]:
+        """The annotations of the rows that are kept, table by table, each with its place: shard and number in it.
+
+        Args:
+            tally: Counts what is left out.
+            then: Applied to each table, in the threads that read ahead.
+        """
         reading = Reading(
-            expect,
+            self.expect,
             tally.bad_row,
             tally.columns,
             self.token,

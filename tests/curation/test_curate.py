@@ -227,7 +227,7 @@ def test_a_bad_line_of_a_run_is_named_by_file_and_line(tmp_path: Path, line: byt
 
 
 def test_a_folder_without_rows_and_an_unknown_name_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataFileNotFound, match="holds"):
+    with pytest.raises(DataFileNotFound, match="without a file of rows"):
         curate(tmp_path, output_dir=tmp_path / "out")
     with pytest.raises(UnknownName, match="internvl-sa-1b-caption"):
         curate("internvl-sa1b-captions", "single_zh", output_dir=tmp_path / "out")

@@ -316,8 +316,8 @@ def test_nesting_without_end_is_a_bad_row(tmp_path: Path) -> None:
 
 def test_options_without_a_meaning_for_a_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(json_lines([record(0)]))
-    with pytest.raises(BadArgument, match="data_dir="):
-        curate(tmp_path / "rows.jsonl", output_dir=tmp_path / "out", archives="available")
+    with pytest.raises(BadArgument, match="data_dir beside"):
+        curate(tmp_path / "rows.jsonl", output_dir=tmp_path / "out", data_dir=tmp_path)
     with pytest.raises(BadArgument, match="row_format"):
         curate(INTERNVL, "single_zh", output_dir=tmp_path / "out", row_format="messages", data_dir=tmp_path)
 
