@@ -5,15 +5,19 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import text
 from .commands import Subparsers, new_parser
 from .options import add_dataset, add_json, add_load_options, load_keywords
 
+if TYPE_CHECKING:
+    from ..streams.builder import PublishedBuilder
+
 _EXAMPLE = """\
   llava-zh show internvl-sa-1b-caption single_zh -n 5
   llava-zh show llava-instruct-zh-600k conversation --jsonl --row-format messages
+  llava-zh show curated/dropped.jsonl            # each with why `llava-zh curate` has dropped it
   llava-zh show internvl-sa-1b-caption multi_zh -n 2 --data-dir llava-zh-demo/internvl --image-root llava-zh-demo/sa1b
 """
 
@@ -44,18 +48,44 @@ def run(args: argparse.Namespace) -> int:
     builder = load_dataset_builder(args.path, args.name, **load_keywords(args))
     opens = builder.config.images.decode
     rows = builder.as_streaming_dataset(split="train").decode(False)
-    first = itertools.islice(rows, args.count)
+    first = zip(itertools.islice(rows, args.count), itertools.chain(_why_dropped(builder), itertools.repeat({})))
     if args.json or args.jsonl:
-        text.say_records(map(_jsonable, first), lines=args.jsonl)
+        text.say_records(({**_jsonable(row), **dropped} for row, dropped in first), lines=args.jsonl)
         return 0
-    for number, row in enumerate(first):
-        head, *lines = _described(number, row, opens, text.columns())
+    for number, (row, dropped) in enumerate(first):
+        head, *lines = _described(dropped.get("row", number), row, opens, text.columns())
         text.say_heading(head)
-        text.say("\n".join(lines) + "\n")
+        text.say("\n".join([*lines, *_reasons(dropped, text.columns())]) + "\n")
     if not opens:
         also = ", or set SA1B_ROOT" if builder.FACTS.in_sa1b else ""
         text.tell(f"The images were not opened: give --image-root{also}.")
     return 0
+
+
+def _why_dropped(builder: PublishedBuilder) -> Iterator[dict[str, Any]]:
+    """What curation says of each row of its ``dropped.jsonl``; nothing of other rows, nor where some are left out."""
+    from ..files import readers
+
+    request, files = builder.config.request, builder.config.files
+    in_order = not request.selection() and request.on_bad_row == "raise" and builder.config_facts.task is None
+    if in_order and files and all(file.name.rpartition("/")[2] == "dropped.jsonl" for file in files):
+        for file in files:
+            for _, record, _ in readers.raw_records(file):
+                if isinstance(record, Mapping):
+                    yield {name: record[name] for name in ("row", "reasons", "repeats") if name in record}
+
+
+def _reasons(dropped: Mapping[str, Any], columns: int) -> Iterator[str]:
+    """The lines that say why a row was dropped, and which one it repeats."""
+    reasons, other = dropped.get("reasons"), dropped.get("repeats")
+    for reason in reasons if isinstance(reasons, list) else []:
+        yield from _labelled("dropped", str(reason), columns)
+    if isinstance(other, Mapping):
+        about = [f"row {other.get('row')}"] + [f"id {other['id']}"] * (other.get("id") is not None)
+        image = other.get("image")
+        about += [str(name) for name in (image if isinstance(image, list) else [image]) if name is not None]
+        yield from _labelled("repeats", text.one_line(" · ".join(about)), columns)
+        yield from _labelled("", str(other.get("text", "")), columns)
 
 
 def _count(given: str) -> int:

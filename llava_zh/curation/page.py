@@ -243,7 +243,7 @@ def _pairs(report: Mapping[str, Any]) -> Iterator[str]:
         yield "<section class='pair'>"
         for title, row, shown in (("kept", kept, both[0]), ("dropped", dropped, both[1])):
             yield f"<div class='side'><strong>{title}</strong>{_where(row)}{_said(row['text'], content=shown)}</div>"
-        why = f"<code>{escape(pair['reason'])}</code>: {_text(dropped['detail'])}"
+        why = f"<code>{escape(pair['reason'])}</code>: {_text(pair['detail'])}"
         yield f"<footer class='where'>{why}</footer></section>"
 
 

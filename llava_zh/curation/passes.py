@@ -192,13 +192,17 @@ class Verdict:
             }
         return figures
 
-    def pairs(self) -> list[tuple[str, int, int]]:
-        """Some duplicates, evenly chosen among all: reason, position of the row, and of the kept one it repeats."""
-        chosen = []
-        for reason, originals in (("duplicate", self.duplicate_of), ("near_duplicate", self.near_duplicate_of)):
+    def original(self, position: int) -> int | None:
+        """The position of the kept row that a duplicate repeats."""
+        original = max(int(self.duplicate_of[position]), int(self.near_duplicate_of[position]))
+        return original if original >= 0 else None
+
+    def some_duplicates(self) -> list[int]:
+        """The positions of some duplicates of each kind, evenly chosen among all."""
+        chosen: list[int] = []
+        for originals in (self.duplicate_of, self.near_duplicate_of):
             found = np.flatnonzero(originals >= 0)
-            some = found[np.linspace(0, len(found) - 1, min(PAIRS, len(found))).astype(int)]
-            chosen += [(reason, position, int(originals[position])) for position in some.tolist()]
+            chosen += found[np.linspace(0, len(found) - 1, min(PAIRS, len(found))).astype(int)].tolist()
         return chosen
 
     def too_small(self, quantiles: tuple[float, float] | None, length: Length) -> dict[str, int]:
@@ -267,30 +271,31 @@ def split_rows(folder: Path, facts: Facts, verdict: Verdict, report: CurationRep
         (folder / "data").mkdir(exist_ok=True)
     write_kept(folder / "data", lambda: facts.spool.chosen(verdict.kept), facts.spool)
     dropped = _judged(facts, verdict, report)
-    lines = (msgspec.json.encode({**row, "row": at, "reasons": defects}) + b"\n" for at, row, defects in dropped)
-    write_lines(folder / "dropped.jsonl", lines)
+    write_lines(folder / "dropped.jsonl", (msgspec.json.encode(row) + b"\n" for row in dropped))
 
 
-def _judged(
-    facts: Facts, verdict: Verdict, report: CurationReport
-) -> Iterator[tuple[int, Mapping[str, Any], list[str]]]:
-    """The dropped rows with their positions and defects; all that is told of them goes to `report` on the way."""
+def _judged(facts: Facts, verdict: Verdict, report: CurationReport) -> Iterator[dict[str, Any]]:
+    """The dropped rows with what is told of each; the figures and some of the rows go to `report` on the way."""
     report.rows, report.kept = len(verdict.kept), int(verdict.kept.sum())
     report.lengths = verdict.length_figures()
-    pairs = verdict.pairs()
-    sides: dict[int, dict[str, Any]] = {at: {} for _, *both in pairs for at in both}
-    wanted = ~verdict.kept
-    wanted[list(sides)] = True
-    for position, defects, _, line in facts.spool.chosen(wanted):
-        row = jsonl.decode_line(Place("row", row=position), line)
-        assert isinstance(row, Mapping)  # it was read before
-        if not verdict.kept[position]:
+    shown = set(verdict.some_duplicates())
+    with facts.spool.lines() as line_of:
+        for position, defects, _, line in facts.spool.chosen(~verdict.kept):
+            row = _decoded(position, line)
             defects += verdict.defects(position)
             report.drop(position, row, defects, lambda row=row: facts.said(row))  # type: ignore[misc]
-            yield position, row, defects
-        if position in sides:
-            detail = next((d.partition(": ")[2] for d in defects if "duplicate: of row" in d), "")
-            sides[position] = {**about(position, row, facts.said(row), PAIR_EXCERPT), "detail": detail}
-    for reason, dropped, original in pairs:
-        kept = {name: value for name, value in sides[original].items() if name != "detail"}
-        report.pairs.append({"reason": reason, "dropped": sides[dropped], "kept": kept})
+            told = {**row, "row": position, "reasons": defects}
+            if (original := verdict.original(position)) is not None:
+                other = _decoded(original, line_of(original))
+                told["repeats"] = about(original, other, facts.said(other), PAIR_EXCERPT)
+                if position in shown:
+                    mine = about(position, row, facts.said(row), PAIR_EXCERPT)
+                    reason, detail = defects[-1].split(": ", 1)
+                    report.pairs.append({"reason": reason, "detail": detail, "dropped": mine, "kept": told["repeats"]})
+            yield told
+
+
+def _decoded(position: int, line: bytes) -> Mapping[str, Any]:
+    row = jsonl.decode_line(Place("row", row=position), line)
+    assert isinstance(row, Mapping)  # it was read before
+    return row

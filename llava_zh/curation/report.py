@@ -41,10 +41,11 @@ class CurationReport:
         lengths: For each language (and llava task), the characters of the gpt turns a row: `min`, `p1`, `p50`, `p99`
             and `max` over all rows and over the kept, the `bounds` that applied (`None`: open), and a `histogram`
             (`start`, `width` and the numbers of rows a bar, of `all` and of the `kept`; the last bar has all longer).
-        pairs: Some duplicates beside the kept rows that they repeat, at most ten of each kind: `reason`, `dropped` and
-            `kept`, each with row, id, image and the beginning of the text.
+        pairs: Some duplicates beside the kept rows that they repeat, at most ten of each kind: `reason`, `detail`,
+            `dropped` and `kept`, each of these with row, id, image and the beginning of the text.
         advice: What the checks could not do, and how they can, in sentences.
         dry_run: Whether no rows were written.
+        dataset, config: What the rows are of, where that is a dataset with a name.
         parameters: What was asked for.
         seconds: Wall time.
     """
@@ -60,6 +61,8 @@ class CurationReport:
     pairs: list[dict[str, Any]] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)
     dry_run: bool = False
+    dataset: str | None = None
+    config: str | None = None
     seconds: float = 0.0
 
     def drop(self, position: int, row: Mapping[str, Any], defects: list[str], text: Callable[[], str]) -> None:

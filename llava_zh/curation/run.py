@@ -55,7 +55,8 @@ def curate(
     else is wrong with, so that every cluster keeps its earliest sound row.
 
     Written are ``data/000000.jsonl`` (kept rows, in their order, as published), ``dropped.jsonl`` (the others, without
-    pictures, with ``row``, their position from 0, and ``reasons``) and ``report.json``. Where pictures are embedded in
+    pictures, with ``row``, their position from 0, ``reasons`` and, for a duplicate, the kept row that it ``repeats``),
+    ``report.json`` and ``report.html``. Where pictures are embedded in
     the rows, the kept rows are ``data/000000.parquet`` in place of JSON Lines, with the same pictures. Each file
     appears once it is whole. The files of rows are the same for the same input. Meanwhile the folder needs room for the
     rows twice and 300 bytes a row. ``report.html`` is for reading: the lengths and where the limits cut, how many rows
@@ -116,7 +117,7 @@ def curate(
     given = {option: value for option, value in load_options.items() if option != "cache_dir" and value is not None}
     asked = Request.of(path if isinstance(path, str | os.PathLike) else "rows", name, given, "curate")
     report = CurationReport(parameters | asked.to_dict(), dry_run=dry_run)
-    rows, known = open_rows(path, asked, load_options.get("cache_dir"))
+    rows, known, report.dataset, report.config = open_rows(path, asked, load_options.get("cache_dir"))
     checks = Checks(
         language=language,
         single_paragraph=single_paragraph,

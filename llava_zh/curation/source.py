@@ -40,10 +40,12 @@ class Row(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """Rows, and what is expected of them."""
+    """Rows, what is expected of them, and the dataset and configuration that they are of where these have a name."""
 
     rows: Iterator[Row]
     known: Expected
+    dataset: str | None = None
+    config: str | None = None
 
 
 def open_rows(path: Source, request: Request, cache_dir: Any = None) -> Opened:
@@ -69,7 +71,7 @@ def open_rows(path: Source, request: Request, cache_dir: Any = None) -> Opened:
 
 
 def _opened(request: Request, cache_dir: Any) -> Opened:
-    from llava_zh.catalog import paths
+    from llava_zh.catalog import paths, registry
     from llava_zh.load import builder_for
     from llava_zh.rows.formats import RowOptions
 
@@ -82,12 +84,13 @@ def _opened(request: Request, cache_dir: Any) -> Opened:
     # What a run says of its rows tells which prompt they answer.
     builder = builder_for(facts, replace(placed, options=RowOptions(regenerated=True)), cache_dir)
     known = expected(builder.FACTS, builder.config_facts)
+    called = (facts.name, builder.config.name) if registry.named(facts.name) is not None else ()
     if request.given() & _CHOOSING or builder.config_facts.task is not None:
-        return Opened(_chosen(builder, request.path), known)
+        return Opened(_chosen(builder, request.path), known, *called)
     # Which images a row of a path has is known when its configuration is.
     by_path = placed.data_dir is not None and request.data_dir is None and request.name is None
     expect = replace(builder.expect, facts=False, images="many" if by_path else builder.config_facts.images)
-    return Opened(_as_published(builder, expect), known)
+    return Opened(_as_published(builder, expect), known, *called)
 
 
 # -- a dataset, by its name or path ------------------------------------------------------------------------

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -39,8 +40,10 @@ class Spool:
     def __init__(self, folder: Path, *, with_pictures: bool = True) -> None:
         self._with_pictures = with_pictures
         self._path, self._pictures_path = folder / "rows", folder / "pictures"
+        self._starts_path = folder / "starts"
         self._rows, self._data = self._path.open("xb"), self._pictures_path.open("xb")
-        self._end = 0
+        self._starts = self._starts_path.open("xb")
+        self._end = self._at = 0
         self._decode = msgspec.json.Decoder(_Header).decode
 
     @property
@@ -49,10 +52,14 @@ class Spool:
 
     def add(self, rows: Iterable[Row], defects: Iterable[list[str]]) -> None:
         # Compact JSON has no bare tab, so the first one ends the header.
-        self._rows.writelines(
+        records = [
             msgspec.json.encode((found, self._kept(row.pictures))) + b"\t" + row.line
             for row, found in zip(rows, defects, strict=True)
-        )
+        ]
+        self._rows.writelines(records)
+        starts = list(itertools.accumulate(map(len, records), initial=self._at))
+        self._at = starts.pop()
+        self._starts.write(np.array(starts, np.uint64).tobytes())
 
     def _kept(self, pictures: list[bytes | None] | None) -> list[Span | None] | None:
         if pictures is None or not self._with_pictures:
@@ -64,8 +71,8 @@ class Spool:
         return spans
 
     def flush(self) -> None:
-        self._rows.flush()
-        self._data.flush()
+        for file in (self._rows, self._data, self._starts):
+            file.flush()
 
     def chosen(self, mask: npt.NDArray[np.bool_]) -> Iterator[Spooled]:
         """The rows for which `mask` is true, in order."""
@@ -76,6 +83,18 @@ class Spool:
                 yield Spooled(position, defects, pictures, line)
 
     @contextlib.contextmanager
+    def lines(self) -> Iterator[Callable[[int], bytes]]:
+        """Access to single lines by the positions of their rows."""
+        with self._path.open("rb") as rows, self._starts_path.open("rb") as starts:
+
+            def line(position: int) -> bytes:
+                starts.seek(8 * position)
+                rows.seek(int.from_bytes(starts.read(8), sys.byteorder))
+                return rows.readline().partition(b"\t")[2]
+
+            yield line
+
+    @contextlib.contextmanager
     def reading(self) -> Iterator[Pictures]:
         """Access to the bytes of the pictures."""
         with self._pictures_path.open("rb") as file:
@@ -83,7 +102,7 @@ class Spool:
 
     def close(self) -> None:
         # What a full disk did not take stays in the buffers and would fail again; the files are temporary.
-        for file in (self._rows, self._data):
+        for file in (self._rows, self._data, self._starts):
             with contextlib.suppress(OSError):
                 file.close()
 

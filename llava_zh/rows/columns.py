@@ -24,6 +24,8 @@ ROUNDS = ("caption", "question", "answer")
 REGENERATED = "regenerated"
 #: The conversation that a row replaced: a key of that object, or a column of its own in rows that we exported.
 PREVIOUS = "previous"
+#: What a row that curation has dropped says of that; `show` prints it.
+DROPPED = frozenset({"row", "reasons", "repeats"})
 _OURS = frozenset({"config", "language", REGENERATED})
 
 # What an export for verl has besides, which is in the conversation already.
@@ -53,7 +55,7 @@ class Columns:
         """The names that no field of a row is known by."""
         names = set(names)
         ours = ({PREVIOUS} if REGENERATED in names else set()) | (_VERL if names >= _VERL else set())
-        return iter(names - self.known - ours)
+        return iter(names - self.known - ours - (DROPPED if names >= {"row", "reasons"} else set()))
 
     def get(
         self, row: Mapping[str, Any], field: str, none: Callable[[Any], bool] = lambda value: value is None

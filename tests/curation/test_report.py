@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from llava_zh.cli import main
 from llava_zh.curation import curate
 from llava_zh.curation.report import rows_to_cut
 from llava_zh.errors import BadArgument, RunConflict
@@ -123,3 +124,19 @@ def test_a_dry_run_gives_the_figures_of_the_run_and_writes_no_rows(tmp_path: Pat
         curate(sample(), output_dir=out, dry_run=True, overwrite=True)
     with pytest.raises(BadArgument, match="dry_run"):
         curate(sample())
+
+
+def test_show_prints_why_each_row_was_dropped_and_what_it_repeats(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hostile = row(2, HOSTILE)
+    curate([row(0, CAT), row(1, CAT), hostile], output_dir=tmp_path)
+    assert main(["show", str(tmp_path / "dropped.jsonl")]) == 0
+    shown, told = capsys.readouterr()
+    assert "row 1 · id 1" in shown and "dropped  duplicate: of row 0" in shown
+    assert f"repeats  row 0 · id 0 · sa_000000/sa_0.jpg\n         {CAT}" in shown
+    assert "dropped  control_characters: U+202E U+001B" in shown and "\x1b" not in shown
+    assert "not registered" not in told and "not loaded" not in told
+    assert main(["show", str(tmp_path / "dropped.jsonl"), "--json"]) == 0
+    first = json.loads(capsys.readouterr().out)[0]
+    assert first["reasons"] == ["duplicate: of row 0"] and first["repeats"]["text"] == CAT

@@ -74,7 +74,7 @@ def loaded(dataset: str, name: str | None, folder: Path) -> Any:
     ("dataset", "name", "file"),
     [(INTERNVL, "single_zh", ZH), ("llava", "zh", "my.jsonl"), ("llava", None, "my.jsonl")],
 )
-@hunt(5)
+@hunt(3)
 @given(rows=ROWS)
 def test_a_row_has_the_same_verdict_by_name_by_folder_by_file_and_as_given(
     dataset: str, name: str | None, file: str, rows: list[dict[str, Any]]
