@@ -48,7 +48,9 @@ def run(args: argparse.Namespace) -> int:
     builder = load_dataset_builder(args.path, args.name, **load_keywords(args))
     opens = builder.config.images.decode
     rows = builder.as_streaming_dataset(split="train").decode(False)
-    first = zip(itertools.islice(rows, args.count), itertools.chain(_why_dropped(builder), itertools.repeat({})))
+    first = zip(
+        itertools.islice(rows, args.count), itertools.chain(_why_dropped(builder), itertools.repeat({})), strict=False
+    )
     if args.json or args.jsonl:
         text.say_records(({**_jsonable(row), **dropped} for row, dropped in first), lines=args.jsonl)
         return 0

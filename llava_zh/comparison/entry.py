@@ -13,7 +13,7 @@ from llava_zh.comparison.measures import ALWAYS_TOLD, Draw, Measures, spread
 from llava_zh.comparison.pairs import Given, Opened, Pair, check_given
 from llava_zh.comparison.places import Places
 from llava_zh.comparison.result import Comparison
-from llava_zh.curation.expected import expected
+from llava_zh.curation.expected import expected_of
 from llava_zh.errors import BadArgument, known_name
 from llava_zh.storage.durable import check_kind, explained
 from llava_zh.storage.lines import write_lines
@@ -71,7 +71,7 @@ def compare(
     _check(run, other, sample, language, on_bad_row, judge)
     folder = check_folder(output_dir, run, other) if judge is not None or output_dir is not None else None
     pairs = Opened(run, other, on_bad_row)
-    measures = Measures(expected(pairs.run.dataset if pairs.run is not None else None), pairs.language, language)
+    measures = Measures(expected_of(pairs.run.dataset if pairs.run is not None else None), pairs.language, language)
     samples, drawn = Draw(sample, seed), Draw(judge.limit if judge is not None else 0, seed)
     with Progress("Comparing", unit="rows", show=progress) as bar:
         for pair in pairs:

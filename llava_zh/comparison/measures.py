@@ -39,8 +39,7 @@ class Side:
         """The fields of a row with the language of its configuration, where neither it nor its prompt has one."""
         if self._language is None or fields.get("language") is not None:
             return fields
-        made = fields.get("regenerated")
-        prompt = self._checks.prompts.get(str(made.get("prompt"))) if isinstance(made, Mapping) else None
+        prompt = self._checks.known.prompt_of(fields)
         return fields if prompt is not None and prompt.language else {**fields, "language": self._language}
 
 
@@ -50,10 +49,7 @@ class Measures:
     def __init__(self, known: Expected, config_language: str | None, language: str | None) -> None:
         def checks(language: str | None) -> Checks:
             leaks = tuple(dict.fromkeys((*LEAKS, *known.leaks)))
-            return Checks(
-                language=language, leaks=leaks, near_duplicates=False, one_paragraph=known.one_paragraph,
-                prompts=known.prompts,
-            )  # fmt: skip
+            return Checks(language=language, leaks=leaks, near_duplicates=False, known=known)
 
         self.old, self.new = Side(checks(None), config_language), Side(checks(language), config_language)
         self.words = Words()

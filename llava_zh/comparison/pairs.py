@@ -135,7 +135,7 @@ def _name(given: Given) -> str:
 def _rows(given: Given, on_bad_row: str) -> Iterator[Row]:
     """The rows of a run as far as it has come, of a folder or file of rows, or rows given as such."""
     if not isinstance(given, str | os.PathLike):
-        return open_rows(given, Request.of("rows", None, {}, "compare"))
+        return open_rows(given, Request.of("rows", None, {}, "compare")).rows
     run = open_finished(given)
     if run is not None:
         return _rows_of_run(run, on_bad_row)
@@ -144,7 +144,7 @@ def _rows(given: Given, on_bad_row: str) -> Iterator[Row]:
             f"{os.fspath(given)}: no such folder or file. Give the output folder of llava-zh regenerate, or a file of "
             "rows."
         )
-    return open_rows(given, Request.of(os.fspath(given), None, {"on_bad_row": on_bad_row}, "compare"))
+    return open_rows(given, Request.of(given, None, {"on_bad_row": on_bad_row}, "compare")).rows
 
 
 def _rows_of_run(run: FinishedRun, on_bad_row: str) -> Iterator[Row]:

@@ -88,6 +88,12 @@ def expected(facts: DatasetFacts | None = None, config: ConfigFacts | None = Non
     )
 
 
+def expected_of(dataset: str | None) -> Expected:
+    """What is expected of the rows of a dataset by its name; of one that is not known, as of rows of any."""
+    found = registry.named(dataset) if dataset is not None else None
+    return expected(found[0] if found is not None else None)
+
+
 def sentences(prompts: Iterable[Prompt]) -> Iterator[str]:
     """Sentences of the prompts that no answer would hold by chance."""
     for prompt in prompts:
