@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..catalog.request import image_roots
 from ..errors import BadArgument
 from . import text
 from .commands import Subparsers, new_parser
@@ -71,7 +72,12 @@ def _add_judge(parser: argparse.ArgumentParser) -> None:
     add("--judge", action="store_true", help="ask a model which text fits the picture better, blind and in both orders")
     add("--base-url", nargs="+", metavar="URL", help="root of its API, such as http://127.0.0.1:8000/v1")
     add("--model", help="name the servers know it by")
-    add("--image-root", metavar="ROOT", help="where the pictures are: folder or URL of SA-1B, or of other images")
+    add(
+        "--image-root",
+        type=image_roots,
+        metavar="ROOT",
+        help="where the pictures are: folder or URL of SA-1B, or of other images",
+    )
     add("--limit", type=int, metavar="N", help="pairs it is asked about (default: 200); a later call may raise it")
     add("--concurrency", type=int, metavar="N", help="requests in flight at once (default: 16)")
     add("--parameters", type=parameters, metavar="JSON", help="such as '{\"temperature\": 0}'")

@@ -93,7 +93,7 @@ def compare(
     if judge is not None and folder is not None:
         places = Places(pairs.run, image_root)
         said = ask_judge(judge, drawn.pairs, folder / "judge", {**pairs.identity, "seed": seed}, places, progress)
-        parameters |= {"judge": judge.model, "limit": judge.limit, "parameters": dict(judge.parameters)}
+        parameters |= {"judge": judge.model, "limit": judge.limit}
     result = _result(pairs, measures, samples.pairs, parameters, said)
     if folder is not None:
         write(result, folder)

@@ -67,6 +67,7 @@ class Opened:
         self.other = None if other is None else _name(other)
         self.without_previous = 0
         self.left = Left()
+        self._on_bad_row = on_bad_row
         self._rows = _rows(run, on_bad_row)
         self._others = None if other is None else _rows(other, on_bad_row)
 
@@ -74,8 +75,13 @@ class Opened:
         if self._others is not None:
             yield from self._matched()
             return
-        for row in self._rows:
-            previous = _previous(row)
+        tally = Tally(self.name, self._on_bad_row)
+        for position, row in enumerate(self._rows):
+            try:
+                previous = _previous(row, Place(self.name, row=position))
+            except BadRow as error:
+                tally.bad_row(error)
+                continue
             if previous is None:
                 self.without_previous += 1
                 continue
@@ -83,6 +89,7 @@ class Opened:
             shown = {name: row.fields[name] for name in ("config", "language", "task") if row.fields.get(name)}
             made = row.fields["regenerated"]
             yield _pair(made.get("key"), row, images, Text(previous, shown), Text(row.turns, row.fields))
+        tally.report()
 
     def _matched(self) -> Iterator[Pair]:
         assert self._others is not None
@@ -162,13 +169,17 @@ def _rows_of_run(run: FinishedRun, on_bad_row: str) -> Iterator[Row]:
     tally.report()
 
 
-def _previous(row: Row) -> Turns | None:
-    """The turns that those of a row replaced."""
+def _previous(row: Row, place: Place) -> Turns | None:
+    """The turns that those of a row replaced.
+
+    Raises:
+        BadRow: Something else is in their place.
+    """
     made = row.fields.get("regenerated")
     before = made.get("previous") if isinstance(made, Mapping) else None
     if not before:
         return None
-    found = records.turns_of(Place("regenerated.previous", row=0), {"conversations": before})
+    found = records.turns_of(place, {"conversations": before})
     return [(turn["from"], turn["value"]) for turn in found]
 
 

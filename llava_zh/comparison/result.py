@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from llava_zh.gates.html_tables import html_table
+
 #: Words that a reader is shown of each kind; the report has more.
 _SHOWN_WORDS = 10
 _QUANTILES = {"mean": "mean", "min": "min", "p5": "p5", "p50": "median", "p95": "p95", "max": "max"}
@@ -96,6 +98,15 @@ class Comparison:
     def title(self) -> str:
         what = self.run if self.other is None else f"{self.other} (old), {self.run} (new)"
         return f"{self.rows:,} {'pair' if self.rows == 1 else 'pairs'} of old and new texts: {what}"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        figures = {what: f"{old} → {new}" for what, old, new in self.table()[1:]}
+        figures["unchanged"] = _share(self.unchanged["count"], self.rows)
+        if self.judge is not None and self.judge["pairs"]:
+            figures["new fits the picture better"] = _interval(self.judge["better"]["new"])
+            figures["old fits the picture better"] = _interval(self.judge["better"]["old"])
+        return html_table(self.title, figures)
 
     def __str__(self) -> str:
         rows = self.table()

@@ -15,7 +15,7 @@ from model_server import ModelServer
 import llava_zh
 from llava_zh.cli import main, text
 from llava_zh.comparison.words import Words, words_of
-from llava_zh.errors import BadArgument, DataFileNotFound
+from llava_zh.errors import BadArgument, BadRow, DataFileNotFound
 from llava_zh.regenerate import regenerate
 
 from .conftest import NEW, SAME, pairs_of, rows_in
@@ -52,7 +52,7 @@ def test_the_measures_of_a_run_are_those_of_its_texts(run: Path, tmp_path: Path)
     assert json.loads((tmp_path / "out" / "report.json").read_bytes()) == found.to_dict()
     assert len((tmp_path / "out" / "pairs.jsonl").read_bytes().splitlines()) == 5
     assert sorted(path.relative_to(run) for path in run.rglob("*")) == before
-    assert "characters, mean" in str(found)
+    assert "characters, mean" in str(found) and "characters, mean" in found._repr_html_()
 
 
 def test_faults_are_told_of_both_sides_by_the_checks_of_curation(tmp_path: Path) -> None:
@@ -74,6 +74,10 @@ def test_faults_are_told_of_both_sides_by_the_checks_of_curation(tmp_path: Path)
     assert found.findings["refusal"] == {"old": 0, "new": 1}
     assert found.languages == {"en": {"old": 1, "new": 0}, "zh": {"old": 3, "new": 4}}
     assert llava_zh.compare(rows, language="en").findings["language"]["new"] == 4
+    rows[0]["regenerated"]["previous"] = [{"from": "gpt"}]
+    with pytest.raises(BadRow, match="row 0"):
+        llava_zh.compare(rows)
+    assert llava_zh.compare(rows, on_bad_row="skip").rows == 3
 
 
 def test_two_sets_are_matched_by_image_then_by_question(tmp_path: Path) -> None:
