@@ -1,6 +1,6 @@
 """Train a vision-language model in plain PyTorch; killed at any moment, it goes on where its last checkpoint was.
 
-    pip install "llava-zh[torch]" transformers
+    pip install "llava-zh[torch]"
     python examples/train_pytorch.py --data-dir demo/internvl --image-root demo/sa1b --output-dir run
     python examples/train_pytorch.py --data-dir demo/internvl --image-root demo/sa1b --output-dir run   # resumes
 
@@ -12,6 +12,7 @@ checkpoint. (Gradients are not exchanged here; wrap the model in DistributedData
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import os
@@ -25,6 +26,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from llava_zh import load_dataset
 from llava_zh.streams.shuffle import shuffled
+from llava_zh.torch import Collator
 
 
 def main() -> None:
@@ -62,7 +64,7 @@ def main() -> None:
         stream,
         batch_size=args.batch_size,
         num_workers=args.num_workers,
-        collate_fn=Collator(processor),
+        collate_fn=functools.partial(with_ids, Collator(processor)),
     )
     args.output_dir.mkdir(parents=True, exist_ok=True)
     checkpoint = args.output_dir / f"checkpoint-{rank}.pt"
@@ -89,40 +91,9 @@ def main() -> None:
             print(json.dumps({"epoch": epoch, "step": step, "loss": loss.item(), "ids": ids}), flush=True)
 
 
-class Collator:
-    """From rows to what the model takes; in a worker process, so pictures are opened and resized there."""
-
-    def __init__(self, processor: Any) -> None:
-        self.processor = processor
-
-    def __call__(self, rows: list[dict[str, Any]]) -> tuple[list[str], dict[str, torch.Tensor]]:
-        batch = self.processor.apply_chat_template(
-            [with_pictures(row) for row in rows],
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            return_assistant_tokens_mask=True,
-            processor_kwargs={"padding": True},
-        )
-        # Only the answers are learned.
-        answers = torch.as_tensor(batch.pop("assistant_masks")).bool()
-        batch["labels"] = batch["input_ids"].masked_fill(~answers, -100)
-        return [row["id"] for row in rows], dict(batch)
-
-
-def with_pictures(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row's messages with its pictures put where their placeholders are."""
-    pictures = iter(row["images"])
-    return [
-        {
-            "role": message["role"],
-            "content": [
-                {"type": "image", "image": next(pictures)} if part["type"] == "image" else part
-                for part in message["content"]
-            ],
-        }
-        for message in row["messages"]
-    ]
+def with_ids(collator: Collator, rows: list[dict[str, Any]]) -> tuple[list[str], dict[str, torch.Tensor]]:
+    """Which rows a batch is of, and the batch; in a worker process, so pictures are opened and resized there."""
+    return [row["id"] for row in rows], collator(rows)
 
 
 def texts(row: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """Fine-tune a vision-language model with TRL's SFTTrainer on a stream of captions.
 
-    pip install "llava-zh" "trl>=1.16" torch
+    pip install "llava-zh[torch]" "trl>=1.16"
     python examples/train_trl.py --data-dir demo/internvl --image-root demo/sa1b --max-steps 20
 
 (`llava-zh demo demo` writes those folders.) Without ``--model`` a tiny random model is trained, so this runs on a CPU;
@@ -19,6 +19,7 @@ from trl import SFTConfig, SFTTrainer
 
 from llava_zh import load_dataset
 from llava_zh.streams.shuffle import shuffled
+from llava_zh.torch import Collator
 
 
 def main() -> None:
@@ -32,11 +33,12 @@ def main() -> None:
     parser.add_argument("--max-steps", type=int, default=20)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--max-length", type=int, default=4096, help="tokens a row may have")
     args = parser.parse_args()
     transformers.set_seed(0)
 
-    # `parts` is TRL's form: `messages` with a content of image and text parts, and `images`. SFTTrainer accepts a
-    # stream as it is; pictures are opened when a batch is made.
+    # `parts` is TRL's form: `messages` with a content of image and text parts, and `images`. SFTTrainer takes a stream
+    # as it is; the collator opens the pictures when a batch is made, and has the answers learned whatever the template.
     stream = shuffled(
         load_dataset(
             args.dataset,
@@ -60,13 +62,15 @@ def main() -> None:
         model=model,
         processing_class=processor,
         train_dataset=stream,
+        data_collator=Collator(processor, max_length=args.max_length, on_too_long="skip"),
         args=SFTConfig(
             output_dir=args.output_dir,
             max_steps=args.max_steps,
             per_device_train_batch_size=args.batch_size,
             learning_rate=args.learning_rate or (2e-5 if args.model else 5e-3),
-            max_length=None,  # a cut would tear image tokens apart
-            assistant_only_loss=not args.model,  # needs a chat template that marks the answers, as the tiny one does
+            max_length=None,  # the collator cuts, and no image token
+            remove_unused_columns=False,
+            dataset_kwargs={"skip_prepare_dataset": True},
             logging_steps=1,
             save_strategy="no",
             report_to=[],

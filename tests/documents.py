@@ -29,6 +29,7 @@ from model_server import ModelServer
 from llava_zh.demo import write_demo
 
 ROOT = Path(__file__).parent.parent
+TRAINED = "Qwen/Qwen2.5-VL-3B-Instruct"  # the model that they train; here a tiny one in a folder
 MODEL_URL = "http://127.0.0.1:23333/v1"  # what documents call a model server; lmdeploy's default
 MODEL = "OpenGVLab/InternVL2-Llama3-76B"
 
@@ -89,7 +90,7 @@ def run_python(document: Path, folder: Path, env: dict[str, str], scratch: Path)
     python = [b for b in every if b.language == "python" and (b.needs is None or find_spec(b.needs))]
     if not python:
         return 0
-    parts = ["\n" * (b.line - 1) + b.text.replace(MODEL_URL, env["LLAVA_ZH_TEST_MODEL_URL"]) for b in python]
+    parts = ["\n" * (b.line - 1) + _here(b.text, folder, env) for b in python]
     script = scratch / "blocks.py"
     # A file of its own, with the usual guard: workers of a DataLoader or a pool may import it again.
     script.write_text(
@@ -139,3 +140,20 @@ def _entries(text: str) -> Sequence[tuple[str, str]]:
             command = command[:-1] + more
         entries.append((command, expected))
     return entries
+
+
+def _here(text: str, folder: Path, env: dict[str, str]) -> str:
+    """A block with what stands for a model server and a model here."""
+    if TRAINED in text and not (folder / "model").exists():
+        _write_model(folder / "model")
+    return text.replace(MODEL_URL, env["LLAVA_ZH_TEST_MODEL_URL"]).replace(TRAINED, str(folder / "model"))
+
+
+def _write_model(folder: Path) -> None:
+    """The examples' tiny model and its processor, as `from_pretrained` reads them."""
+    sys.path.insert(0, str(ROOT / "examples"))
+    from tiny_vlm import tiny_model, tiny_processor
+
+    processor = tiny_processor(["图中是什么？", "What is in the picture?"])
+    processor.save_pretrained(folder)
+    tiny_model(processor).save_pretrained(folder)
