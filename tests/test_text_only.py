@@ -26,6 +26,7 @@ from llava_zh.exporters.targets import TARGETS
 from llava_zh.files import readers
 from llava_zh.regenerate import regenerate
 from llava_zh.rows.formats import ROW_FORMATS
+from llava_zh.sa1b.tools.status import coverage
 
 RED, BLUE = picture("red", "JPEG"), picture("blue", "JPEG", size=(12, 8))
 STORED = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -266,6 +267,10 @@ def test_what_is_asked_of_images_leaves_no_row_of_text_alone_out(tmp_path: Path)
     assert kept(archives=[1]) == ["t0", "2", "3", "t1"]
     assert kept(bad_images=["sa_2.jpg"]) == ["t0", "1", "3", "t1"]
     assert kept(archives="available") == kept(on_missing_image="skip") == ["t0", "1", "2", "both", "t1"]
+    # Nothing that they need is missing, so they count as covered.
+    builder = load_dataset_builder("mixed-sa1b", "all", data_files=path, image_root=tmp_path / "root")
+    covered = coverage(builder.config.images.filesystem(), builder.image_paths())
+    assert (covered.rows, covered.covered, covered.missing) == (6, 5, 1)
     null = load_dataset("mixed-sa1b", "all", **where, on_missing_image="null")
     assert [row["image"] for row in null.decode(False)][::3] == [[], [None]]
 
