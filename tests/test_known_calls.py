@@ -84,7 +84,7 @@ def test_files_are_named_in_every_way_that_datasets_takes(rows: Path, memory: st
         assert len(ids(loaded)) == count, (folder, files)
     assert load_dataset("llava", split="train", data_files=f"{memory}/b.jsonl.gz", num_proc=2).num_rows == 4
     for bad, error, message in (
-        ({"train": "a", "test": "b"}, UnknownName, "the one split of these datasets.* found 'train', 'test'. Load the"),
+        ({"train": "a", "test": "b"}, UnknownName, "Unknown split 'test' .*have one.* found 'train', 'test'. Load the"),
         ({}, UnknownName, "found no split"),
         (f"{memory}/none.jsonl", DataFileNotFound, "no file 'memory://rows/none.jsonl'"),
         (f"{memory}/*.parquet", DataFileNotFound, r"no file 'memory://rows/\*\.parquet'"),

@@ -156,8 +156,9 @@ def flatten(data_files: Any) -> Iterator[str]:
         yield os.fspath(data_files)
     elif isinstance(data_files, Mapping):
         if set(map(str, data_files)) != {"train"}:
+            other = next((str(split) for split in data_files if str(split) != "train"), "")
             raise UnknownName(
-                f"data_files: expected the one split of these datasets, {{'train': …}}; found "
+                f"Unknown split {other!r} in data_files: these datasets have one, {{'train': …}}; found "
                 f"{', '.join(map(repr, map(str, data_files))) or 'no split'}. Load the files of each other split by a "
                 "call of its own, data_files=[…]."
             )

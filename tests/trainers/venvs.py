@@ -1,4 +1,5 @@
 """Virtual environments with the real trainers, one each: their pins of `datasets` and `transformers` do not agree.
+The type checkers of those who use the library have one too.
 
     python tests/trainers/venvs.py trl ms-swift llama-factory    # make them, or find them made
 
@@ -23,7 +24,10 @@ PACKAGES = {
     "trl": ["trl==1.16.0", "torchdata"],
     "ms-swift": ["ms-swift==4.6.0"],
     "llama-factory": ["llamafactory==0.9.5"],
+    "type-checkers": ["basedpyright==1.40.2", "mypy==2.4.1"],
 }
+# They look at installed packages and run none of them.
+WITHOUT_TORCH = {"type-checkers"}
 # Their builds are for another PyTorch, and importing transformers beside them fails.
 REMOVED = ["torchvision", "torchaudio"]
 
@@ -44,7 +48,8 @@ def python_of(name: str) -> Path:
         return python
     shutil.rmtree(folder, ignore_errors=True)
     _run(sys.executable, "-m", "venv", folder)
-    _run(python, "-m", "pip", "install", "-q", *torch)
+    if name not in WITHOUT_TORCH:
+        _run(python, "-m", "pip", "install", "-q", *torch)
     install = [_uv(), "pip", "install", "-q", "--python", python] if _uv() else [python, "-m", "pip", "install", "-q"]
     _run(*install, *PACKAGES[name], "-e", ROOT)
     _run(python, "-m", "pip", "uninstall", "-q", "-y", *REMOVED)
