@@ -22,6 +22,8 @@ _log = get_logger(__name__)
 _LOST = frozenset(("damaged", "lost", "truncated", "checksum"))
 #: Compressed bytes a second that one pass indexes on one core, measured on JPEGs in gzip tars.
 _RATE = 150_000_000
+#: Seconds that indexing all of a root takes, from which on it is told of.
+WORTH_TELLING = 30.0
 #: Seconds for which nobody is told again, so that of the workers of one training run one tells it.
 _TOLD = 3600
 
@@ -54,17 +56,15 @@ def before_first_index(root: Root, path: str) -> None:
     """
     places = [place for paths in root.stems().values() for place in paths]
     missing = [place for place in places if not _may_have_index(root, place)]
-    if len(missing) < 2 or _told_lately(root):
+    source = root.source(path)
+    seconds = source.size / _RATE if store.detect(source) == "gzip" else 0  # a plain tar takes a moment
+    if len(missing) < 2 or len(missing) * seconds < WORTH_TELLING or _told_lately(root):
         return
-    hit = root.file(path)
-    size = 0 if hit is None else hit.size
-    gzip = store.detect(root.source(path)) == "gzip"
-    each = _duration(size / _RATE) if gzip else "a moment"
-    every = _duration(len(missing) * size / _RATE) if gzip else "little"
     _log.warning(
         "%s of the %s archives in %s have no index yet. Each is indexed when its first image is wanted: about %s for "
         "one of %s, on one core about %s for all. To do it ahead: llava-zh sa1b index --image-root %s",
-        f"{len(missing):,}", f"{len(places):,}", root.name, each, sizes.show(size), every, root.name,
+        f"{len(missing):,}", f"{len(places):,}", root.name, _duration(seconds), sizes.show(source.size),
+        _duration(len(missing) * seconds), root.name,
     )  # fmt: skip
 
 

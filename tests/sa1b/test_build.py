@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from llava_zh.errors import BadArchive
-from llava_zh.sa1b import store
+from llava_zh.sa1b import advice, store
 from llava_zh.sa1b.filesystem import Sa1bFileSystem
 from llava_zh.sa1b.source import LocalSource, open_limit
 
@@ -134,8 +134,9 @@ def test_one_name_in_two_forms_is_one_name_and_the_last_is_read(tmp_path: Path, 
 
 
 def test_the_first_index_that_is_made_on_the_way_tells_of_all_that_lack_one_once(
-    tmp_path: Path, make_fs: MakeFs, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, make_fs: MakeFs, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(advice, "WORTH_TELLING", 0)  # these take no time
     for number in range(3):
         write_archive(tmp_path / f"sa_{number:06d}.tar", {f"sa_{number + 1}.jpg": PICTURE}, "gzip")
     make_fs(tmp_path).build_index(["sa_000000"])
