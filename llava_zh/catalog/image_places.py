@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import BadArgument
 from ..files import readers
 from ..files.data_files import DataFile, local_files
+from ..gates.counts import counted
 from ..gates.safe_text import get_logger
 from ..images import written_paths
 from ..images.locations import (
@@ -186,7 +187,7 @@ def _own(seen: Seen, published: str | None, image_root: str | None, folders: Seq
             "as paths. Fetch all with `llava-zh download` and pass data_dir= to see pixels.",
             where, len(archives), archives[0].name,
         )  # fmt: skip
-        return UnresolvedImages(), f"in {len(archives)} remote archives"
+        return UnresolvedImages(), f"in {counted(len(archives), 'remote archives')}"
     return _unresolved(where, published, f"no file {path} beside the rows in the repository, and no archive")
 
 
@@ -287,7 +288,7 @@ def _beside(
         around = [Path(file.path).parent for file in archives if file.path is not None]
         # Of what lies around an archive, the names of folders help to tell whose picture is whose.
         folder = Path(os.path.commonpath([rows_folder, *around]))
-        return ArchivedImages(str(folder)), f"in {len(archives)} archives in {folder}"
+        return ArchivedImages(str(folder)), f"in {counted(len(archives), 'archives')} in {folder}"
     for folder in possible:
         if "/" in path and os.path.isdir((folder / path).parent):  # noqa: PTH112 (as above; the first row's is missing)
             return FolderImages(str(folder), within=str(whole)), f"as files below {folder}"

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from ..errors import BadArgument, UnknownArgument, known_name
 from ..files.data_files import SOURCES
 from ..gates import limits, sizes
+from ..gates.counts import counted
 from ..sa1b.access import public
 from ..sa1b.urls import SA_NAME, SHARD_NAME, archive_names, normalize
 from . import place_checks
@@ -155,7 +156,7 @@ def image_roots(text: str) -> str | dict[str, str]:
 
 def _shown_archives(archives: Any) -> str:
     shown = archives if isinstance(archives, str) else sorted(archives)
-    return f"archives={shown!r}" if len(shown) <= SHOWN_NAMES else f"{len(shown)} archives"
+    return f"archives={shown!r}" if len(shown) <= SHOWN_NAMES else f"{counted(len(shown), 'archives')}"
 
 
 def _bad_images(given: Any) -> Any:
@@ -286,7 +287,7 @@ class Request:
             Decides.CHOICE,
             Option("leave out rows with these images (from `llava-zh sa1b verify`)", "which", "FILE"),
             check=_bad_images,
-            shown=lambda entries: f"bad_images= of {len(entries)} entries",
+            shown=lambda entries: f"bad_images= of {counted(len(entries), 'entries')}",
         ),
     )
     chunk_size: Any = field(

@@ -20,6 +20,7 @@ from ..files import readers
 from ..files.data_files import DataFile
 from ..files.hub import check_is_data
 from ..gates import pictures
+from ..gates.counts import counted
 from ..gates.safe_text import get_logger
 from ..images.locations import Images
 from ..rows.columns import USUAL, Columns, no_image
@@ -170,7 +171,7 @@ def find_rows(
     with_image = next(filter(columns.has_image, seen.firsts), seen.firsts[0])
     first = next((row for row in seen.firsts if isinstance(columns.get(row, "image", no_image)[1], str)), with_image)
     kinds = sorted({readers.kind_of(file.name) or "" for file in chosen})
-    found = f"{len(chosen)} {'/'.join(kinds)} file{'s' * (len(chosen) > 1)} with columns {', '.join(first)}"
+    found = f"{counted(len(chosen), '/'.join(kinds) + ' files')} with columns {', '.join(first)}"
     return chosen, first, found
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LlavaZhError
+from ..gates.counts import counted
 from . import text
 from .commands import Subparsers, new_parser
 from .options import add_json, add_output_dir
@@ -116,7 +117,7 @@ def _load(dataset: str, config: str, *, data_dir: str, image_root: str | None, c
     streamed_seconds = time.perf_counter() - start
     if streamed != len(prepared):
         raise LlavaZhError(
-            f"{dataset} {config}: {len(prepared)} rows prepared, but {streamed} streamed from {data_dir}."
+            f"{dataset} {config}: {counted(len(prepared), 'rows')} prepared, but {streamed} streamed from {data_dir}."
         )
     row = prepared[0]
     image = row["image"][0] if isinstance(row["image"], list) else row["image"]

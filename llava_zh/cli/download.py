@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import BadFile, HubError, UnknownName
+from ..gates.counts import counted
 from . import text
 from .commands import Subparsers, new_parser
 from .options import add_dataset, add_json, add_output_dir, add_source
@@ -118,7 +119,7 @@ def _where(files: Sequence[DataFile], folder: Path | None, source: str) -> str:
     total = text.size(sum(file.size for file in files))
     place = _place(folder, source)
     shown = place if folder is not None else f"the cache of {source}: {place}"
-    return f"{len(files)} file{'s' * (len(files) > 1)}, {total}, in {shown}"
+    return f"{counted(len(files), 'files')}, {total}, in {shown}"
 
 
 def _place(folder: Path | None, source: str) -> str:

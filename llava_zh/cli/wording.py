@@ -17,7 +17,9 @@ _ARGUMENT = re.compile(
     rf"(?P<call>{_CALL})|(?<![\w/.'\"-])(?P<name>(?>[a-z]+(?:_[a-z]+)*))(?:=(?P<value>{_VALUE})?|(?![\w/'\"-]|\.\w))"
 )
 # Arguments that are options of no command: what says "or pass them" is left out.
-_NOT_TYPED = re.compile(r"(?:,? or (?:pass|give it as) | \((?:and|or) )(?:token|cache_dir)=(?:\)|(?=[\s;,.]|$))")
+_NOT_TYPED = re.compile(
+    r"(?:,? or (?:pass|give it as) | \((?:and |or )?)(?:token|cache_dir|storage_options)=(?:\)|(?=[\s;,.]|$))"
+)
 
 # What a message for both says twice once its argument is an option.
 _TWICE = re.compile(r"(--[a-z]+(?:-[a-z]+)*) \((?:on the command line )?\1\)")

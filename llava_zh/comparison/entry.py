@@ -15,6 +15,7 @@ from llava_zh.comparison.places import Places
 from llava_zh.comparison.result import Comparison
 from llava_zh.curation.expected import expected_of
 from llava_zh.errors import BadArgument, known_name
+from llava_zh.gates.counts import counted
 from llava_zh.storage.durable import check_kind, explained
 from llava_zh.storage.lines import write_lines
 from llava_zh.storage.progress import Progress
@@ -173,7 +174,7 @@ def _notes(pairs: Opened, measures: Measures, judge: dict[str, Any] | None) -> l
     elif pairs.run is not None and pairs.run.unfinished:
         notes.append("the run was stopped before its end; compared is what it had finished")
     if pairs.without_previous:
-        notes.append(f"{pairs.without_previous:,} rows hold no older text, and are not compared")
+        notes.append(f"{counted(pairs.without_previous, 'rows')} hold no older text, and are not compared")
     for side, count in (("old", pairs.left.old), ("new", pairs.left.new)):
         if count:
             notes.append(f"{count:,} {side} rows have no match on the other side, and are not compared")

@@ -17,6 +17,7 @@ from llava_zh.comparison.matched import Left, matched
 from llava_zh.curation.source import Row, open_rows
 from llava_zh.errors import BadArgument, BadRow, DataFileNotFound, LlavaZhError
 from llava_zh.files import jsonl
+from llava_zh.gates.counts import counted
 from llava_zh.images.names import image_label
 from llava_zh.regenerate.finished import FinishedRun, open_finished
 from llava_zh.rows import records
@@ -117,13 +118,14 @@ class Opened:
         """The error for no pair at all."""
         if self._others is not None:
             return DataFileNotFound(
-                f"{self.name} and {self.other} have no image in common: {self.left.new:,} rows of the first and "
-                f"{self.left.old:,} of the second are of other images. Give two sets of rows that name the same images "
+                f"{self.name} and {self.other} have no image in common: {counted(self.left.new, 'rows')} of the first "
+                f"and {self.left.old:,} of the second are of other images. Give two sets of rows that name the same "
+                "images "
                 "by the same paths."
             )
         if self.without_previous:
             return DataFileNotFound(
-                f"{self.name}: none of its {self.without_previous:,} rows holds the text that it replaced "
+                f"{self.name}: none of its {counted(self.without_previous, 'rows')} holds the text that it replaced "
                 "(regenerated.previous), as rows of a run do whose input had texts. Name the older rows with other=."
             )
         return DataFileNotFound(

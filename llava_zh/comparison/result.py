@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from llava_zh.gates.counts import counted
 from llava_zh.gates.html_tables import html_table
 
 #: Words that a reader is shown of each kind; the report has more.
@@ -125,7 +126,7 @@ def _share(count: int, total: int) -> str:
 
 def _judged(judge: dict[str, Any]) -> Iterator[str]:
     yield (
-        f"judge {judge['model']}: {judge['pairs']:,} of {judge['asked_for']:,} pairs answered in both orders"
+        f"judge {judge['model']}: {judge['pairs']:,} of {counted(judge['asked_for'], 'pairs')} answered in both orders"
         + (f"; answers given up: {_counts(judge['failed'])}" if judge["failed"] else "")
     )
     if judge["failed"]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from llava_zh.curation.report import REASONS
 from llava_zh.curation.text import detect_language
+from llava_zh.gates.counts import counted
 from llava_zh.gates.safe_text import one_line, safe
 
 _STYLE = """
@@ -153,7 +154,7 @@ def _lengths(report: Mapping[str, Any]) -> Iterator[str]:
         "The broken lines are the limits.</p>"
     )
     for name, figures in groups.items():
-        yield f"<h3>{_text(name)}, {sum(figures['histogram']['all']):,} rows</h3>"
+        yield f"<h3>{_text(name)}, {counted(sum(figures['histogram']['all']), 'rows')}</h3>"
         yield f"<figure>{_chart(figures, name)}<figcaption>{_spreads(figures)}</figcaption></figure>"
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from llava_zh.gates.counts import counted
 from llava_zh.gates.html_tables import html_table
 
 #: Why a row is dropped, in the order of the checks.
@@ -93,7 +94,7 @@ class CurationReport:
     def __str__(self) -> str:
         share = self.dropped / self.rows if self.rows else 0
         counts = f"{self.kept:,} kept, {self.dropped:,} dropped ({share:.1%})"
-        lines = [f"{self.rows:,} rows: {counts} in {self.seconds:,.1f} s"]
+        lines = [f"{counted(self.rows, 'rows')}: {counts} in {self.seconds:,.1f} s"]
         if self.dry_run:
             lines[0] += "; a dry run, so no rows were written"
         for reason, entry in self.reasons.items():
@@ -124,7 +125,7 @@ def advice_on(groups: Mapping[str, int], lengths: Mapping[str, Any], quantiles: 
     """The sentence on the groups that are too small for their outliers to be found by quantiles."""
     if not groups:
         return []
-    named = ", ".join(f"{name} ({rows:,} rows)" for name, rows in groups.items())
+    named = ", ".join(f"{name} ({counted(rows, 'rows')})" for name, rows in groups.items())
     shortest = min(lengths[name]["all"]["min"] for name in groups)
     longest = max(lengths[name]["all"]["max"] for name in groups)
     languages = dict.fromkeys(name.split()[0] for name in groups)
@@ -132,6 +133,7 @@ def advice_on(groups: Mapping[str, int], lengths: Mapping[str, Any], quantiles: 
     low, high = quantiles
     return [
         f"No text was too short or too long for the quantiles {low:g} and {high:g}: they leave nothing out of fewer "
-        f"than {rows_to_cut(quantiles):,} rows, as in {named}. The texts have {shortest:,} to {longest:,} characters. "
-        f"To leave some out, give limits: --length {options} (in Python, length=)."
+        f"than {counted(rows_to_cut(quantiles), 'rows')}, as in {named}. "
+        f"The texts have {shortest:,} to {longest:,} characters. To leave some out, give limits: --length {options} "
+        "(in Python, length=)."
     ]

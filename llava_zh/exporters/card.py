@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..catalog.facts import DatasetFacts
+from ..gates.counts import counted
 from ..gates.safe_text import one_line, printable
 from .targets import TARGETS, DataFile
 
@@ -64,7 +65,7 @@ def card(
         "",
         f"{facts.description}",
         "",
-        f"{rows:,} rows in {len(files)} file{'s' * (len(files) != 1)}. {_PIXELS[pictures]}",
+        f"{counted(rows, 'rows')} in {counted(len(files), 'files')}. {_PIXELS[pictures]}",
         "",
         "## Use",
         "",

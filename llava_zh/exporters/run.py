@@ -21,6 +21,7 @@ import numpy as np
 
 from ..errors import OutputError, RunConflict
 from ..gates import places, sizes
+from ..gates.counts import counted
 from ..gates.html_tables import html_table
 from ..gates.safe_text import get_logger
 from ..storage.durable import explained, sync_folder
@@ -94,16 +95,17 @@ class ExportSummary:
     def __str__(self) -> str:
         drawn = f" of {self.fitting:,}" if self.fitting is not None else ""
         earlier = f" ({self.found} finished earlier)" if self.found else ""
-        pictures = f", {self.image_files:,} image files" if self.image_files else ""
-        left_out = f", {self.left_out:,} rows with a bad or missing picture left out" if self.left_out else ""
+        pictures = f", {counted(self.image_files, 'image files')}" if self.image_files else ""
+        left_out = f", {counted(self.left_out, 'rows')} with a bad or missing picture left out" if self.left_out else ""
         return (
-            f"{self.rows:,} rows{drawn} with {self.images:,} images in {_counted(self.files)}{earlier}, "
-            f"{sizes.show(self.size)}{pictures}{left_out}, {self.seconds:.1f} s\n{self.folder}\n{self.usage}"
+            f"{counted(self.rows, 'rows')}{drawn} with {counted(self.images, 'images')} "
+            f"in {_counted(self.files)}{earlier}, {sizes.show(self.size)}{pictures}{left_out}, {self.seconds:.1f} "
+            f"s\n{self.folder}\n{self.usage}"
         )
 
 
 def _counted(files: Sequence[str]) -> str:
-    return f"{len(files)} file{'s' * (len(files) != 1)}"
+    return counted(len(files), "files")
 
 
 def run(job: Job, request: dict[str, Any], num_shards: int | None, rows: int, num_proc: int) -> ExportSummary:
@@ -137,7 +139,7 @@ def run(job: Job, request: dict[str, Any], num_shards: int | None, rows: int, nu
         if not summary.rows and 0 not in (job.selection.limit, job.selection.sample):
             # Of several configurations the first one's account stands for all: the same was asked of each.
             asked = [f"{name}={value!r}" for name, value in request["selection"].items()]
-            asked += [f"whole pictures, which {summary.left_out:,} rows lack"] if summary.left_out else []
+            asked += [f"whole pictures, which {counted(summary.left_out, 'rows')} lack"] if summary.left_out else []
             raise job.builders[0].nothing_left(", ".join(asked), job.selection.fitting_counted)
         _beside(job, request, written, summary.usage)
         with explained(job.folder / "data"):

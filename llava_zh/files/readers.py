@@ -27,6 +27,7 @@ import pyarrow as pa
 
 from ..errors import BadArgument, BadFile, BadRow
 from ..gates import json_values
+from ..gates.counts import counted
 from ..rows import records
 from ..rows.columns import USUAL, Columns
 from ..rows.records import Expect, Place
@@ -115,7 +116,7 @@ def _cannot_be_cut(shards: list[Shard], groups: int, num_shards: int) -> str:
         reasons.append(f"Parquet is cut between row groups, at least one shard a file, and there are {groups} groups")
     files = len({shard.file for shard in shards})
     most = groups + sum(kind_of(shard.file.name) != "parquet" for shard in shards)
-    can = f"{files} to {most} shards" if not whole and files < most else f"{most} shard{'s' * (most > 1)}"
+    can = f"{files} to {most} shards" if not whole and files < most else counted(most, "shards")
     return (
         f"num_shards={num_shards} cannot be had; what is here can be {can}: {'; '.join(reasons)}. "
         "Write JSON Lines or Parquet (llava-zh export) for more, or leave num_shards out."

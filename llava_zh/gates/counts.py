@@ -1,8 +1,14 @@
-"""Numbers of things as they are said: ``1 row``, ``2 rows``, ``77,000 rows``."""
+"""Numbers of things as they are said: ``1 bad row left out``, ``77,000 rows``."""
 
 from __future__ import annotations
 
+import re
 
-def counted(number: int, thing: str, things: str | None = None) -> str:
-    """`number` and the word for it: `thing` for one, else `things`, by default `thing` with an s."""
-    return f"{number:,} {thing if number == 1 else things or thing + 's'}"
+_PLURAL = re.compile(r"\b([a-z]+?)(ies|s)\b(?<!ss)")
+
+
+def counted(number: int, things: str) -> str:
+    """`number` and what there are so many of; of one, the first word of `things` in the plural loses its ending."""
+    if number == 1:
+        things = _PLURAL.sub(lambda match: match[1] + ("y" if match[2] == "ies" else ""), things, count=1)
+    return f"{number:,} {things}"

@@ -12,6 +12,7 @@ from llava_zh.catalog.facts import DatasetFacts
 from llava_zh.catalog.prompts import PROMPTS, TASK_ROWS, Prompt, caption_prompt, draw_task, load_prompt
 from llava_zh.catalog.registry import configs_called
 from llava_zh.errors import BadAnswer, BadArgument, BadRow
+from llava_zh.gates.counts import counted
 from llava_zh.gates.safe_text import cut
 from llava_zh.images.names import ImageSource
 from llava_zh.regenerate.images import Picture
@@ -167,7 +168,7 @@ async def _converse_as_before(
     before = [turn for turn in row_turns(row) if _ROLES.get(turn["from"]) != "assistant"]
     markers = sum(turn["value"].count("<image>") for turn in before)
     if not any(_ROLES.get(turn["from"]) == "user" for turn in before) or markers not in (0, len(pictures)):
-        found = f"{len(before)} turns with {markers} markers for {len(pictures)} images"
+        found = f"{len(before)} turns with {markers} markers for {counted(len(pictures), 'images')}"
         raise BadRow(
             f"Row {row.get('id')!r} cannot be asked as before: expected human turns with one <image> an image; "
             f"found {found}.",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from llava_zh.errors import BadArgument, BadImage, ImageNotFound, LlavaZhError
+from llava_zh.gates.counts import counted
 from llava_zh.regenerate.dialogue import Asking
 from llava_zh.regenerate.faults import Transient
 from llava_zh.regenerate.images import load_picture
@@ -53,7 +54,7 @@ def _unreadable(errors: list[LlavaZhError], source: Source) -> LlavaZhError:
     if isinstance(first, BadArgument):
         return first
     kind = ImageNotFound if isinstance(first, ImageNotFound) else BadImage
-    rows = "the first row" if len(errors) == 1 else f"the first {len(errors)} rows"
+    rows = "the first row" if len(errors) == 1 else f"the first {counted(len(errors), 'rows')}"
     return kind(f"No image of {rows} can be read, so no model was asked. The first: {first} {_what_to_do(source)}")
 
 

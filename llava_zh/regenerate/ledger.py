@@ -27,6 +27,7 @@ import msgspec
 import numpy as np
 
 from llava_zh.errors import OutputError, RunConflict
+from llava_zh.gates.counts import counted
 from llava_zh.regenerate.binding import forget, what_binds
 from llava_zh.regenerate.folder import RunFolder
 from llava_zh.regenerate.manifest import check_manifest
@@ -374,7 +375,8 @@ class Ledger:
         keys = Counter(key for number in units if number in self.finished for _, key in self._files.output_keys(number))
         shown = ", ".join(f"{key} ({count} times)" for key, count in keys.most_common(3) if count > 1)
         return OutputError(
-            f"{self.folder}: {self.tally.rows:,} rows have only {len(values):,} different keys: {len(repeated):,} rows "
+            f"{self.folder}: {counted(self.tally.rows, 'rows')} have only {len(values):,} different keys: "
+            f"{counted(len(repeated), 'rows')} "
             f"are in the output more than once, in the units {', '.join(map(str, units[:10]))}; {shown}. Please report "
             "this, with the folder journal/."
         )

@@ -27,6 +27,7 @@ import msgspec
 import numpy as np
 
 from llava_zh.errors import OutputError
+from llava_zh.gates.counts import counted
 from llava_zh.storage.durable import sync_folder
 from llava_zh.storage.lines import AppendFile, read_lines
 
@@ -311,8 +312,9 @@ class Plan:
             positions = np.arange(first, first + unit.rows, dtype=np.int64)
         if len(positions) != unit.rows or (unit.rows and positions[-1] >= end):
             raise OutputError(
-                f"{self._journal}: the plan says that unit {unit.number} has {unit.rows:,} rows between positions "
-                f"{first:,} and {end:,} of the input, and names {len(positions):,}. The plan is damaged; put it back "
+                f"{self._journal}: the plan says that unit {unit.number} has {counted(unit.rows, 'rows')} between "
+                f"positions {first:,} and {end:,} of the input, and names {len(positions):,}. The plan is damaged; "
+                "put it back "
                 "from a copy, or start again in a new output folder."
             )
         return positions

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llava_zh.gates.counts import counted
 from llava_zh.gates.html_tables import html_table
 from llava_zh.regenerate.ledger import Ledger
 from llava_zh.regenerate.tally import figures
@@ -130,7 +131,7 @@ class Report:
         """The report for a reader, several lines."""
         session = self.session
         lines = [
-            f"{self.status}: {self.rows:,} rows in {self.output_dir}, {sum(self.failed.values()):,} failed",
+            f"{self.status}: {counted(self.rows, 'rows')} in {self.output_dir}, {sum(self.failed.values()):,} failed",
             f"this session: {session['done']:,} done, {session['failed']:,} failed in {session['seconds']:,.1f} s; "
             f"{session['rows_per_second']:,.1f} rows/s, {session['completion_tokens_per_second']:,.0f} tokens/s; "
             f"{session['requests']:,} requests",

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llava_zh.errors import BadArgument, RunConflict
+from llava_zh.gates.counts import counted
 from llava_zh.gates.safe_text import get_logger
 from llava_zh.regenerate.plan import Begun, Closed, Looked, Plan, Selection, Start, Unit
 from llava_zh.rows.given import as_loaded, says_no_image
@@ -265,8 +266,8 @@ class _Reader:
         rows, ended = yield from self._rows(unit.number, unit.rows, known)
         if ended and (cursor.position < known or rows < (unit.rows or 0)):
             raise RunConflict(
-                f"The input has changed: it ends after {cursor.position:,} rows, and the run knows rows beyond. "
-                "Give the input the run was begun with, or another output_dir."
+                f"The input has changed: it ends after {counted(cursor.position, 'rows')}, and the run knows rows "
+                "beyond. Give the input the run was begun with, or another output_dir."
             )
         if unit.rows is not None:
             yield Over(unit.number)

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from ..errors import BadRow
 from ..gates import json_values, places
+from ..gates.counts import counted
 from ..gates.limits import SAMPLE_IMAGES
 from ..gates.safe_text import get_logger
 from ..images import written_paths
@@ -282,7 +283,7 @@ class _Checked:
         values = value if isinstance(value, list) else [value]
         if not values or (self.expect.images == "one" and len(values) > 1):
             wanted = "one image" if self.expect.images == "one" else "at least one image"
-            raise self._told(name, wanted, f"{len(values)} images: {_as_json(values[:20])}")
+            raise self._told(name, wanted, f"{counted(len(values), 'images')}: {_as_json(values[:20])}")
         if len(values) > SAMPLE_IMAGES.value:
             raise self._told(
                 name,
@@ -394,7 +395,7 @@ class _Checked:
         if marks == 0 and sum(turn["value"].count("<img>") for turn in turns) == images:
             return [{**turn, "value": turn["value"].replace("<img>", MARK)} for turn in turns]
         if marks and not images:
-            found = f"{marks} mark{'s' * (marks > 1)} and 0 images"
+            found = f"{counted(marks, 'marks')} and 0 images"
             raise self._told(name, f"no {MARK} mark in a row without an image", found, _LOST)
         if marks not in (0, images):
             raise self._told(

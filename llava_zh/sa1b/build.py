@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from llava_zh.errors import UnknownName
+from llava_zh.gates.counts import counted
 from llava_zh.sa1b.contents import trouble
 from llava_zh.sa1b.gzip_points import cores
 from llava_zh.sa1b.layout import Root
@@ -28,7 +29,7 @@ def build_all(
     todo = [job for job in found if rebuild or sidecar or not archive_info(*job).indexed]
     workers = max(1, min(num_proc or cores(), len(todo)))
     threads = max(1, cores() // workers)
-    label = f"Indexing {len(todo)} archives"
+    label = f"Indexing {counted(len(todo), 'archives')}"
     with Progress(label, _bytes(todo)) as shown, ThreadPoolExecutor(workers) as pool:
         all_done = _Done(shown)
 

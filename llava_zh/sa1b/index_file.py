@@ -32,6 +32,7 @@ from isal import isal_zlib
 
 from llava_zh.errors import BadIndex
 from llava_zh.gates import limits
+from llava_zh.gates.counts import counted
 
 MAGIC = b"SA1BIDX2"
 DEFLATED = 1 << 63  # in an offset of a zip: the member is deflated
@@ -293,7 +294,7 @@ def _check(file: IndexFile) -> None:
     }
     for name, count in lengths.items():
         if counts[name] != count:
-            raise ValueError(f"the array {name} has {counts[name]:,} entries instead of {count:,}")
+            raise ValueError(f"the array {name} has {counted(counts[name], 'entries')} instead of {count:,}")
     if keyed + named > limits.MEMBERS.value:
         raise ValueError(limits.MEMBERS.exceeded(keyed + named))
     _check_keyed(header, arrays)

@@ -13,6 +13,7 @@ from isal import isal_zlib
 
 from llava_zh.errors import BadArchive
 from llava_zh.gates import limits
+from llava_zh.gates.counts import counted
 from llava_zh.sa1b.source import Source
 
 _END = struct.Struct("<4s4H2LH")
@@ -71,7 +72,7 @@ def read_directory(source: Source) -> Directory:
     entries: list[Entry] = []
     damage = _read_entries(data, before, entries)
     if damage is None and len(entries) & 0xFFFF != total & 0xFFFF:
-        damage = f"it has {len(entries):,} entries and says {total:,}"
+        damage = f"it has {counted(len(entries), 'entries')} and says {total:,}"
     return Directory(entries, position - size, damage)
 
 
@@ -118,7 +119,7 @@ def _read_entries(data: bytes, before: int, entries: list[Entry]) -> str | None:
     position, most = 0, limits.MEMBERS.value
     while position < len(data):
         if len(data) - position < _ENTRY.size or data[position : position + 4] != b"PK\1\2":
-            return f"it is damaged after {len(entries):,} entries, at byte {position:,} of it"
+            return f"it is damaged after {counted(len(entries), 'entries')}, at byte {position:,} of it"
         if len(entries) >= most:
             return limits.MEMBERS.exceeded()
         found = _ENTRY.unpack_from(data, position)

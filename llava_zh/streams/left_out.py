@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import BadFile, BadRow, NothingLeft
 from ..files import hub
 from ..files.data_files import DataFile
+from ..gates.counts import counted
 from ..gates.safe_text import get_logger
 from ..rows import records
 from ..rows.columns import USUAL, Columns
@@ -162,7 +163,7 @@ class Account:
         listed = self._listed()
         look = ", or look at where the images are with `llava-zh sa1b status`" if in_sa1b else ""
         return NothingLeft(
-            f"{self._name}: none of {read:,} rows is left{listed and f': {listed}'}. "
+            f"{self._name}: none of {counted(read, 'rows')} is left{listed and f': {listed}'}. "
             f"Asked for: {selection or 'all rows'}. Widen the selection{look}.",
             rows=read,
         )
@@ -183,7 +184,7 @@ def tell_kept(folder: Path, name: str) -> None:
 
 
 def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{number:,} {what}" for what, number in counts.items() if number)
+    return ", ".join(counted(number, what) for what, number in counts.items() if number)
 
 
 def _numbered(error: BadRow) -> BadRow:

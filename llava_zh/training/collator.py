@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BadArgument, MissingExtra, NothingLeft
+from ..gates.counts import counted
 from .conversations import Conversation, conversation_of
 from .rendering import Rendered, Span, Template, shifts
 
@@ -173,8 +174,9 @@ class Collator:
                 for c, (_, r, cut) in zip(conversations, kept, strict=True)
             ]
         raise NothingLeft(
-            f"None of the {len(rows)} rows of a batch fits into max_length={self.max_length}, and on_too_long='skip' "
-            "leaves them out. Raise max_length, make batches larger, or pictures smaller (llava_zh.decode_images).",
+            f"None of the {counted(len(rows), 'rows')} of a batch fits into max_length={self.max_length}, and "
+            "on_too_long='skip' leaves them out. Raise max_length, make batches larger, or pictures smaller "
+            "(llava_zh.decode_images).",
             rows=len(rows),
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...errors import HubError, LlavaZhError
+from ...gates.counts import counted
 from .. import text
 from .findings import Finding, Findings, first_line
 from .machine import without_password
@@ -59,7 +60,9 @@ def _published(facts: DatasetFacts, source: str) -> Finding:
         advice = "the repository has changed, or only a part is cached; `llava-zh download` fetches it"
         return Finding("failed", repo, f"has no {', '.join(sorted(lacking)) or 'files'}", advice)
     cached = sum(file.path is not None for file in files)
-    detail = f"{len(files)} files, {text.size(sum(file.size for file in files))}, {cached} of them in the cache"
+    detail = (
+        f"{counted(len(files), 'files')}, {text.size(sum(file.size for file in files))}, {cached} of them in the cache"
+    )
     largest = max(files, key=lambda file: file.size)
     if largest.path is None:
         client = hub.HUBS[source]

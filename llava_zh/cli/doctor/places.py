@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 from ...errors import LlavaZhError
+from ...gates.counts import counted
 from ...sa1b.access import ROOT_VARIABLE
 from .findings import Finding, Findings, first_line
 
@@ -77,7 +78,7 @@ def sa1b_images(image_root: object) -> Findings:
     unindexed = [info for info in held if not info.indexed and not info.problem]
     if unindexed:
         advice = "the first use of each indexes it; `llava-zh sa1b index` does so for all"
-        yield Finding("", "index", f"{len(unindexed)} of {len(held)} archives have none yet", advice)
+        yield Finding("", "index", f"{len(unindexed)} of {counted(len(held), 'archives')} have none yet", advice)
     if readable := next((info for info in held if info.indexed and not info.problem), None):
         yield _one_image(filesystem, readable)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...errors import LlavaZhError
+from ...gates.counts import counted
 from .. import text
 from .findings import Finding, Findings, first_line
 
@@ -122,7 +123,7 @@ def _images(builder: PublishedBuilder, facts: ConfigFacts, rows: Sequence[Mappin
     """Whether rows have as many images as they should, called as they should be."""
     images = [image for row in rows for image in _images_of(row)]
     without = sum(not _images_of(row) for row in rows)
-    told = f", none in {without} of {len(rows)} rows" if without else ""
+    told = f", none in {without} of {counted(len(rows), 'rows')}" if without else ""
     if not images:
         return Finding("differs", "image paths", f"no row has an image{told}")
     example = images[0]["path"] or "embedded in the row"
@@ -152,7 +153,7 @@ def _opened(builder: PublishedBuilder, rows: Sequence[Mapping[str, Any]]) -> Fin
 def _turns(rows: Sequence[Mapping[str, Any]]) -> Finding:
     wrong = [f"row {row.get('id')}: {problem}" for row in rows for problem in _wrong_turns(row)]
     if wrong:
-        return Finding("differs", "turns", f"in {len(wrong)} of {len(rows)} rows, first {wrong[0]}")
+        return Finding("differs", "turns", f"in {len(wrong)} of {counted(len(rows), 'rows')}, first {wrong[0]}")
     counts = [len(row["conversations"]) for row in rows]
     return Finding(
         "ok", "turns", f"human and gpt by turns, {min(counts)} to {max(counts)} a row, an <image> for each image"
@@ -170,7 +171,7 @@ def _wrong_turns(row: Mapping[str, Any]) -> Iterator[str]:
     elif not all(turn["value"].strip() for turn in said):
         yield "an empty turn"
     elif marks != len(_images_of(row)):
-        yield f"{marks} times <image> for {len(_images_of(row))} images"
+        yield f"{marks} times <image> for {counted(len(_images_of(row)), 'images')}"
 
 
 def _language(language: str, rows: Sequence[Mapping[str, Any]]) -> Finding:
@@ -178,5 +179,5 @@ def _language(language: str, rows: Sequence[Mapping[str, Any]]) -> Finding:
     answers = [turn["value"] for row in rows for turn in row["conversations"] if turn["from"] == "gpt"]
     chinese = sum(bool(_HAN.search(answer)) for answer in answers)
     fits = chinese if language == "zh" else len(answers) - chinese
-    detail = f"{language}, as {fits:,} of {len(answers):,} answers are by their characters"
+    detail = f"{language}, as {fits:,} of {counted(len(answers), 'answers')} are by their characters"
     return Finding("ok" if fits >= 0.95 * len(answers) else "differs", "language", detail)

@@ -6,6 +6,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
+from ...gates.counts import counted
 from .. import text
 from ..commands import Subparsers, new_parser
 from ..options import add_json, add_output_dir
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     for one in [*expired[:1], *(one for one in failed if not one.expired)]:
         text.tell(text.one_line(one.problem or ""))
     if len(expired) > 1:
-        text.tell(f"{len(expired) - 1} more links have expired.")
+        text.tell(f"And {counted(len(expired) - 1, 'more links')} expired.")
     if skipped:
         text.tell(f"Listed, but no archives, and not fetched: {', '.join(skipped)}. --files NAME fetches one.")
     if any(one.kept for one in done):

@@ -6,6 +6,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
+from ...gates.counts import counted
 from .. import text
 from ..commands import Subparsers, new_parser
 from ..options import add_json, add_output_dir
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
             text.tell(text.one_line(f"{one.name}: {message}"))
     absent = images.archives() - {one.name for one in done} if images is not None and args.archives is None else set()
     if absent:
-        text.tell(f"Images in {len(absent)} archives that are not there were not repacked.")
+        text.tell(f"Images in {counted(len(absent), 'archives')} that are not there were not repacked.")
     text.tell("The pixels stay under SA-1B's research licence: do not pass them on.")
     lost = any(one.left_out for one in done) and not args.salvage
     return 1 if lost or any(one.problem or one.missing for one in done) else 0

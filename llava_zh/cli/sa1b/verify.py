@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...gates.counts import counted
 from .. import text
 from ..commands import Subparsers, new_parser
 from ..options import add_json, add_output_dir
@@ -62,10 +63,12 @@ def run(args: argparse.Namespace) -> int:
     _tell(report)
     where = args.output_dir.absolute()
     images = sum(archive.images for archive in report.archives)
-    text.say(f"{images:,} images are good, {len(report.bad_images):,} are bad. Report: {where / 'report.json'}")
+    text.say(
+        f"{counted(images, 'images')} are good, {len(report.bad_images):,} are bad. Report: {where / 'report.json'}"
+    )
     faulty = [archive for archive in report.archives if not archive.ok]
     if faulty:
-        text.say(f"NOT OK: {len(faulty):,} of {len(report.archives):,} archives and folders.")
+        text.say(f"NOT OK: {len(faulty):,} of {counted(len(report.archives), 'archives')} and folders.")
         text.say("To load the rows whose images can be read: --archives available, archives='available' in Python.")
     if report.bad_images:
         listed = str(where / "bad-images.txt")
@@ -99,7 +102,7 @@ def _tell(report: VerifyReport) -> None:
         text.tell(f"… and {len(lines) - _SHOWN:,} more, see the report")
     tell_next((one.name, {problem["kind"] for problem in one.problems}) for one in report.archives)
     if report.twice_count:
-        text.tell(f"{report.twice_count:,} images are in several archives, such as {_first(report.twice)}")
+        text.tell(f"{counted(report.twice_count, 'images')} are in several archives, such as {_first(report.twice)}")
 
 
 def _hint(kind: str) -> str:

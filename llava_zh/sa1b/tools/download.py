@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llava_zh.errors import BadArchive, BadArgument, BadFile, HubError, LlavaZhError, UnknownName
+from llava_zh.gates.counts import counted
 from llava_zh.gates.places import checked_name
 from llava_zh.gates.safe_text import public_name
 from llava_zh.sa1b import store
@@ -85,7 +86,7 @@ def download(
         try:
             list(pool.map(_Job.prepare, jobs))
             needed = sum(job.lacking for job in jobs)
-            check_space(folder, needed, f"Fetching {len(jobs)} files", "choose fewer archives")
+            check_space(folder, needed, f"Fetching {counted(len(jobs), 'files')}", "choose fewer archives")
             with _progress(jobs) as progress:
                 for job in jobs:
                     job.progress = progress.add
@@ -122,7 +123,7 @@ def _chosen(
 
 def _progress(jobs: list[_Job]) -> Progress:
     total = sum(job.result.size or 0 for job in jobs if not job.finished)
-    return Progress(f"Fetching {len(jobs)} files", total, done=total - sum(job.lacking for job in jobs))
+    return Progress(f"Fetching {counted(len(jobs), 'files')}", total, done=total - sum(job.lacking for job in jobs))
 
 
 class _Job:
