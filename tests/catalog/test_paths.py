@@ -47,7 +47,7 @@ def test_a_file_and_a_folder_are_datasets_in_every_call(mine: Path, capsys: pyte
         assert row["image"].size == (8, 8) and row["config"] == "default"
     assert load_dataset("mine", split="train").num_rows == 2
     assert get_dataset_config_names("mine/my.jsonl") == ["default", "en", "zh", "multi"]
-    assert main(["show", "mine/my.jsonl", "--json"]) == 0
+    assert main(["show", "mine/my.jsonl", "--jsonl"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
     for _ in range(2):  # the second goes on, or finds all done
         assert export("mine/my.jsonl", to="jsonl", output_dir="out").rows == 2
