@@ -11,6 +11,7 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,7 @@ def unprivileged(tmp_path: Path) -> Iterator[Path]:
     if os.geteuid() != 0:
         yield tmp_path
         return
+    import_module("huggingface_hub.utils.tqdm")  # by now: that user may not read where Python and its packages are
     folder, nobody = Path(tempfile.mkdtemp()), 65534
     os.chown(folder, nobody, nobody)
     os.seteuid(nobody)

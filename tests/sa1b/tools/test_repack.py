@@ -158,7 +158,8 @@ def test_a_source_that_may_not_be_read_is_named_and_not_the_target(unprivileged:
     write_files(unprivileged / "root" / "sa_000000", small_files(range(1, 4)))
     (unprivileged / "root" / "sa_000000" / "sa_2.jpg").chmod(0)
     (done,) = repack(make_fs(unprivileged / "root"), unprivileged / "out")
-    assert "sa_2.jpg cannot be read from" in str(done.left_out)
+    assert f"{unprivileged / 'root' / 'sa_000000' / 'sa_2.jpg'} may not be read by this user" in str(done.left_out)
+    assert str(unprivileged / "out") not in str(done.left_out) and done.members == 2
 
 
 def test_a_file_that_is_gone_since_the_folder_was_listed_is_named(
