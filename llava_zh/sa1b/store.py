@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from llava_zh.errors import BadArchive, BadIndex, LlavaZhError
+from llava_zh.errors import BadArchive, BadIndex, LlavaZhError, OutputError
 from llava_zh.gates import limits
 from llava_zh.gates.magic import GZIP, ZIP
 from llava_zh.gates.safe_text import get_logger
@@ -21,6 +22,10 @@ from llava_zh.storage.atomic import write_atomically
 from llava_zh.storage.held import held
 
 SUFFIX = ".sa1bx"
+_ELSEWHERE = (
+    "Let LLAVA_ZH_CACHE name a folder that this user can write to, or keep indexes beside the archives: "
+    "llava-zh sa1b index --sidecar."
+)
 _log = get_logger(__name__)
 
 
@@ -32,6 +37,18 @@ def cache_dir() -> Path:
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("llava-zh", appauthor=False))
+
+
+def check_cache() -> None:
+    """See that indexes can be kept, before archives are read for them. Raises: OutputError."""
+    folder = cached_path("x").parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        why = error.strerror or error
+        raise OutputError(f"Indexes cannot be kept in {folder}: {why}. {_ELSEWHERE}") from None
 
 
 def cached_path(archive: str) -> Path:
@@ -200,7 +217,7 @@ def build(
         except BadIndex:
             index = _in_memory(source, data)
         except OSError as error:
-            _log.warning("Cannot write the index %s (%s); it is kept in memory only.", target, error)
+            _log.warning("Cannot write the index %s (%s); it is kept in memory only. %s", target, error, _ELSEWHERE)
             index = _in_memory(source, data)
         index.renew = lambda: _renewed(source, archive, None)
         return index

@@ -163,6 +163,18 @@ def test_cat_copies_the_bytes_to_standard_output_or_a_file(root: Path, tmp_path:
     assert (tmp_path / "1").read_bytes() == expected
 
 
+def test_indexes_that_cannot_be_kept_are_not_begun(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("LLAVA_ZH_CACHE", str(tmp_path / "file" / "cache"))
+    assert main(["sa1b", "index", "--image-root", str(root)]) == 1
+    shown = capsys.readouterr()
+    assert "Indexes cannot be kept in" in shown.err and "LLAVA_ZH_CACHE" in shown.err and "--sidecar" in shown.err
+    assert not shown.out
+    assert main(["sa1b", "index", "--image-root", str(root), "--sidecar"]) == 0
+
+
 def test_verify_exits_with_0_when_all_is_good_and_1_when_something_is_bad(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,11 +54,13 @@ def _problems(fs: Sa1bFileSystem, info: ArchiveInfo) -> Sequence[Problem]:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
-    from ...sa1b import archive_names
+    from ...sa1b import archive_names, store
 
     fs = filesystem(args)
     for root in fs.roots:
         root.check()
+    if not args.sidecar:
+        store.check_cache()
     names = None if args.archives is None else archive_names(args.archives)
     made = fs.build_index(names, sidecar=args.sidecar, num_proc=args.num_proc, rebuild=args.rebuild)
     if not made and args.json:
