@@ -66,7 +66,15 @@ class InlinePart:
 
     def cast_storage(self, storage: Any) -> Any:
         """Stored parts, of the type that they have here."""
-        return storage if storage.type == self.pa_type else storage.cast(self.pa_type)
+        if storage.type == self.pa_type or not pa.types.is_struct(storage.type):
+            return storage.cast(self.pa_type)
+        # Field by field, as rows of Python may have them in any order, and older Arrow casts them in theirs alone.
+        there = {field.name for field in storage.type}
+        type_, text, image = (
+            storage.field(name) if name in there else pa.nulls(len(storage)) for name in ("type", "text", "image")
+        )
+        columns = [type_.cast(pa.string()), text.cast(pa.string()), self.image.cast_storage(image)]
+        return pa.StructArray.from_arrays(columns, fields=list(self.pa_type), mask=storage.is_null())
 
     def embed_storage(self, storage: Any, token_per_repo_id: Any = None) -> Any:
         """Stored parts with the bytes of their pictures."""

@@ -259,6 +259,6 @@ def test_an_iterator_of_bad_images_serves_more_than_once() -> None:
 def test_a_selection_is_shown_in_the_words_of_the_arguments() -> None:
     assert settled(chunk_size=5, row_format="parts").selection() == ""
     shown = settled(archives=[3, 0], bad_images=["sa_1.jpg"], on_bad_row="skip").selection()
-    assert shown == "on_bad_row='skip', archives=['sa_000000', 'sa_000003'], bad_images= of 1 entries"
+    assert shown == "on_bad_row='skip', archives=['sa_000000', 'sa_000003'], bad_images= of 1 entry"
     assert settled(archives=range(45)).selection() == "45 archives"
     assert settled(archives="available").selection() == "archives='available'"
