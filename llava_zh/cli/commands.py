@@ -116,7 +116,7 @@ class Parser(argparse.ArgumentParser):
             option = word.partition("=")[0]
             if not option.startswith("--") or " " in option or any(name.startswith(option) for name in known):
                 continue
-            self.error(f"there is no option {option}.{nearest(option, known)}")
+            self.error(f"there is no option {option}.{nearest(option, known, 0.7)}")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:

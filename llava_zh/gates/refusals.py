@@ -80,7 +80,7 @@ _AS_AN_AI_ZH = (
 )
 _CHINESE = re.compile(
     rf"(?:您好|你好|嗯|呃)?{_DIVIDES}(?:"
-    rf"{_SORRY_ZH}?{_AS_AN_AI_ZH}{_WE_ZH}{_CANNOT_ZH}"
+    rf"{_SORRY_ZH}?{_AS_AN_AI_ZH}{_WE_ZH}(?:{_CANNOT_ZH}|看不[到见])|{_SORRY_ZH}{_WE_ZH}看不[到见]{_THE_IMAGE_ZH}"
     rf"|{_SORRY_ZH}(?:{_AS_AN_AI_ZH})?{_WE_ZH}{_CANNOT_ZH}{_FOR_YOU_ZH}"
     rf"(?:{_HELPING_ZH}|回答|回复|描述|识别(?:图中|照片中|画面中|该|此|这)?(?:的)?(?:人|具体人物|身份|个人)|继续|这样做|这么做|协作)"
     rf"|(?:我|目前|暂时)+{_CANNOT_ZH}{_FOR_YOU_ZH}{_HELPING_ZH}"

@@ -35,9 +35,14 @@ class explained:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError) and not isinstance(error, LlavaZhError):
             raise OutputError(
-                f"{self._path}: cannot be {self._what}: {error.strerror or type(error).__name__}. Nothing that was "
-                "finished is lost; make room or give permission and run the same command again."
+                f"{self._path}: cannot be {self._what}: {error.strerror or type(error).__name__}. {_way_out(error)}"
             ) from error
+
+
+def _way_out(error: OSError) -> str:
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return "A file stands where a folder is wanted: name a folder that is new or empty."
+    return "Nothing that was finished is lost; make room or give permission and run the same command again."
 
 
 def open_regular(path: str | os.PathLike[str], flags: int) -> int:

@@ -7,6 +7,8 @@ import pytest
 from llava_zh.gates.refusals import refusal
 
 REFUSALS = """
+对不起,作为语言模型,我看不到图片。
+抱歉，我看不到图片。
 I'm sorry, I can't help with that image.
 I’m sorry, but I can’t assist with that.
 I am sorry, but I cannot provide a description of this image.
@@ -41,6 +43,7 @@ I don't see any image attached to your message.
 """
 
 OTHERS = """
+抱歉，我看不到图片里的文字。
 A sign on the door says "I'm sorry, I can't help you today" in red letters.
 I'm sorry to say the bridge is broken, and its planks lie in the river.
 I'm sorry, but I can't make out the brand on the cup.
