@@ -50,7 +50,7 @@ def test_a_bad_line_is_named_by_file_line_byte_and_field_and_can_be_left_out(
     assert message in str(caught.value)
     assert (caught.value.file, caught.value.line, caught.value.byte) == (str(file), 3, byte)
     assert [r["id"] for r in stream(tmp_path, on_bad_row="skip")] == ["0", "1", "3", "4"]
-    assert "1 bad rows left out" in caplog.text
+    assert "1 bad row left out" in caplog.text
     assert f"left out: {file}, byte {byte}: " in caplog.text
 
 

@@ -183,9 +183,9 @@ def _own(seen: Seen, published: str | None, image_root: str | None, folders: Seq
             return FolderImages(posixpath.join(root, base) if base else root), "as files in the repository"
     if archives := _archives(files, rows):
         logger.warning(
-            "%s: the images are in %d archives (%s …) that cannot be read at random over the network; they are given "
+            "%s: the images are in %s (%s …) that cannot be read at random over the network; they are given "
             "as paths. Fetch all with `llava-zh download` and pass data_dir= to see pixels.",
-            where, len(archives), archives[0].name,
+            where, counted(len(archives), "archives"), archives[0].name,
         )  # fmt: skip
         return UnresolvedImages(), f"in {counted(len(archives), 'remote archives')}"
     return _unresolved(where, published, f"no file {path} beside the rows in the repository, and no archive")

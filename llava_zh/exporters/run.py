@@ -139,7 +139,7 @@ def run(job: Job, request: dict[str, Any], num_shards: int | None, rows: int, nu
         if not summary.rows and 0 not in (job.selection.limit, job.selection.sample):
             # Of several configurations the first one's account stands for all: the same was asked of each.
             asked = [f"{name}={value!r}" for name, value in request["selection"].items()]
-            asked += [f"whole pictures, which {counted(summary.left_out, 'rows')} lack"] if summary.left_out else []
+            asked += [f"whole pictures, missing in {counted(summary.left_out, 'rows')}"] if summary.left_out else []
             raise job.builders[0].nothing_left(", ".join(asked), job.selection.fitting_counted)
         _beside(job, request, written, summary.usage)
         with explained(job.folder / "data"):

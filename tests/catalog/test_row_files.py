@@ -187,7 +187,7 @@ LAYOUTS: dict[Callable[[Path, list[dict[str, Any]]], None], str] = {
     parquet_and_files_beside_it: "images as files below",
     parquet_and_bare_names: "images as files below",
     parquet_and_tars: "images in 2 archives in",
-    parquet_and_zip: "images in 1 archives in",
+    parquet_and_zip: "images in 1 archive in",
     embedded: "images embedded in the rows",
     embedded_bare_bytes: "images embedded in the rows",
     json_array: "1 json file with columns id, type, image, conversations; images as files below",

@@ -110,6 +110,7 @@ def test_a_hub_that_ignores_ranges_or_lacks_a_file_is_told_of(
         assert "has no internvl_sa1b_caption_77k_multi_image_zh.jsonl" in out
 
 
+@pytest.mark.slow
 def test_offline_no_hub_is_asked() -> None:
     with HubServer({}) as hub:
         done = doctor("--source", "huggingface", **hub.env, HF_HUB_OFFLINE="1")
@@ -166,8 +167,10 @@ def test_a_cache_that_does_not_exist_yet_is_no_trouble(tmp_path: Path, capsys: p
     assert "will be made" in out
 
 
-def test_an_extra_that_is_not_there_is_no_fault_and_those_for_developers_are_not_told_of() -> None:
-    sections = json.loads(doctor("--source", "modelscope", "--json").stdout)["sections"]
+def test_an_extra_that_is_not_there_is_no_fault_and_those_for_developers_are_not_told_of(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sections = json.loads(checked(capsys, "--source", "modelscope", "--json", status=1))["sections"]
     told = {finding["what"]: finding["state"] for finding in sections["Extras"]}
     assert {"torch", "completion"} <= told.keys()
     assert not {"test", "lint", "docs"} & told.keys()

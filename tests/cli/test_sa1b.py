@@ -209,7 +209,7 @@ def test_repack_takes_the_images_of_a_list_or_of_a_configuration(
     assert main([*arguments, str(tmp_path / "listed"), "--images", str(wanted)]) == 0
     shown = capsys.readouterr()
     assert table(shown.out)["sa_000000"][:1] == ["1"] and "sa_000002" not in shown.out
-    assert "Images in 1 archives that are not there" in shown.err and "research licence" in shown.err
+    assert "Images in 1 archive that are not there" in shown.err and "research licence" in shown.err
     assert member_names(tmp_path / "listed" / "sa_000001.tar") == ["sa_11190.jpg"]
 
     named = ["--images-of", INTERNVL, "multi_zh", "--data-dir", str(demo.internvl)]

@@ -91,7 +91,7 @@ def test_two_sets_are_matched_by_image_then_by_question(tmp_path: Path) -> None:
     }  # fmt: skip
     assert found.unmatched == {"old": 1, "new": 1}
     assert sum("no match" in note for note in found.notes) == 2
-    with pytest.raises(DataFileNotFound, match="no image in common: 1 rows of the first and 5 of the second"):
+    with pytest.raises(DataFileNotFound, match="no image in common: 1 row of the first and 5 of the second"):
         llava_zh.compare(new[4:], old)
 
 
@@ -126,7 +126,7 @@ def test_a_run_that_did_not_end_is_compared_as_far_as_it_has_come(pictures: Path
 
 def test_what_cannot_be_compared_is_said(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bare = write(tmp_path / "bare.jsonl", [row("1.jpg", "问", "答")])
-    with pytest.raises(DataFileNotFound, match="none of its 1 rows holds the text that it replaced"):
+    with pytest.raises(DataFileNotFound, match="none of its 1 row holds the text that it replaced"):
         llava_zh.compare(bare)
     with pytest.raises(DataFileNotFound, match="no such folder or file"):
         llava_zh.compare(tmp_path / "nothing")

@@ -130,7 +130,7 @@ def test_the_report_counts_and_shows_at_most_three_examples(tmp_path: Path) -> N
     ("path", "name"),
     [
         ("internvl-sa-1b-caption", "single_zh"),
-        ("internvl-sa-1b-caption", "multi_en"),
+        pytest.param("internvl-sa-1b-caption", "multi_en", marks=pytest.mark.slow),
         ("llava-instruct-zh-600k", "default"),
     ],
 )

@@ -244,7 +244,7 @@ def test_a_server_in_trouble_ends_an_export_and_leaves_out_no_row(tmp_path: Path
 
 def test_an_export_all_of_whose_pictures_are_bad_says_so(tmp_path: Path) -> None:
     named(tmp_path / "in", {"page.jpg": b"<html>"})
-    with pytest.raises(NothingLeft, match="whole pictures, which 1 rows lack"):
+    with pytest.raises(NothingLeft, match=r"whole pictures, missing in 1 row\."):
         export(LLAVA, **arguments(tmp_path / "in", tmp_path / "out", on_bad_image="skip"))
 
 

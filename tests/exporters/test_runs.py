@@ -159,7 +159,7 @@ def test_what_is_left_out_is_told_once_for_all_processes(
     bad = [first, "sa_000009/sa_99999999.jpg"]
     export(INTERNVL, "single_zh", output_dir=tmp_path / "a", bad_images=bad, **arguments)
     told = [record.getMessage() for record in caplog.records]
-    assert sum("1 rows with a bad image left out" in message for message in told) == 1
+    assert sum("1 row with a bad image left out" in message for message in told) == 1
     assert sum("1 of 2 entries of bad_images match no row" in message for message in told) == 1
     with pytest.raises(NothingLeft, match="none of 80 rows is left: 80 rows with images in other archives"):
         export(INTERNVL, "single_zh", output_dir=tmp_path / "b", archives=[999], **arguments)

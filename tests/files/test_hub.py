@@ -445,7 +445,7 @@ def test_images_in_remote_archives_are_named_and_a_warning_says_how_to_see_them(
         assert client.result(script) == {"bytes": None, "path": "images/000001.jpg"}
     finally:
         hub.repos[LLAVA] = whole
-    assert "the images are in 1 archives (images.tar …) that cannot be read at random over the network" in (
+    assert "the images are in 1 archive (images.tar …) that cannot be read at random over the network" in (
         client.log.read_text()
     )
 

@@ -109,7 +109,7 @@ def test_no_fault_of_a_server_makes_a_secret_leave_in_a_run(
     assert {row["conversations"][1]["value"] for row in output_of(tmp_path)} == {CAPTION}
 
 
-@pytest.mark.parametrize("style", ["argument", "query"])
+@pytest.mark.parametrize("style", [pytest.param("argument", marks=pytest.mark.slow), "query"])
 def test_no_error_that_a_server_causes_holds_a_secret(
     style: str, server: ModelServer, images: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:

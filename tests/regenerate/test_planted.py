@@ -286,6 +286,7 @@ def test_a_run_that_lives_on_another_machine_is_refused(elsewhere: Any, tmp_path
         run_folder.RunFolder(tmp_path / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="SIGSTOP is POSIX")
 @pytest.mark.usefixtures("soon")
 def test_a_run_that_died_on_another_machine_is_taken_over_whatever_its_clock_said(

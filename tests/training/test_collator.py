@@ -231,7 +231,7 @@ def test_a_row_that_does_not_fit_is_left_out_on_request_and_said(caplog: pytest.
     assert batch["input_ids"].shape[1] % 8 == 0 and batch["image_grid_thw"].shape[0] == 1
     assert collator.summary.left_out == 2 and "2 left out" in str(collator.summary)
     assert caplog.text.count("so far: 4 rows, 1 left out") == 1 and "2 left out" not in caplog.text  # the 1st, the 10th
-    with pytest.raises(NothingLeft, match="None of the 1 rows.*Raise max_length"):
+    with pytest.raises(NothingLeft, match="None of the 1 row.*Raise max_length"):
         collator([large])
     with pytest.raises(BadArgument, match=r"row large: of its \d+ tokens \d+ are of images, and max_length=110"):
         Collator(made, max_length=110)([large])
