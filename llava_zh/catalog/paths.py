@@ -27,12 +27,11 @@ from ..errors import BadArgument, BadFile, BadRow, DataFileNotFound, LlavaZhErro
 from ..files import readers
 from ..files.data_files import DataFile, local_files
 from ..files.kinds import ENDINGS as KINDS
-from ..gates import json_values
+from ..files.our_folders import ours
 from ..gates.safe_text import get_logger
 from ..images.prefixed import tidy
 from ..rows.columns import Columns, no_image
 from ..sa1b.urls import SA_NAME, SHARD_NAME, archive_stem
-from ..storage.durable import open_regular
 from . import registry, row_files
 from .facts import DatasetFacts, Place
 from .request import Request
@@ -41,7 +40,6 @@ logger = get_logger(__name__)
 
 #: Rows at the start of each file, and files, that are looked at for what their images are.
 LOOKED_AT, FILES_LOOKED_AT = 100, 8
-_MOST = 16 << 20  # bytes of what a folder says of itself, as a run's manifest has at most
 _SHOWN = 12
 _ENDINGS = tuple(ending for ending, kind in KINDS.items() if kind != "zip")
 
@@ -205,16 +203,17 @@ class _Origin:
 def _origin(folder: Path) -> _Origin | None:
     """What a run, a curation or an export says of the rows in its folder, or in the folder ``data`` of it."""
     for top in (folder, folder.parent) if folder.name == "data" else (folder,):
-        run, export = _said_by(top / "manifest.json"), _said_by(top / ".export" / "request.json")
-        curation = _said_by(top / "report.json")
-        if isinstance(said := run.get("input"), Mapping):
-            asked = run.get("asked")
-            return _origin_of(top, said, asked.get("path") if isinstance(asked, Mapping) else None)
-        if isinstance(configs := export.get("configs"), list) and configs:
-            return _origin_of(top, {**export, "config": configs[0] if len(configs) == 1 else None}, None)
-        if isinstance(parameters := curation.get("parameters"), Mapping) and "kept" in curation:
-            path = parameters.get("path")
-            return _origin_of(top, {"dataset": path, "config": parameters.get("name"), **curation}, path)
+        found = ours(top)
+        said = found.said if found is not None else {}
+        if found is not None and found.kind == "run":
+            asked = said.get("asked")
+            return _origin_of(top, said["input"], asked.get("path") if isinstance(asked, Mapping) else None)
+        if found is not None and found.kind == "export":
+            configs = said["configs"]
+            return _origin_of(top, {**said, "config": configs[0] if len(configs) == 1 else None}, None)
+        if found is not None and found.kind == "curation":
+            path = said["parameters"].get("path")
+            return _origin_of(top, {"dataset": path, "config": said["parameters"].get("name"), **said}, path)
     return None
 
 
@@ -223,17 +222,6 @@ def _origin_of(top: Path, said: Mapping[str, Any], asked: Any) -> _Origin | None
     if not isinstance(dataset, str):
         return None
     return _Origin(top, dataset, config if isinstance(config, str) else None, asked if isinstance(asked, str) else None)
-
-
-def _said_by(path: Path) -> Mapping[str, Any]:
-    """The JSON object in a file, empty where there is none."""
-    try:
-        with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
-            text = file.read(_MOST + 1)
-        said = json_values.decode(text) if len(text) <= _MOST else None
-    except (OSError, json_values.NotJson):
-        return {}
-    return said if isinstance(said, Mapping) else {}
 
 
 def _registered(origin: _Origin) -> DatasetFacts | None:

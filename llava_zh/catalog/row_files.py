@@ -38,6 +38,10 @@ _OURS = {"manifest.json", "report.json"}
 # In order of preference; JSON Lines are one kind, however each part of them is compressed.
 _ROW_KINDS = (("parquet",), ("jsonl", "jsonl.gz", "jsonl.zst"), ("json",))
 _COMPRESSED = ("", ".gz", ".zst")
+# How files and folders are called for a split, as `datasets` (data_files.py, SPLIT_KEYWORDS) has it.
+_CALLED = r"(?:^|[-._ 0-9/])(?:{})(?:[-._ 0-9/]|$)"
+_TRAINING = re.compile(_CALLED.format("train|training"))
+_HELD_OUT = re.compile(_CALLED.format("test|testing|eval|evaluation|validation|valid|dev|val"))
 # Files of a kind that is not read of which it is looked whether they have rows all the same.
 _LOOKED_AT = 8
 
@@ -152,7 +156,7 @@ def find_rows(
         UnknownLayout: No file has rows with an image and a conversation; lists files, columns and what was looked for.
     """
     if asked is None:
-        files = _without_work(files)
+        files = _without_other_splits(_without_work(files), where if tell else None)
     for file in asked or ():
         if readers.kind_of(file.name) is None:
             raise _unknown(files, where, f"{file.name} is no Parquet, JSON, JSON Lines or tar file", {}, columns)
@@ -166,7 +170,7 @@ def find_rows(
     single = set(_without_copies(chosen)) | set(asked or ())
     chosen = [file for file in chosen if file in single]
     if tell:
-        _tell_of_others(files, chosen, seen.broken, seen.unlike, where, token, columns)
+        _tell_of_others(look, chosen, seen)
     # Where some rows name their images, it is to be found out where these are.
     with_image = next(filter(columns.has_image, seen.firsts), seen.firsts[0])
     first = next((row for row in seen.firsts if isinstance(columns.get(row, "image", no_image)[1], str)), with_image)
@@ -216,7 +220,8 @@ def _seen(look: _Look, asked: Collection[DataFile] | None, *, images: bool) -> _
             # Notes beside the data may be no data; what is preferred comes first, and is what the error is about.
             seen.problem = seen.problem or error
             if isinstance(error, UnknownLayout):
-                seen.unlike += rows[1:]
+                # Of text alone the first may have rows too, where those with images come from elsewhere.
+                seen.unlike += rows if look.text_only else rows[1:]
             elif kind != "tar":
                 seen.broken += rows
             if first or not isinstance(error, UnknownLayout):
@@ -229,6 +234,24 @@ def _without_work(files: Sequence[DataFile]) -> Sequence[DataFile]:
     if not {"manifest.json", "failed.jsonl"} <= {file.name for file in files}:
         return files
     return [file for file in files if PurePosixPath(file.name).parts[0] not in ("batch", "compare")]
+
+
+def _without_other_splits(files: Sequence[DataFile], where: str | None) -> Sequence[DataFile]:
+    """`files` without those that are called as rows to test by, where others are called as rows to train on.
+
+    Args:
+        where: The folder or repository, for telling of them; None not to tell.
+    """
+    rows = [file for file in files if readers.kind_of(file.name) not in (None, "zip")]
+    training = {file for file in rows if _TRAINING.search(file.name)}
+    others = [file for file in rows if file not in training and _HELD_OUT.search(file.name)] if training else []
+    if others and where is not None:
+        shown = ", ".join(file.name for file in others[:5]) + (" …" if len(others) > 5 else "")
+        logger.warning(
+            "%s: rows are read to train on, and files that are called as other splits are left aside: %s. To read "
+            "them, name them with data_files=.", where, shown,
+        )  # fmt: skip
+    return [file for file in files if file not in set(others)]
 
 
 def _looked_at(
@@ -273,29 +296,23 @@ def _without_copies(files: Sequence[DataFile]) -> list[DataFile]:
     return [file for file in files if file.name not in unpacked]
 
 
-def _tell_of_others(
-    files: Sequence[DataFile],
-    chosen: Sequence[DataFile],
-    broken: Sequence[DataFile],
-    unlike: Sequence[DataFile],
-    where: str,
-    token: Any,
-    columns: Columns,
-) -> None:
+def _tell_of_others(look: _Look, chosen: Sequence[DataFile], seen: _Seen) -> None:
     """Warn of the files with rows that are not read, since they are of another kind than those that are."""
 
     def has_rows(file: DataFile) -> bool:
         try:
-            check_is_data(file, token)
-            return not columns.missing(readers.sample(file, token, columns=columns))
+            check_is_data(file, look.token)
+            row = readers.sample(file, look.token, columns=look.columns, text_only=look.text_only)
+            return bool(row) and not look.columns.missing(row, text_only=look.text_only)
         except LlavaZhError:
             return False
 
     read = {readers.kind_of(file.name) for file in chosen}
-    others = [*broken, *filter(has_rows, unlike[:_LOOKED_AT])]
+    unlike = [file for file in seen.unlike if file not in set(chosen) and readers.kind_of(file.name) != "tar"]
+    others = [*seen.broken, *filter(has_rows, unlike[:_LOOKED_AT])]
     for family in _ROW_KINDS if "tar" not in read else ():
         if not read & set(family):
-            rows = (file for kind in family for file in _of_kind(files, kind))
+            rows = (file for kind in family for file in _of_kind(look.files, kind))
             others += filter(has_rows, itertools.islice(rows, _LOOKED_AT))
     others = list(dict.fromkeys(others))
     if others:
@@ -303,7 +320,7 @@ def _tell_of_others(
         logger.warning(
             "%s: rows are read from %s%s; files of another kind, or damaged ones, are left aside: %s. "
             "To read other files, name them with data_files=.",
-            where, chosen[0].name, " …" if len(chosen) > 1 else "", shown,
+            look.where, chosen[0].name, " …" if len(chosen) > 1 else "", shown,
         )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from ..gates import links, pictures
 from ..gates.safe_text import get_logger
 from ..sa1b.access import Access
 from ..sa1b.urls import SHARD_NAME
+from .our_folders import ours
 
 logger = get_logger(__name__)
 
@@ -39,6 +40,7 @@ ABOUT_HUBS = {
 }
 SOURCES = tuple(ABOUT_HUBS)
 MAX_DEPTH = 4  # deeper than any published layout
+_told: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -86,11 +88,15 @@ def is_commit(revision: str) -> bool:
     return len(revision) == 40 and not set(revision) - set("0123456789abcdef")
 
 
-def local_files(data_dir: str | None, data_files: Any) -> list[DataFile]:
+def local_files(data_dir: str | None, data_files: Any, *, published: bool = False) -> list[DataFile]:
     """The files named by `data_files` (paths or patterns, relative to `data_dir`), or all of `data_dir`; each once.
 
     A file that `data_files` names is read wherever a link leads: the user named it. Links that are found in a folder
-    are followed as :mod:`llava_zh.gates.links` says.
+    are followed as :mod:`llava_zh.gates.links` says. Runs, curations, exports and comparisons of ours that lie below
+    the folder are left out and told of: their rows were made from the others.
+
+    Args:
+        published: The folder is the copy of a repository, of which each file counts.
 
     Raises:
         DataFileNotFound: The folder or a named file is not there.
@@ -105,30 +111,50 @@ def local_files(data_dir: str | None, data_files: Any) -> list[DataFile]:
             "`llava-zh download NAME --output-dir DIR`."
         )
     if data_files is None:
-        found = [_local(path, path.relative_to(base).as_posix()) for path in _walk(base, base, 0, ())]
+        found = [_local(path, path.relative_to(base).as_posix()) for path in _walk(base, base, 0, (), published)]
     else:
-        found = [file for pattern in flatten(data_files) for file in _matching(base / _path(pattern))]
+        named = list(flatten(data_files))
+        if repeated := next((name for name in named if named.count(name) > 1), None):
+            logger.warning(
+                "data_files: %s is named more than once and is read once. To have its rows more often, load it by "
+                "itself and join them by datasets.concatenate_datasets.", repeated,
+            )  # fmt: skip
+        found = [file for pattern in named for file in _matching(base / _path(pattern))]
     return _each_once(found)
 
 
 def _path(name: str) -> Path:
     if "\0" in name:
         raise BadArgument(f"{name[:200]!r} holds a NUL character, which no file's name has.")
-    return Path(name).expanduser()
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # the home of a user who does not exist: there may be a folder that is called so
+        return Path(name)
 
 
 def _matching(path: Path) -> list[DataFile]:
-    """The file at `path`, or those that it is a pattern for; ``**`` stands for folders in folders."""
+    """The file at `path`, or those that it is a pattern for; ``**`` stands for folders in folders, and files in them.
+
+    Below ``**``, what `_walk` leaves out is left out as well.
+    """
     if path.is_file():
         return [_local(path, path.name)]
+    if path.name == "**":
+        path = path / "*"
     if glob.has_magic(str(path.parent)):
         base = next(parent for parent in path.parents if not glob.has_magic(str(parent)))
-        found = sorted(base.glob(str(path.relative_to(base))))
-        matches = [_local(match, match.relative_to(base).as_posix()) for match in found if match.is_file()]
-        return matches or _no_file(path)
+        found = sorted(match for match in base.glob(str(path.relative_to(base))) if match.is_file())
+        if "**" in path.parts:
+            found = [match for match in found if not _in_ours(base, match) and not _is_picture(match.name)]
+        return [_local(match, match.relative_to(base).as_posix()) for match in found] or _no_file(path)
     walked = _walk(path.parent, path.parent, MAX_DEPTH, ()) if path.parent.is_dir() else ()
     matches = [_local(match, match.name) for match in walked if fnmatch.fnmatch(match.name, path.name)]
     return matches or _no_file(path)
+
+
+def _in_ours(base: Path, file: Path) -> bool:
+    """Whether a folder between `base` and `file` is one of ours."""
+    return any(_is_ours(folder) for folder in file.parents if base in folder.parents)
 
 
 def _no_file(path: Path) -> NoReturn:
@@ -168,14 +194,13 @@ def flatten(data_files: Any) -> Iterator[str]:
             yield from flatten(item)
 
 
-def _walk(base: Path, folder: Path, depth: int, above: tuple[str, ...]) -> Iterator[Path]:
-    """Files below `folder` in the order of their names, but for hidden ones, deep folders and images: those may be
-    millions, and are looked up by the paths that rows give. `above` are the real folders on the way, against circles.
+def _walk(base: Path, folder: Path, depth: int, above: tuple[str, ...], published: bool = False) -> Iterator[Path]:
+    """Files below `folder` in the order of their names, but for hidden ones, deep folders, those of ours and images:
+    the last may be millions, and are looked up by the paths that rows give. `above` are the real folders on the way,
+    against circles.
     """
     above = (*above, os.path.realpath(folder))
-    names = (
-        e for e in os.scandir(folder) if not e.name.startswith(".") and not e.name.lower().endswith(pictures.SUFFIXES)
-    )
+    names = (e for e in os.scandir(folder) if not e.name.startswith(".") and not _is_picture(e.name))
     for entry in sorted(names, key=lambda e: e.name):
         if entry.is_symlink() and links.lead_out(base, entry.path):
             logger.warning(
@@ -184,8 +209,24 @@ def _walk(base: Path, folder: Path, depth: int, above: tuple[str, ...]) -> Itera
             )  # fmt: skip
         elif entry.is_file():
             yield Path(entry.path)
-        elif depth < MAX_DEPTH and _is_to_be_walked(entry, above):
-            yield from _walk(base, Path(entry.path), depth + 1, above)
+        elif depth < MAX_DEPTH and _is_to_be_walked(entry, above) and (published or not _is_ours(entry.path)):
+            yield from _walk(base, Path(entry.path), depth + 1, above, published)
+
+
+def _is_picture(name: str) -> bool:
+    return name.lower().endswith(pictures.SUFFIXES)
+
+
+def _is_ours(folder: str | Path) -> bool:
+    """Whether a folder in one with rows is a run's or another of ours, which is told of once."""
+    found = ours(folder)
+    if found is not None and (where := os.path.realpath(folder)) not in _told:
+        _told.add(where)
+        logger.warning(
+            "%s holds %s that llava-zh wrote, and was left out of the rows around it. To read it, name it by itself.",
+            folder, {"run": "a run", "export": "an export"}.get(found.kind, f"a {found.kind}"),
+        )  # fmt: skip
+    return found is not None
 
 
 def _is_to_be_walked(entry: os.DirEntry[str], above: tuple[str, ...]) -> bool:

@@ -211,7 +211,7 @@ class HuggingFace:
             logger.warning("%s: offline, so %r is taken to be the commit cached last, %s", repo, revision, folder.name)
         return [
             replace(file, source=self.name, repo=repo, revision=folder.name)
-            for file in local_files(str(folder), None)
+            for file in local_files(str(folder), None, published=True)
             if names is None or file.name in names
         ]
 
@@ -323,7 +323,7 @@ class ModelScope:
             raise _offline(where) from error
         return [
             replace(file, source=self.name, repo=repo, revision=revision)
-            for file in local_files(str(folder), None)
+            for file in local_files(str(folder), None, published=True)
             if names is None or file.name in names
         ]
 

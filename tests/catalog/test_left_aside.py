@@ -1,0 +1,112 @@
+"""Files in a folder of rows that are not read with the others, each told of: text beside pictures, splits, runs."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from picture_files import picture
+from published_rows import turns
+
+from llava_zh import curate, export, load_dataset
+from llava_zh.errors import DataFileNotFound
+from llava_zh.files.our_folders import ours
+from llava_zh.regenerate import write_batch
+
+SAID = [{"from": "human", "value": "写一首诗。"}, {"from": "gpt", "value": "好。"}]
+
+
+def write(file: Path, *rows: dict[str, Any]) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def text(name: str) -> dict[str, Any]:
+    return {"id": name, "conversations": SAID}
+
+
+def pictured(name: str) -> dict[str, Any]:
+    return {"id": name, "image": "1.jpg", "conversations": turns()}
+
+
+def ids(path: Any, **options: Any) -> list[str]:
+    return [row["id"] for row in load_dataset(path, split="train", streaming=True, **options)]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a folder of rows, ``m``, and their picture."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "m" / "r.jsonl", pictured("a"), pictured("b"))
+    (tmp_path / "m" / "1.jpg").write_bytes(picture("red", "JPEG"))
+    return tmp_path
+
+
+def test_rows_of_text_beside_files_of_another_kind_are_told_of(here: Path, caplog: pytest.LogCaptureFixture) -> None:
+    one = [{**pictured("p"), "image": {"bytes": picture("red", "JPEG"), "path": "z.jpg"}}]
+    write(here / "embedded" / "text.jsonl", text("t"))
+    pq.write_table(pa.Table.from_pylist(one), here / "embedded" / "p.parquet")
+    pq.write_table(pa.Table.from_pylist([text("t")]), here / "m" / "text.parquet")
+    write(here / "tars" / "text.jsonl", text("t"))
+    with tarfile.open(here / "tars" / "p.tar", "w") as tar:
+        for name, data in (("p.jpg", picture("red", "JPEG")), ("p.json", json.dumps({"conversations": turns()}))):
+            member = tarfile.TarInfo(name)
+            content = data if isinstance(data, bytes) else data.encode()
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    for folder, left in (("embedded", "text.jsonl"), ("m", "text.parquet"), ("tars", "text.jsonl")):
+        caplog.clear()
+        assert "t" not in ids(folder)
+        assert [f"are left aside: {left}. " in record.message for record in caplog.records] == [True], folder
+
+
+def test_what_was_made_of_rows_lies_in_their_folder_and_is_no_part_of_them(
+    here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):  # the second goes on, or finds all done
+        write_batch("m", output_dir="m/new", model="m", prompt="caption_zh")
+        assert export("m", to="jsonl", output_dir="m/in/out").rows == 2
+    curate("m", output_dir="m/cur", exact_duplicates=False, near_duplicates=None)
+    assert [found and found.kind for found in map(ours, ("m", "m/new", "m/in/out", "m/cur"))] == [
+        None, "run", "export", "curation",
+    ]  # fmt: skip
+    for options in ({"path": "m"}, {"path": "llava", "data_dir": "m"}, {"path": "llava", "data_files": "m/**"}):
+        assert ids(**options) == ["a", "b"]
+    told = [record.message for record in caplog.records if "left out of the rows around it" in record.message]
+    assert len(told) == 3 and "/m/new holds a run" in told[0]
+    root = str(here / "m")
+    for options in ({"path": "m/cur"}, {"path": "m/in/out"}, {"path": "llava", "data_files": "m/in/*/data/*.jsonl"}):
+        assert ids(**options, image_root=root) == ["a", "b"]
+
+
+def test_rows_to_test_by_are_no_rows_to_train_on(here: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("train", "test", "my-val-2", "dev/a", "latest", "extra"):
+        write(here / "s" / f"{name}.jsonl", text(name))
+    write(here / "t" / "test.jsonl", text("test"))
+    assert ids("s") == ["extra", "latest", "train"]
+    assert [record.message for record in caplog.records] == [
+        f"{here}/s: rows are read to train on, and files that are called as other splits are left aside: dev/a.jsonl, "
+        "my-val-2.jsonl, test.jsonl. To read them, name them with data_files=."
+    ]
+    assert ids("t") == ids("llava", data_files="s/test.jsonl") == ["test"]
+
+
+def test_two_stars_find_files_at_once_and_below_and_a_name_may_hold_a_tilde(
+    here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(here / "u" / "k" / "~x.jsonl", text("k"))
+    write(here / "u" / "r.jsonl", text("r"))
+    assert ids("llava", data_files="u/**") == ids("llava", data_dir="u", data_files="**") == ["k", "r"]
+    assert ids("u/k/~x.jsonl") == ["k"]
+    assert not caplog.records
+    assert ids("llava", data_files=["u/r.jsonl", "u/r.jsonl"]) == ["r"]
+    assert "u/r.jsonl is named more than once and is read once" in caplog.text
+    with pytest.raises(DataFileNotFound, match="~nouser/x"):
+        ids("llava", data_files="~nouser/x.jsonl")
