@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from llava_zh.catalog.prompts import PROMPTS as KNOWN
@@ -76,8 +77,13 @@ def question(a: Turns, b: Turns, *, language: str | None, prompt: str | None, im
     shown = [_turns(turns, words) if whole else _said(turns) for turns in (a, b)]
     wording = form.text if images == 1 else form.text.replace("图片", "这些图片").replace("the picture", "the pictures")
     # A picture is put where a mark stands; a text's own mark is no picture of this question.
-    text = wording.format(asked=asked, a=shown[0], b=shown[1]).replace("<image>", "[image]")
+    text = wording.format(asked=_inside(asked), a=_inside(shown[0]), b=_inside(shown[1])).replace("<image>", "[image]")
     return Prompt(form.id, text, form.kind, form.language)
+
+
+def _inside(text: str) -> str:
+    """`text` without the marks that it stands between, so that none of it is read as standing outside."""
+    return re.sub(r"<{3,}|>{3,}", lambda marks: " ".join(marks[0]), text)
 
 
 def _question_of(turns: Turns) -> str:
