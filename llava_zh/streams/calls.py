@@ -9,8 +9,6 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import datasets
-
 from ..errors import BadArgument, UnknownArgument, UnknownName, known_name
 from ..gates.safe_text import get_logger
 
@@ -65,6 +63,8 @@ def checked_split(split: Any, streaming: bool) -> Any:
         UnknownName: A split other than ``train`` (and ``all``).
         BadArgument: A slice of a stream, or no split at all.
     """
+    import datasets  # here and below: a misspelt name is an error at once, not after seconds of importing
+
     if split is None:
         return None
     if isinstance(split, list | tuple):
@@ -104,6 +104,8 @@ def check_features(features: Any, builder: Any) -> Any:
     """
     if features is None:
         return None
+    import datasets
+
     if not isinstance(features, datasets.Features):
         raise BadArgument(f"features: expected datasets.Features, found {type(features).__name__} {features!r:.100}.")
     have = builder.info.features
@@ -141,6 +143,8 @@ def download_settings(given: Any) -> dict[str, Any]:
     """
     if given is None:
         return {}
+    import datasets
+
     if not isinstance(given, datasets.DownloadConfig):
         raise BadArgument(
             f"download_config: expected datasets.DownloadConfig, found {type(given).__name__} {given!r:.50}."
@@ -164,6 +168,8 @@ def modes(download_mode: Any, verification_mode: Any) -> tuple[Any, Any]:
     Raises:
         UnknownName: There is no such mode.
     """
+    import datasets
+
     return (
         _mode("download_mode", download_mode, datasets.DownloadMode.REUSE_DATASET_IF_EXISTS),
         _mode("verification_mode", verification_mode, datasets.VerificationMode.BASIC_CHECKS),

@@ -69,7 +69,7 @@ def test_one_length_for_all_languages_further_leaks_and_a_limit(
 
 
 def test_a_failure_is_an_error_that_the_command_line_explains(tmp_path: Path) -> None:
-    with pytest.raises(DataFileNotFound, match="Neither"):
+    with pytest.raises(DataFileNotFound, match="folder without a file of rows"):
         command(str(tmp_path), "--output-dir", str(tmp_path / "out"))
 
 

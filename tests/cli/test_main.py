@@ -231,11 +231,28 @@ def test_list_as_json_is_the_facts(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_examples_of_the_help_run_as_they_stand(demo: DemoPaths, tmp_path: Path) -> None:
-    lines = [line for command in EXAMPLES_HERE for line in example_lines(command)]
+    examples = [line for command in EXAMPLES_HERE for line in example_lines(command)]
+    lines = [" ".join(shlex.split(line, comments=True)) for line in examples]
     assert len(lines) >= 2 + 3 + 3 + 3
     code = "import sys\nfrom llava_zh.cli import main\n"
     code += "for line in sys.argv[1:]: print('$', line, main(line.split()[1:]), flush=True)"
     (tmp_path / "llava-zh-demo").symlink_to(demo.root)
+    assert (
+        main(
+            [
+                "curate",
+                INTERNVL,
+                "single_zh",
+                str(tmp_path / "curated"),
+                "--data-dir",
+                str(demo.internvl),
+                "--length",
+                "zh=50:",
+            ]
+        )
+        == 0
+    )
+    assert (tmp_path / "curated" / "dropped.jsonl").stat().st_size
     internvl, instruct = (
         demo.internvl,
         {p.relative_to(demo.llava).as_posix(): p for p in demo.llava.rglob("*.*")},
@@ -248,7 +265,7 @@ def test_the_examples_of_the_help_run_as_they_stand(demo: DemoPaths, tmp_path: P
     ):
         caches = {"HF_HOME": "hf", "MODELSCOPE_CACHE": "ms", "MODELSCOPE_HOME": "ms-home", "LLAVA_ZH_CACHE": "cache"}
         env = os.environ | {name: str(tmp_path / folder) for name, folder in caches.items()} | hf.env | ms.env
-        command = [sys.executable, "-c", code, *(" ".join(shlex.split(line, comments=True)) for line in lines)]
+        command = [sys.executable, "-c", code, *lines]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=env)
     results = [line for line in done.stdout.splitlines() if line.startswith("$ ")]
     assert results == [f"$ {line} 0" for line in lines], done.stderr

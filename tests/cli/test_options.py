@@ -20,8 +20,8 @@ NAMES = ["internvl-sa-1b-caption", "single_zh"]
 @pytest.mark.parametrize(
     ("function", "typed", "by_other_options"),
     [
-        # --system and --image-place give `options`
-        (export, ["export", *NAMES, "out", "--to", "jsonl"], {"options"}),
+        # --system and --image-place give `options`; headers of requests are of Python alone, as in datasets
+        (export, ["export", *NAMES, "out", "--to", "jsonl"], {"options", "storage_options"}),
         (curate, ["curate", *NAMES, "--output-dir", "out"], set()),
         # the key is in an environment variable, and the progress is quiet where nobody watches
         (regenerate, ["regenerate", *NAMES, "--output-dir", "out", "--model", "m"], {"api_key", "progress"}),

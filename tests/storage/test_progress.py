@@ -56,5 +56,6 @@ def test_a_notebook_sees_it_though_it_has_no_terminal() -> None:
     kernel = "import sys, types\nsys.modules['ipykernel.zmqshell'] = types.ModuleType('zmqshell')\n"
     kernel += "sys.modules['IPython'] = types.SimpleNamespace(get_ipython=lambda: None, version_info=(8,))\n"
     code = kernel + "import warnings; warnings.simplefilter('ignore')\n" + CODE
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    rest = {name: value for name, value in os.environ.items() if "PROGRESS" not in name}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=rest)
     assert "4/4" in done.stderr
