@@ -53,3 +53,9 @@ def test_no_block_is_left_that_nothing_runs() -> None:
             "pip install . && llava-zh demo",
             'pip install -e ".[test]" && python -m pytest -n auto -m "not slow"',
         ]
+
+
+def test_every_link_to_a_file_leads_to_one() -> None:
+    for page in (README, README_ZH, ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page.name} links {link}"
