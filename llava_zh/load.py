@@ -323,3 +323,15 @@ def builder_for(
 
     request = replace(request, source=source_name(request.source))
     return builder_class(facts)(None if cache_dir is None else os.fspath(cache_dir), request=request)
+
+
+def place_of(builder: PublishedBuilder, image_root: Any) -> dict[str, Any] | None:
+    """Where a builder's rows lie on this machine, for the folder of what is made from them."""
+    from .catalog import registry
+    from .files.our_folders import place
+
+    files = ((file.path if file.source == "local" else None, file.size) for file in builder.config.files)
+    data_dir = builder.config.request.data_dir
+    by_path = registry.named(builder.FACTS.name) is None
+    made: dict[str, Any] | None = place(data_dir, files, image_root, by_path)
+    return made

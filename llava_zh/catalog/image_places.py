@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import BadArgument
 from ..files import readers
 from ..files.data_files import DataFile, local_files
+from ..files.our_folders import origins
 from ..gates.counts import counted
 from ..gates.safe_text import get_logger
 from ..images import written_paths
@@ -117,8 +118,12 @@ def _folder_beside(seen: Seen, prefix: str) -> Images | None:
         return None
     rows_folder, base = Path(seen.rows[0].path or "").absolute().parent, Path(seen.where).absolute()
     whole = _whole(rows_folder, base)
-    folder = next((one for one in (rows_folder, whole) if prefix and (one / prefix).is_dir()), None)
-    return None if folder is None else FolderImages(str(folder), within=str(whole))
+    possible = [(rows_folder, whole), (whole, whole)]
+    for made in origins(rows_folder):
+        if made.believed:
+            possible += [(Path(made.files[0]).parent, Path(made.folder)), (Path(made.folder), Path(made.folder))]
+    found = next((one for one in possible if prefix and (one[0] / prefix).is_dir()), None)
+    return None if found is None else FolderImages(str(found[0]), within=str(found[1]))
 
 
 def _below(root: str, path: str | None, folders: Sequence[str]) -> Images:
@@ -268,15 +273,48 @@ def _beside(
     rows: Sequence[DataFile],
     folders: Sequence[str] = (),
 ) -> tuple[Images, str]:
-    """Images of rows on this machine: files below one of a few folders, or archives in one.
+    """Images of rows on this machine: with them, or with the rows that these were made from by a run or curation."""
+    whole = _whole(rows_folder, base)
+    if (found := _near(rows_folder, base, path, files, rows, folders)) is not None:
+        return found
+    lay = ""
+    for made in origins(rows_folder):
+        lay = f"; they were made from rows in {made.folder}, which " + ("has none" if made.believed else "are gone")
+        if made.image_root is not None:
+            lay = f"; for the rows that they were made from, it was in {made.image_root}"
+        if made.believed:
+            around = local_files(made.folder, None)
+            then = [file for file in around if file.path in made.files]
+            if found := _near(Path(made.files[0]).parent, Path(made.folder), path, around, then, folders):
+                return found
+    looked = ", ".join(str(folder) for folder in _possible(rows_folder, base, folders))
+    why = f"there is no file {path} in any of {looked}, and no archive beside the rows{lay}"
+    return _unresolved(str(whole), path, why)
+
+
+def _possible(rows_folder: Path, base: Path, folders: Sequence[str]) -> list[Path]:
+    """Where files of rows are looked for."""
+    whole = _whole(rows_folder, base)
+    inner = (one / name for name in ("images", *folders) for one in (rows_folder, base))
+    places = dict.fromkeys((rows_folder, base, rows_folder.parent, *inner))
+    return [folder for folder in places if folder == whole or whole in folder.parents]
+
+
+def _near(
+    rows_folder: Path,
+    base: Path,
+    path: str,
+    files: Sequence[DataFile],
+    rows: Sequence[DataFile],
+    folders: Sequence[str],
+) -> tuple[Images, str] | None:
+    """Images that lie with their rows: files below one of a few folders, or archives in one.
 
     All of these lie in the folder that was named, or in that of the rows where files were named. Rows come from
     elsewhere and must not reach a folder that merely lies beside it.
     """
     whole = _whole(rows_folder, base)
-    inner = (one / name for name in ("images", *folders) for one in (rows_folder, base))
-    places = dict.fromkeys((rows_folder, base, rows_folder.parent, *inner))
-    possible = [folder for folder in places if folder == whole or whole in folder.parents]
+    possible = _possible(rows_folder, base, folders)
     for folder in possible:
         if os.path.isfile(folder / path):  # noqa: PTH113 (False for any name that no file can have)
             return FolderImages(str(folder), within=str(whole)), f"as files below {folder}"
@@ -292,8 +330,7 @@ def _beside(
     for folder in possible:
         if "/" in path and os.path.isdir((folder / path).parent):  # noqa: PTH112 (as above; the first row's is missing)
             return FolderImages(str(folder), within=str(whole)), f"as files below {folder}"
-    looked = ", ".join(str(folder) for folder in possible)
-    return _unresolved(str(whole), path, f"there is no file {path} in any of {looked}, and no archive beside the rows")
+    return None
 
 
 def _archives(files: Sequence[DataFile], rows: Sequence[DataFile]) -> list[DataFile]:

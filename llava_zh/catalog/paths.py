@@ -27,7 +27,7 @@ from ..errors import BadArgument, BadFile, BadRow, DataFileNotFound, LlavaZhErro
 from ..files import readers
 from ..files.data_files import DataFile, local_files
 from ..files.kinds import ENDINGS as KINDS
-from ..files.our_folders import ours
+from ..files.our_folders import made_from, ours
 from ..gates.safe_text import get_logger
 from ..images.prefixed import tidy
 from ..rows.columns import Columns, no_image
@@ -233,6 +233,9 @@ def _registered(origin: _Origin) -> DatasetFacts | None:
 
 
 def _tell_of_lost(given: str, origin: _Origin) -> None:
+    made = made_from(origin.folder)
+    if made is not None and made.by_path:
+        return
     if origin.asked is not None and (origin.asked.endswith(".py") or origin.asked == origin.dataset):
         logger.warning(
             "%s was made from the dataset %s (%s), which is not registered here; its rows are read as those of any "

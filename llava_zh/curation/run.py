@@ -117,7 +117,9 @@ def curate(
     given = {option: value for option, value in load_options.items() if option != "cache_dir" and value is not None}
     asked = Request.of(path if isinstance(path, str | os.PathLike) else "rows", name, given, "curate")
     report = CurationReport(parameters | asked.to_dict(), dry_run=dry_run)
-    rows, known, report.dataset, report.config = open_rows(path, asked, load_options.get("cache_dir"))
+    rows, known, report.dataset, report.config, place = open_rows(path, asked, load_options.get("cache_dir"))
+    if place is not None:
+        report.parameters["place"] = place
     checks = Checks(
         language=language,
         single_paragraph=single_paragraph,

@@ -40,12 +40,15 @@ class Row(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """Rows, what is expected of them, and the dataset and configuration that they are of where these have a name."""
+    """Rows, what is expected of them, the dataset and configuration that they are of where these have a name, and
+    where they lie on this machine.
+    """
 
     rows: Iterator[Row]
     known: Expected
     dataset: str | None = None
     config: str | None = None
+    place: dict[str, Any] | None = None
 
 
 def open_rows(path: Source, request: Request, cache_dir: Any = None) -> Opened:
@@ -72,7 +75,7 @@ def open_rows(path: Source, request: Request, cache_dir: Any = None) -> Opened:
 
 def _opened(request: Request, cache_dir: Any) -> Opened:
     from llava_zh.catalog import paths, registry
-    from llava_zh.load import builder_for
+    from llava_zh.load import builder_for, place_of
     from llava_zh.rows.formats import RowOptions
 
     try:
@@ -84,13 +87,15 @@ def _opened(request: Request, cache_dir: Any) -> Opened:
     # What a run says of its rows tells which prompt they answer.
     builder = builder_for(facts, replace(placed, options=RowOptions(regenerated=True)), cache_dir)
     known = expected(builder.FACTS, builder.config_facts)
-    called = (facts.name, builder.config.name) if registry.named(facts.name) is not None else ()
+    is_named = registry.named(facts.name) is not None
+    called = (facts.name if is_named else None, builder.config.name if is_named else None)
+    place = place_of(builder, request.image_root)
     if request.given() & _CHOOSING or builder.config_facts.task is not None:
-        return Opened(_chosen(builder, request.path), known, *called)
+        return Opened(_chosen(builder, request.path), known, *called, place)
     # Which images a row of a path has is known when its configuration is.
     by_path = placed.data_dir is not None and request.data_dir is None and request.name is None
     expect = replace(builder.expect, facts=False, images="many" if by_path else builder.config_facts.images)
-    return Opened(_as_published(builder, expect), known, *called)
+    return Opened(_as_published(builder, expect), known, *called, place)
 
 
 # -- a dataset, by its name or path ------------------------------------------------------------------------

@@ -27,7 +27,7 @@ FORMAT = 2
 #: Bytes of a manifest at most; it holds names of files and texts of prompts.
 _MOST = 16 << 20
 #: Kept for the reader's sake; a run goes on with other versions.
-_INFORMATIVE = {"versions", "created", "asked"}
+_INFORMATIVE = {"versions", "created", "asked", "place"}
 
 
 def manifest_of(source: Source, choice: Asking, settings: Settings, unit_rows: int) -> dict[str, Any]:
@@ -40,6 +40,7 @@ def manifest_of(source: Source, choice: Asking, settings: Settings, unit_rows: i
         "format": FORMAT,
         "input": source.identity,
         "asked": source.asked,
+        **({"place": source.place} if source.place else {}),
         "prompts": {prompt.id: {"sha256": prompt.sha256, "text": prompt.text} for prompt in choice.prompts},
         "model": settings.model,
         "parameters": dict(settings.parameters),

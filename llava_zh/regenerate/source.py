@@ -76,6 +76,7 @@ class Source:
         published: The rows of a dataset given by name, in place of `rows`.
         asked: The request for that dataset, for whoever reads the manifest.
         facts: What is known of that dataset.
+        place: Where its rows lie on this machine, see :mod:`llava_zh.files.our_folders`.
     """
 
     rows: Any
@@ -87,6 +88,7 @@ class Source:
     published: PublishedRows | None = None
     asked: dict[str, Any] = field(default_factory=dict)
     facts: DatasetFacts | None = None
+    place: dict[str, Any] | None = None
 
     def selection(self) -> Selection:
         """Which rows are asked for, and what that means now."""
@@ -173,7 +175,7 @@ def open_source(path_or_rows: Any, name: str | None, loading: Mapping[str, Any])
 
 def _published(path: str | os.PathLike[str], name: str | None, loading: Mapping[str, Any]) -> Source:
     from llava_zh.catalog.request import Request
-    from llava_zh.load import builder_of
+    from llava_zh.load import builder_of, place_of
     from llava_zh.regenerate.dataset_rows import PublishedRows
 
     asked = {argument: value for argument, value in loading.items() if argument != "cache_dir"}
@@ -200,7 +202,7 @@ def _published(path: str | os.PathLike[str], name: str | None, loading: Mapping[
     return Source(
         (), builder.FACTS.name, config.name, identity,
         image_base=rows.image_base, published=rows, asked=request.to_dict(),
-        facts=builder.FACTS,
+        facts=builder.FACTS, place=place_of(builder, request.image_root),
     )  # fmt: skip
 
 

@@ -11,13 +11,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from model_server import ModelServer
 from picture_files import picture
 from published_rows import turns
 
 from llava_zh import curate, export, load_dataset
 from llava_zh.errors import DataFileNotFound
 from llava_zh.files.our_folders import ours
-from llava_zh.regenerate import write_batch
+from llava_zh.regenerate import regenerate, write_batch
 
 SAID = [{"from": "human", "value": "写一首诗。"}, {"from": "gpt", "value": "好。"}]
 
@@ -110,3 +111,35 @@ def test_two_stars_find_files_at_once_and_below_and_a_name_may_hold_a_tilde(
     assert "u/r.jsonl is named more than once and is read once" in caplog.text
     with pytest.raises(DataFileNotFound, match="~nouser/x"):
         ids("llava", data_files="~nouser/x.jsonl")
+
+
+def test_what_was_made_of_a_path_finds_its_pictures_where_they_lie(
+    here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (here / "m" / "in").mkdir()
+    (here / "m" / "1.jpg").rename(here / "m" / "images.jpg")
+    write(here / "m" / "r.jsonl", {**pictured("a"), "image": "in/1.jpg"}, {**pictured("b"), "image": "in/1.jpg"})
+    (here / "m" / "images.jpg").rename(here / "m" / "in" / "1.jpg")
+    regenerate_all("m", "run1")
+    regenerate_all("run1", "run2")
+    curate("run2", output_dir="cur", near_duplicates=None, exact_duplicates=False)
+    curate("llava", data_dir="m", output_dir="named", near_duplicates=None, exact_duplicates=False)
+    (here / "run1").rename(here / "moved")
+    (here / "moved").rename(here / "run1")
+    for path in ("run1", "run1/data", "run2", "cur", "named"):
+        rows = load_dataset(path, split="train", streaming=True)
+        assert [row["image"].size for row in rows] == [(8, 8)] * 2, path
+    assert export("run2", to="jsonl", output_dir="out", images="files").images
+    assert not caplog.records
+    # A folder that came from elsewhere does not know the rows here, and so does not choose what is opened.
+    with (here / "m" / "r.jsonl").open("a", encoding="utf-8") as file:
+        file.write("\n")
+    assert next(iter(load_dataset("run1", split="train", streaming=True)))["image"]["bytes"] is None
+    assert f"made from rows in {here}/m" in caplog.text
+
+
+def regenerate_all(path: str, output_dir: str) -> None:
+    with ModelServer() as server:
+        regenerate(
+            path, output_dir=output_dir, model="tiny-vlm", base_url=server.url, prompt="caption_zh", progress=False
+        )
