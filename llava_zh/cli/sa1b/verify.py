@@ -63,9 +63,7 @@ def run(args: argparse.Namespace) -> int:
     _tell(report)
     where = args.output_dir.absolute()
     images = sum(archive.images for archive in report.archives)
-    text.say(
-        f"{counted(images, 'images')} are good, {len(report.bad_images):,} are bad. Report: {where / 'report.json'}"
-    )
+    text.say(f"{images:,} good and {len(report.bad_images):,} bad images. Report: {where / 'report.json'}")
     faulty = [archive for archive in report.archives if not archive.ok]
     if faulty:
         text.say(f"NOT OK: {len(faulty):,} of {counted(len(report.archives), 'archives')} and folders.")
@@ -102,7 +100,7 @@ def _tell(report: VerifyReport) -> None:
         text.tell(f"… and {len(lines) - _SHOWN:,} more, see the report")
     tell_next((one.name, {problem["kind"] for problem in one.problems}) for one in report.archives)
     if report.twice_count:
-        text.tell(f"{counted(report.twice_count, 'images')} are in several archives, such as {_first(report.twice)}")
+        text.tell(f"{counted(report.twice_count, 'images')} in several archives, such as {_first(report.twice)}")
 
 
 def _hint(kind: str) -> str:
