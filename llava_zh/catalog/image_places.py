@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,24 @@ from .facts import DatasetFacts
 from .place_checks import one_root
 
 logger = get_logger(__name__)
+
+
+_silent: ContextVar[bool] = ContextVar("llava_zh_images_untold", default=False)
+
+
+@contextlib.contextmanager
+def untold() -> Iterator[None]:
+    """Say nothing of images that are not found: for who reads texts alone."""
+    before = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(before)
+
+
+def _warn(text: str, *values: Any) -> None:
+    if not _silent.get():
+        logger.warning(text, *values)
 
 
 @dataclass(frozen=True)
@@ -146,7 +166,7 @@ def _below(root: str, path: str | None, folders: Sequence[str]) -> Images:
     held = os.scandir(images.base) if os.path.isdir(images.base) else ()  # noqa: PTH112
     if any(readers.kind_of(entry.name) in ("tar", "zip") for entry in held):
         return ArchivedImages(images.base)
-    logger.warning(
+    _warn(
         "image_root=%s: the first row's image, %s, is not there. Pass the folder that the rows' paths start from; "
         "rows without their image are left out with on_missing_image='skip'.",
         images.base, path[:200],
@@ -187,7 +207,7 @@ def _own(seen: Seen, published: str | None, image_root: str | None, folders: Seq
             root = f"hf://datasets/{rows[0].repo}@{rows[0].revision}"
             return FolderImages(posixpath.join(root, base) if base else root), "as files in the repository"
     if archives := _archives(files, rows):
-        logger.warning(
+        _warn(
             "%s: the images are in %s (%s …) that cannot be read at random over the network; they are given "
             "as paths. Fetch all with `llava-zh download` and pass data_dir= to see pixels.",
             where, counted(len(archives), "archives"), archives[0].name,
@@ -197,7 +217,7 @@ def _own(seen: Seen, published: str | None, image_root: str | None, folders: Seq
 
 
 def _unresolved(where: str, published: str, why: str) -> tuple[Images, str]:
-    logger.warning(
+    _warn(
         "%s: no image was found, so images come undecoded, as the paths that rows give (the first is %s): %s. "
         "Pass image_root= to name the folder or URL that these paths start from.",
         where, published[:200], why,

@@ -268,7 +268,7 @@ def _any_rows(
         assert problem is not None
         raise problem
     looked = list(_first_rows(rows, fitting.fields))
-    images = _places_of(_paths(looked, fitting.fields))
+    images = places_of(_paths(looked, fitting.fields))
     pictured = all(fitting.fields.has_image(row) for row in looked)
     facts = captions if images == "sa1b" and pictured else usual
     several = any(isinstance(value, list) and len(value) > 1 for value in _images(looked, fitting.fields))
@@ -332,7 +332,7 @@ def _paths(rows: Iterable[Mapping[str, Any]], columns: Columns) -> Iterator[str]
                 yield path
 
 
-def _places_of(paths: Iterable[str]) -> Place | Mapping[str, Place]:
+def places_of(paths: Iterable[str]) -> Place | Mapping[str, Place]:
     """Where images are, by the paths of some: all in SA-1B, none, or told apart by how paths begin."""
     kinds: dict[str, set[Place]] = {}
     for path in paths:

@@ -34,6 +34,8 @@ _NOT_ROWS = frozenset(
     | {"report.json", "demo.json", "failed.jsonl", "dropped.jsonl", "meta.json"}
 )
 #: What a run, an export or a curation of ours leaves beside its rows.
+#: Folders that a run keeps beside its rows: requests for a batch, and a comparison with the answers of a judge.
+BATCH, COMPARED = "batch", "compare"
 _OURS = {"manifest.json", "report.json"}
 # In order of preference; JSON Lines are one kind, however each part of them is compressed.
 _ROW_KINDS = (("parquet",), ("jsonl", "jsonl.gz", "jsonl.zst"), ("json",))
@@ -233,7 +235,7 @@ def _without_work(files: Sequence[DataFile]) -> Sequence[DataFile]:
     """`files` without those that a run keeps beside its rows: requests for a batch, and the answers of a judge."""
     if not {"manifest.json", "failed.jsonl"} <= {file.name for file in files}:
         return files
-    return [file for file in files if PurePosixPath(file.name).parts[0] not in ("batch", "compare")]
+    return [file for file in files if PurePosixPath(file.name).parts[0] not in (BATCH, COMPARED)]
 
 
 def _without_other_splits(files: Sequence[DataFile], where: str | None) -> Sequence[DataFile]:

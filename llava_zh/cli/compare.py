@@ -11,7 +11,7 @@ from ..catalog.request import image_roots
 from ..errors import BadArgument
 from . import text
 from .commands import Subparsers, new_parser
-from .options import add_json, add_output_dir, own_keywords
+from .options import add_json, add_output_dir, add_some, load_keywords, own_keywords
 from .regenerate import parameters
 
 if TYPE_CHECKING:
@@ -53,12 +53,7 @@ def add_parser(subparsers: Subparsers) -> None:
     add("--sample", type=int, default=20, metavar="N", help="pairs that are shown (default: 20)")
     add("--seed", type=int, default=0, metavar="N", help="of the draws of pairs (default: 0)")
     add("--language", choices=("zh", "en"), help="language of the new texts (default: what prompt or config says)")
-    add(
-        "--on-bad-row",
-        choices=("raise", "skip"),
-        default="raise",
-        help="stop at a broken row (default) or leave it out",
-    )
+    add_some(parser, "on_bad_row")
     add_output_dir(parser, "folder for report.json, pairs.jsonl and the judge's answers", optional=True)
     add("--output", metavar="FILE", help="file for the report alone, as JSON")
     add_json(parser, "the report")
@@ -94,12 +89,12 @@ def run(args: argparse.Namespace) -> int:
     from ..comparison.entry import write_report
 
     judge = _judge(args)
-    keywords = own_keywords(compare, args) | {"judge": judge, "image_root": args.image_root}
-    keywords["on_bad_row"] = args.on_bad_row
-    del keywords["run"]  # the function of the command, by the name that the first argument has
+    keywords = own_keywords(compare, args, without=("run",)) | load_keywords(args) | {"judge": judge}
     try:
         result = compare(args.compared, **keywords)
     except KeyboardInterrupt:
+        if judge is None:
+            raise  # nothing was kept that the same command could go on with
         text.tell("Stopped; the same command goes on.")
         return 130
     if args.output:

@@ -98,7 +98,12 @@ def add_json(parser: argparse.ArgumentParser, what: str, *, records: bool = Fals
 
 def add_source(parser: Any) -> None:
     """Add --source and --revision."""
-    for name in ("source", "revision"):
+    add_some(parser, "source", "revision")
+
+
+def add_some(parser: Any, *names: str) -> None:
+    """Add the options of some arguments of :func:`llava_zh.load_dataset`."""
+    for name in names:
         _add(parser, name, _options()[name])
 
 
@@ -127,10 +132,16 @@ def load_keywords(args: argparse.Namespace) -> dict[str, Any]:
     return {keyword: value for keyword, value in given.items() if value is not None}
 
 
-def own_keywords(function: Callable[..., Any], args: argparse.Namespace) -> dict[str, Any]:
-    """The keywords that `function` has beside those of loading, as far as the command has options of their names."""
-    names = inspect.signature(function).parameters
-    return {name: getattr(args, name) for name in names if name in args and name not in declared(Request)}
+def own_keywords(
+    function: Callable[..., Any], args: argparse.Namespace, *, without: Container[str] = ()
+) -> dict[str, Any]:
+    """The keywords that `function` has beside those of loading, as far as the command has options of their names.
+
+    Args:
+        without: Keywords whose names `args` has for something else, as it has ``run`` for the function of the command.
+    """
+    names = [name for name in inspect.signature(function).parameters if name in args and name not in without]
+    return {name: getattr(args, name) for name in names if name not in declared(Request)}
 
 
 def archive_list(text: str) -> str | list[int | str]:

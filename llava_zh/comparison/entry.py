@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from llava_zh.comparison.judge import Judge, ask_judge, check_folder
+from llava_zh.comparison.folder import JUDGE, PAIRS, REPORT, check_outside, claimed, folder_of
+from llava_zh.comparison.judge import Judge, ask_judge
 from llava_zh.comparison.measures import ALWAYS_TOLD, Draw, Measures, spread
-from llava_zh.comparison.pairs import Given, Opened, Pair, check_given
+from llava_zh.comparison.pairs import Given, Opened, Pair, check_given, compared
 from llava_zh.comparison.places import Places
 from llava_zh.comparison.result import Comparison
-from llava_zh.curation.expected import expected_of
 from llava_zh.errors import BadArgument, known_name
 from llava_zh.gates.counts import counted
-from llava_zh.storage.durable import check_kind, explained
+from llava_zh.storage.durable import explained
 from llava_zh.storage.lines import write_lines
 from llava_zh.storage.progress import Progress
 
@@ -56,7 +57,8 @@ def compare(
             configuration says.
         on_bad_row: ``"raise"`` an error, or ``"skip"`` it.
         output_dir: Folder for ``report.json``, ``pairs.jsonl`` (the sample) and the judge's answers (``judge``). With a
-            judge ``compare`` in the folder of the run by default, else nothing is written.
+            judge ``compare`` in the folder of the run by default, else nothing is written. Apart from that it lies
+            outside of what is compared, and holds nothing that no comparison wrote.
         progress: Whether to show a line of progress.
 
     Returns:
@@ -67,47 +69,57 @@ def compare(
         BadRow: A row that is none, with where it is.
         BadArgument: An argument that cannot work.
         ImageNotFound, RootNotFound: The judge's pictures are not there.
-        ServerError, RunConflict, OutputError: As for :func:`llava_zh.regenerate.regenerate`.
+        RunConflict: `output_dir` is inside of what is compared, or holds something else; or as for
+            :func:`llava_zh.regenerate.regenerate`.
+        ServerError, OutputError: As for :func:`llava_zh.regenerate.regenerate`.
     """
     _check(run, other, sample, language, on_bad_row, judge)
-    folder = check_folder(output_dir, run, other) if judge is not None or output_dir is not None else None
-    pairs = Opened(run, other, on_bad_row)
-    measures = Measures(expected_of(pairs.run.dataset if pairs.run is not None else None), pairs.language, language)
-    samples, drawn = Draw(sample, seed), Draw(judge.limit if judge is not None else 0, seed)
-    with Progress("Comparing", unit="rows", show=progress) as bar:
-        for pair in pairs:
-            measures.add(pair)
-            samples.offer(pair)
-            if pair.images:  # a judge looks at pictures
-                drawn.offer(pair)
-            bar.add(1)
-    if not measures.rows:
-        raise pairs.nothing()
-    parameters: dict[str, Any] = {
-        "run": pairs.name,
-        "other": pairs.other,
-        "sample": sample,
-        "seed": seed,
-        "language": language,
-    }
-    said = None
-    if judge is not None and folder is not None:
-        places = Places(pairs.run, image_root)
-        said = ask_judge(judge, drawn.pairs, folder / "judge", {**pairs.identity, "seed": seed}, places, progress)
-        parameters |= {"judge": judge.model, "limit": judge.limit}
-    result = _result(pairs, measures, samples.pairs, parameters, said)
-    if folder is not None:
-        write(result, folder)
+    new, old = compared(run), None if other is None else compared(other)
+    folder = folder_of(output_dir, new, old) if judge is not None or output_dir is not None else None
+    with contextlib.ExitStack() as stack:
+        if folder is not None:
+            for side in filter(None, (new, old)):
+                check_outside(folder, side)
+            stack.enter_context(claimed(folder))
+        pairs = Opened(new, old, on_bad_row, progress)
+        measures = Measures(pairs.known_of_old, pairs.known, language)
+        samples, drawn = Draw(sample, seed), Draw(judge.limit if judge is not None else 0, seed)
+        nameless = 0
+        with Progress("Comparing", unit="rows", show=progress) as bar:
+            for pair in pairs:
+                measures.add(pair)
+                samples.offer(pair)
+                if pair.images and all(pair.images):  # a judge looks at pictures, by their names
+                    drawn.offer(pair)
+                elif pair.images:
+                    nameless += 1
+                bar.add(1)
+        if not measures.rows:
+            raise pairs.nothing()
+        parameters: dict[str, Any] = {
+            "run": pairs.name,
+            "other": pairs.other,
+            "sample": sample,
+            "seed": seed,
+            "language": language,
+        }
+        said = None
+        if judge is not None and folder is not None:
+            places = Places(pairs.run, image_root)
+            said = ask_judge(judge, drawn.pairs, folder / JUDGE, {**pairs.identity, "seed": seed}, places, progress)
+            parameters |= {"judge": judge.model, "limit": judge.limit}
+        result = _result(pairs, measures, samples.pairs, parameters, said)
+        if said is not None and nameless:
+            result.notes.append(f"{counted(nameless, 'pairs')} with a picture without a name: no judge was asked")
+        if folder is not None:
+            write(result, folder)
     return result
 
 
 def write(result: Comparison, folder: Path) -> None:
-    """Put a comparison into ``report.json`` and its sampled pairs into ``pairs.jsonl`` of `folder`."""
-    with explained(folder):
-        check_kind(folder, folder=True)
-        folder.mkdir(parents=True, exist_ok=True)
-    write_lines(folder / "pairs.jsonl", (msgspec.json.encode(pair) + b"\n" for pair in result.samples))
-    write_report(result, folder / "report.json")
+    """Put a comparison into ``report.json`` and its sampled pairs into ``pairs.jsonl`` of `folder`, which is there."""
+    write_lines(folder / PAIRS, (msgspec.json.encode(pair) + b"\n" for pair in result.samples))
+    write_report(result, folder / REPORT)
 
 
 def write_report(result: Comparison, path: Path) -> None:
@@ -174,12 +186,12 @@ def _notes(pairs: Opened, measures: Measures, judge: dict[str, Any] | None) -> l
     elif pairs.run is not None and pairs.run.unfinished:
         notes.append("the run was stopped before its end; compared is what it had finished")
     if pairs.without_previous:
-        notes.append(f"{counted(pairs.without_previous, 'rows')} hold no older text, and are not compared")
+        notes.append(f"{counted(pairs.without_previous, 'rows')} without an older text left out")
     for side, count in (("old", pairs.left.old), ("new", pairs.left.new)):
         if count:
-            notes.append(f"{count:,} {side} rows have no match on the other side, and are not compared")
+            notes.append(f"{counted(count, f'{side} rows')} with no match on the other side left out")
     if measures.words.short_by:
         notes.append(f"numbers of words may be too low by up to {measures.words.short_by:,}: rare words were forgotten")
     if judge is not None and judge["images_missing"]:
-        notes.append(f"{judge['images_missing']:,} pictures of the judge's pairs are not there")
+        notes.append(f"{counted(judge['images_missing'], 'pictures')} of the judge's pairs not found")
     return notes

@@ -7,7 +7,6 @@ does not change what is asked.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -276,18 +275,3 @@ def _verdict(kept: str, first: Shown) -> Verdict:
     names = {"A": first, "B": second, "tie": "tie"}
     not_there = {first: said["A_not_there"], second: said["B_not_there"]}
     return Verdict(first, names[said["better"]], not_there["old"], not_there["new"])
-
-
-def check_folder(given: str | os.PathLike[str] | None, run: Any, other: Any) -> Path:
-    """The folder of a comparison with a judge: the one given, or ``compare`` in that of the run.
-
-    Raises:
-        BadArgument: None is given, and there is no run whose it would be.
-    """
-    if given is not None:
-        return Path(given).expanduser()
-    if other is not None or not isinstance(run, str | os.PathLike) or open_finished(run) is None:
-        raise BadArgument(
-            "output_dir is needed with a judge, unless one run is compared: name a folder for its answers."
-        )
-    return Path(run) / "compare"

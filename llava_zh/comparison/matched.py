@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import tempfile
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,6 +16,7 @@ import msgspec
 
 from llava_zh.curation.source import Row
 from llava_zh.images.names import image_name
+from llava_zh.rows.said import questions
 from llava_zh.sa1b.urls import SA_NAME
 from llava_zh.storage.durable import explained
 from llava_zh.storage.progress import Progress
@@ -33,14 +35,17 @@ class Left:
     new: int = 0
 
 
-def matched(old: Iterable[Row], new: Iterable[Row], left: Left) -> Iterator[tuple[Row, Row]]:
+def matched(old: Iterable[Row], new: Iterable[Row], left: Left, *, progress: bool = True) -> Iterator[tuple[Row, Row]]:
     """Pairs of rows with the same images, those of one image matched by question, then by task, then in order.
+
+    Rows of text alone are matched by their questions.
 
     Rows are matched once; those that are left over are counted in `left`. Meanwhile both sets, without pictures, lie in
     the folder for temporary files (``TMPDIR``).
 
     Args:
         old, new: Rows whose field ``image`` is the list of their images' names.
+        progress: Whether to show a line of progress.
     """
     with tempfile.TemporaryDirectory(prefix="llava-zh-compare-") as folder, explained(Path(folder)):
         database = sqlite3.connect(f"{folder}/rows")
@@ -50,7 +55,7 @@ def matched(old: Iterable[Row], new: Iterable[Row], left: Left) -> Iterator[tupl
             database.execute("PRAGMA synchronous = OFF")
             sides: tuple[Side, Side] = ("old", "new")
             for side, rows in zip(sides, (old, new), strict=True):
-                _fill(database, side, rows)
+                _fill(database, side, rows, progress)
             yield from _join(_groups(database, "old"), _groups(database, "new"), left)
         except sqlite3.Error as error:
             raise OSError(None, f"the folder for temporary files, {folder}: {error}") from error
@@ -58,10 +63,10 @@ def matched(old: Iterable[Row], new: Iterable[Row], left: Left) -> Iterator[tupl
             database.close()
 
 
-def _fill(database: sqlite3.Connection, side: Side, rows: Iterable[Row]) -> None:
+def _fill(database: sqlite3.Connection, side: Side, rows: Iterable[Row], show: bool) -> None:
     database.execute(f"CREATE TABLE {side} (images BLOB, position INTEGER, row BLOB)")
     batch: list[tuple[bytes, int, bytes]] = []
-    with Progress(f"Reading the {side} rows", unit="rows") as progress:
+    with Progress(f"Reading the {side} rows", unit="rows", show=show) as progress:
         for position, row in enumerate(rows):
             batch.append((_key_of(row), position, _encode([row.fields, row.turns])))
             if len(batch) == _BATCH:
@@ -73,9 +78,12 @@ def _fill(database: sqlite3.Connection, side: Side, rows: Iterable[Row]) -> None
 
 
 def _key_of(row: Row) -> bytes:
-    """What is the same for the same images: their names, of SA-1B their numbers, whatever folder these are in."""
+    """What is the same for the same images: their names, of SA-1B their numbers, whatever folder these are in.
+
+    Of a row of text alone it is the question: all such rows would else be of one image, and in memory at once.
+    """
     names = [_usual(name) for name in row.fields["image"]]
-    return hashlib.blake2b(_encode(names), digest_size=16).digest()
+    return hashlib.blake2b(_encode(names or {"asked": questions(row.turns)}), digest_size=16).digest()
 
 
 def _usual(name: str) -> str:
@@ -118,26 +126,27 @@ def _join(
 def _within(olds: list[Row], news: list[Row]) -> list[tuple[Row, Row]]:
     """The rows of one image matched: the most alike first."""
     pairs: list[tuple[Row, Row]] = []
-    pictured = bool(news[0].fields["image"])  # rows of text alone have nothing but their question in common
-    for alike in (_question, _task, lambda row: None) if pictured else (_question,):
-        waiting: dict[Any, list[Row]] = {}
-        for row in olds:
-            waiting.setdefault(alike(row), []).append(row)
+    for alike in (_question, _task, lambda row: None):
+        waiting: dict[Any, deque[int]] = {}
+        for position, row in enumerate(olds):
+            waiting.setdefault(alike(row), deque()).append(position)
+        taken: set[int] = set()
         rest: list[Row] = []
         for row in news:
             same = waiting.get(alike(row))
             if same:
-                pairs.append((same.pop(0), row))
+                taken.add(position := same.popleft())
+                pairs.append((olds[position], row))
             else:
                 rest.append(row)
-        olds, news = [row for rows in waiting.values() for row in rows], rest
+        olds, news = [row for position, row in enumerate(olds) if position not in taken], rest
         if not olds or not news:
             break
     return pairs
 
 
 def _question(row: Row) -> tuple[Any, ...]:
-    return (_task(row), *(text.replace("<image>", "").strip() for role, text in row.turns if role == "human"))
+    return (_task(row), *questions(row.turns))
 
 
 def _task(row: Row) -> Any:

@@ -6,7 +6,6 @@ import hashlib
 import heapq
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
 from llava_zh.comparison.pairs import Pair, Text
 from llava_zh.comparison.words import Words
@@ -23,8 +22,9 @@ MOST_RATIO = 1000
 class Side:
     """The old or the new texts."""
 
-    def __init__(self, checks: Checks, language: str | None) -> None:
-        self._checks, self._language = checks, language
+    def __init__(self, known: Expected, language: str | None) -> None:
+        leaks = tuple(dict.fromkeys((*LEAKS, *known.leaks)))
+        self._checks = Checks(language=language, leaks=leaks, near_duplicates=False, known=known)
         self.lengths: Counter[int] = Counter()
         self.reasons: Counter[str] = Counter(dict.fromkeys(ALWAYS_TOLD, 0))
         self.languages: Counter[str] = Counter()
@@ -32,26 +32,15 @@ class Side:
     def add(self, text: Text, said: str) -> None:
         self.lengths[len(said)] += 1
         self.languages[detect_language(said) or "none"] += 1
-        finding = self._checks.look_at(self._expecting(text.fields), text.turns)
+        finding = self._checks.look_at(text.fields, text.turns)
         self.reasons.update({defect.partition(":")[0] for defect in finding.defects})
-
-    def _expecting(self, fields: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The fields of a row with the language of its configuration, where neither it nor its prompt has one."""
-        if self._language is None or fields.get("language") is not None:
-            return fields
-        prompt = self._checks.known.prompt_of(fields)
-        return fields if prompt is not None and prompt.language else {**fields, "language": self._language}
 
 
 class Measures:
     """The measures of all pairs; :meth:`add` them one by one."""
 
-    def __init__(self, known: Expected, config_language: str | None, language: str | None) -> None:
-        def checks(language: str | None) -> Checks:
-            leaks = tuple(dict.fromkeys((*LEAKS, *known.leaks)))
-            return Checks(language=language, leaks=leaks, near_duplicates=False, known=known)
-
-        self.old, self.new = Side(checks(None), config_language), Side(checks(language), config_language)
+    def __init__(self, old: Expected, new: Expected, language: str | None) -> None:
+        self.old, self.new = Side(old, None), Side(new, language)
         self.words = Words()
         self.differences: Counter[int] = Counter()
         self.ratios: Counter[int] = Counter()
@@ -106,5 +95,5 @@ class Draw:
 
     @property
     def pairs(self) -> list[Pair]:
-        """The pairs, lowest hash first: of a larger number the first are the same."""
+        """The pairs, lowest hash first. A larger draw by the same seed begins with the same pairs."""
         return [pair for _, _, pair in sorted(self._heap, reverse=True)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,11 +10,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from llava_zh.catalog import registry
+from llava_zh.catalog import image_places
 from llava_zh.catalog.request import Request
 from llava_zh.comparison.matched import Left, matched
+from llava_zh.curation.expected import Expected, expected_of
 from llava_zh.curation.source import Row, open_rows
-from llava_zh.errors import BadArgument, BadRow, DataFileNotFound, LlavaZhError
+from llava_zh.errors import BadArgument, BadRow, DataFileNotFound
 from llava_zh.files import jsonl
 from llava_zh.gates.counts import counted
 from llava_zh.images.names import image_label
@@ -23,6 +23,7 @@ from llava_zh.regenerate.finished import FinishedRun, open_finished
 from llava_zh.rows import records
 from llava_zh.rows.given import given_images
 from llava_zh.rows.records import Place
+from llava_zh.rows.said import said
 from llava_zh.streams.left_out import Tally
 
 #: The (role, text) turns of a conversation.
@@ -39,7 +40,7 @@ class Text(NamedTuple):
     @property
     def said(self) -> str:
         """What the model says: its turns, joined by line breaks."""
-        return "\n".join(text.strip() for role, text in self.turns if role == "gpt")
+        return said(self.turns)
 
 
 class Pair(NamedTuple):
@@ -52,25 +53,53 @@ class Pair(NamedTuple):
     new: Text
 
 
+class Compared(NamedTuple):
+    """What is compared: as it was given, what it is called, and the run that it is, if it is one."""
+
+    given: Given
+    name: str
+    run: FinishedRun | None
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that it is, if it is one."""
+        return Path(self.name) if isinstance(self.given, str) and Path(self.name).is_dir() else None
+
+
+def compared(given: Given) -> Compared:
+    """A folder, a file or rows, with ``~`` put in full.
+
+    Raises:
+        BadFile: The manifest of a run cannot be read.
+    """
+    if not isinstance(given, str | os.PathLike):
+        return Compared(given, "rows", None)
+    path = os.path.expanduser(given)  # noqa: PTH111 (Path would take the "./" of a name away)
+    return Compared(path, path, open_finished(path))
+
+
 class Opened:
     """Pairs to read once, and what was left out on the way.
 
     Attributes:
         name: What was given, for the reader.
         run: The run, where it is one.
+        known, known_of_old: What is expected of the new and of the old texts.
         without_previous: Rows that hold no older text, so far.
         left: Rows of either side that the other has no match for, so far.
     """
 
-    def __init__(self, run: Given, other: Given | None, on_bad_row: str) -> None:
-        self.name = _name(run)
-        self.run = open_finished(run) if isinstance(run, str | os.PathLike) else None
-        self.other = None if other is None else _name(other)
+    def __init__(self, run: Compared, other: Compared | None, on_bad_row: str, progress: bool) -> None:
+        self.name, self.run = run.name, run.run
+        self.other = None if other is None else other.name
         self.without_previous = 0
         self.left = Left()
-        self._on_bad_row = on_bad_row
-        self._rows = _rows(run, on_bad_row)
-        self._others = None if other is None else _rows(other, on_bad_row)
+        self._on_bad_row, self._progress = on_bad_row, progress
+        self._rows, self.known = _rows(run, on_bad_row)
+        self._others: Iterator[Row] | None = None
+        self.known_of_old = self.known
+        if other is not None:
+            self._others, self.known_of_old = _rows(other, on_bad_row)
 
     def __iter__(self) -> Iterator[Pair]:
         if self._others is not None:
@@ -94,7 +123,8 @@ class Opened:
 
     def _matched(self) -> Iterator[Pair]:
         assert self._others is not None
-        for old, new in matched(map(_slim, self._others), map(_slim, self._rows), self.left):
+        sides = map(_slim, self._others), map(_slim, self._rows)
+        for old, new in matched(*sides, self.left, progress=self._progress):
             yield _pair(None, new, _images(new), Text(old.turns, old.fields), Text(new.turns, new.fields))
 
     @property
@@ -105,23 +135,13 @@ class Opened:
         run = {name: self.run.manifest.get(name) for name in ("input", "model", "created")}
         return {"compared": run, "with": self.other and _place(self.other)}
 
-    @property
-    def language(self) -> str | None:
-        """The language of the configuration that a run is of, if that is known."""
-        if self.run is None or self.run.dataset is None or self.run.config is None:
-            return None
-        with contextlib.suppress(LlavaZhError):
-            return registry.find(self.run.dataset)[0].config(self.run.config).language
-        return None
-
     def nothing(self) -> DataFileNotFound:
         """The error for no pair at all."""
         if self._others is not None:
             return DataFileNotFound(
                 f"{self.name} and {self.other} have no image in common: {counted(self.left.new, 'rows')} of the first "
                 f"and {self.left.old:,} of the second are of other images. Give two sets of rows that name the same "
-                "images "
-                "by the same paths."
+                "images by the same paths."
             )
         if self.without_previous:
             return DataFileNotFound(
@@ -137,23 +157,21 @@ def _place(name: str) -> str:
     return str(Path(name).absolute())
 
 
-def _name(given: Given) -> str:
-    return os.fspath(given) if isinstance(given, str | os.PathLike) else "rows"
-
-
-def _rows(given: Given, on_bad_row: str) -> Iterator[Row]:
+def _rows(side: Compared, on_bad_row: str) -> tuple[Iterator[Row], Expected]:
     """The rows of a run as far as it has come, of a folder or file of rows, or rows given as such."""
-    if not isinstance(given, str | os.PathLike):
-        return open_rows(given, Request.of("rows", None, {}, "compare")).rows
-    run = open_finished(given)
-    if run is not None:
-        return _rows_of_run(run, on_bad_row)
-    if not Path(given).exists():
+    if side.run is not None:
+        return _rows_of_run(side.run, on_bad_row), expected_of(side.run.dataset, side.run.config)
+    if not isinstance(side.given, str):
+        opened = open_rows(side.given, Request.of("rows", None, {}, "compare"))
+        return opened.rows, opened.known
+    path = Path(side.given)
+    if not path.exists():
         raise DataFileNotFound(
-            f"{os.fspath(given)}: no such folder or file. Give the output folder of llava-zh regenerate, or a file of "
-            "rows."
+            f"{side.name}: no such folder or file. Give the output folder of llava-zh regenerate, or a file of rows."
         )
-    return open_rows(given, Request.of(given, None, {"on_bad_row": on_bad_row}, "compare")).rows
+    with image_places.untold():  # the texts alone are read
+        opened = open_rows(path, Request.of(path, None, {"on_bad_row": on_bad_row}, "compare"))
+    return opened.rows, opened.known
 
 
 def _rows_of_run(run: FinishedRun, on_bad_row: str) -> Iterator[Row]:
@@ -218,8 +236,7 @@ def check_given(run: Given, other: Given | None) -> None:
     for given in (run, other):
         if isinstance(given, Mapping | bytes) or (given is not None and not isinstance(given, Iterable | os.PathLike)):
             raise BadArgument(f"Expected a folder, a file or rows to compare; found {type(given).__name__}.")
-    both = (run, other)
-    if all(isinstance(given, str | os.PathLike) for given in both):
-        first, second = (Path(os.fspath(given)).resolve() for given in both)  # type: ignore[arg-type]
+    if isinstance(run, str | os.PathLike) and isinstance(other, str | os.PathLike):
+        first, second = (Path(given).expanduser().resolve() for given in (run, other))
         if first == second:
-            raise BadArgument(f"other is {os.fspath(run)!r} itself. Give the older rows, or leave it out.")  # type: ignore[arg-type]
+            raise BadArgument(f"other is {os.fspath(run)!r} itself. Give the older rows, or leave it out.")

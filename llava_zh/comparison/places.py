@@ -5,22 +5,24 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pyarrow as pa
 
-from llava_zh.catalog import registry
+from llava_zh.catalog import paths, registry
 from llava_zh.catalog.request import Request
 from llava_zh.errors import BadArgument, ImageNotFound, UnknownName
 from llava_zh.images.names import Base
 from llava_zh.images.prefixed import PrefixedImages
 from llava_zh.images.written_paths import around
-from llava_zh.load import builder_of
+from llava_zh.load import builder_for, builder_of
 from llava_zh.regenerate.finished import FinishedRun
-from llava_zh.sa1b.urls import SA_NAME
+from llava_zh.rows.records import MARK
+from llava_zh.storage.durable import explained
+from llava_zh.storage.lines import write_lines
 
 
 @dataclass(frozen=True)
@@ -64,24 +66,21 @@ class Places:
 
     def _images(self, pairs: Sequence[Sequence[str]]) -> Any:
         """The dataset's own way to its pictures, which looks at rows to know it: it is given these."""
-        dataset, config = self._dataset(pairs[0])
         root = self.image_root
         if root is None and self.run is not None and (self.run.folder / "images").is_dir():
             root = str(self.run.folder.absolute())  # pictures that were given as such are kept there
-        with tempfile.TemporaryDirectory(prefix="llava-zh-compare-") as folder:
+        with explained(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory(prefix="llava-zh-compare-") as folder:
             path = Path(folder) / "rows.jsonl"
-            path.write_bytes(b"".join(msgspec.json.encode(_row(names)) + b"\n" for names in pairs))
-            request = Request.of(dataset, config, {"data_files": [os.fspath(path)], "image_root": root}, "compare")
-            return builder_of(request).config.images
-
-    def _dataset(self, first: Sequence[str]) -> tuple[str, str | None]:
-        if self.run is not None and self.run.dataset not in (None, "rows"):
-            try:
-                registry.find(str(self.run.dataset))
-                return str(self.run.dataset), self.run.config
-            except UnknownName:
-                pass  # registered by the process that made the run
-        return ("sa1b-captions" if SA_NAME.fullmatch(first[0].rpartition("/")[2]) else "llava"), None
+            write_lines(path, (msgspec.json.encode(_row(names)) + b"\n" for names in pairs))
+            if self.run is not None and (dataset := _known(self.run)) is not None:
+                asked = {"data_files": [os.fspath(path)], "image_root": root}
+                return builder_of(Request.of(dataset, self.run.config, asked, "compare")).config.images
+            facts, request = paths.placed(Request.of(path, None, {"image_root": root}, "compare"))
+            # A path is known by its first rows; here all names are at hand.
+            images = paths.places_of(name for names in pairs for name in names)
+            if not isinstance(images, str):  # of a mapping "" is the folder of all that are not SA-1B's
+                images = {start: place for start, place in images.items() if place == "sa1b"} | {"": "own"}
+            return builder_for(replace(facts, images=images), request).config.images
 
     def _unknown(self, first: str) -> str:
         return (
@@ -95,6 +94,17 @@ class Places:
         return f"; the run was made with {root!r}" if root else ""
 
 
+def _known(run: FinishedRun) -> str | None:
+    """The dataset of a run, if it is registered here."""
+    if run.dataset is None or run.dataset == "rows":
+        return None
+    try:
+        registry.find(run.dataset)
+    except UnknownName:  # it was a path, or registered by the process that made the run
+        return None
+    return run.dataset
+
+
 def _row(names: Sequence[str]) -> dict[str, Any]:
-    turns = [{"from": "human", "value": "<image>" * len(names)}, {"from": "gpt", "value": "-"}]
+    turns = [{"from": "human", "value": MARK * len(names)}, {"from": "gpt", "value": "-"}]
     return {"image": names[0] if len(names) == 1 else list(names), "conversations": turns}

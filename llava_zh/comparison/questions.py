@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from llava_zh.catalog.prompts import PROMPTS as KNOWN
 from llava_zh.catalog.prompts import Prompt
+from llava_zh.rows.records import MARK
+from llava_zh.rows.said import questions, said, unmarked
 
 Turns = Sequence[tuple[str, str]]
 
@@ -59,8 +61,8 @@ _WORDS = {
 def question(a: Turns, b: Turns, *, language: str | None, prompt: str | None, images: int = 1) -> Prompt:
     """The question about the texts `a` and `b`, in Chinese for Chinese texts and in English for others.
 
-    Of captions the model's words alone are shown: what they were asked for may tell the old from the new. Of
-    conversations, and of questions that a model made up itself, all turns are shown.
+    The judge sees only the answers of a caption, since its question may tell the old text from the new one. It sees all
+    turns of a conversation, and of a question and answer that a model made up itself.
 
     Args:
         prompt: The prompt that the new text was made with.
@@ -74,10 +76,10 @@ def question(a: Turns, b: Turns, *, language: str | None, prompt: str | None, im
     asked = ""
     if not whole and (same := _question_of(a)) and same == _question_of(b):
         asked = words["asked"].format(question=same)
-    shown = [_turns(turns, words) if whole else _said(turns) for turns in (a, b)]
+    shown = [_turns(turns, words) if whole else said(turns) for turns in (a, b)]
     wording = form.text if images == 1 else form.text.replace("图片", "这些图片").replace("the picture", "the pictures")
     # A picture is put where a mark stands; a text's own mark is no picture of this question.
-    text = wording.format(asked=_inside(asked), a=_inside(shown[0]), b=_inside(shown[1])).replace("<image>", "[image]")
+    text = wording.format(asked=_inside(asked), a=_inside(shown[0]), b=_inside(shown[1])).replace(MARK, "[image]")
     return Prompt(form.id, text, form.kind, form.language)
 
 
@@ -87,12 +89,8 @@ def _inside(text: str) -> str:
 
 
 def _question_of(turns: Turns) -> str:
-    return "\n".join(text.replace("<image>", "").strip() for role, text in turns if role == "human").strip()
-
-
-def _said(turns: Turns) -> str:
-    return "\n".join(text.strip() for role, text in turns if role == "gpt")
+    return "\n".join(questions(turns)).strip()
 
 
 def _turns(turns: Turns, words: dict[str, str]) -> str:
-    return "\n".join(words.get(role, f"{role}: ") + text.replace("<image>", "").strip() for role, text in turns)
+    return "\n".join(words.get(role, f"{role}: ") + unmarked(text) for role, text in turns)

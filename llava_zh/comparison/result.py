@@ -98,7 +98,7 @@ class Comparison:
     @property
     def title(self) -> str:
         what = self.run if self.other is None else f"{self.other} (old), {self.run} (new)"
-        return f"{self.rows:,} {'pair' if self.rows == 1 else 'pairs'} of old and new texts: {what}"
+        return f"{counted(self.rows, 'pairs')} of old and new texts: {what}"
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""

@@ -13,6 +13,7 @@ from llava_zh.curation.expected import Expected, expected, sentences
 from llava_zh.curation.text import detect_language, find_repetition, windows
 from llava_zh.gates.model_text import controls, says_nothing, special_tokens, without_reasoning
 from llava_zh.gates.refusals import refusal
+from llava_zh.rows import said
 
 _PICTURE = ("图片", "图像", "照片", "这张图")
 _CANNOT_SEE = ("无法看到", "无法查看", "无法直接查看", "没有看到您提供的", "没有看到你提供的")
@@ -86,7 +87,7 @@ class Checks:
 
     def look_at(self, row: Mapping[str, Any], turns: Sequence[tuple[str, str]]) -> Finding:
         """The finding on a row with these (role, text) turns."""
-        answers = [text.strip() for role, text in turns if role == "gpt"]
+        answers = said.answers(turns)
         text = "\n".join(answers)
         prompt = self.known.prompt_of(row)
         written = detect_language(text)

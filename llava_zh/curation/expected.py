@@ -88,10 +88,11 @@ def expected(facts: DatasetFacts | None = None, config: ConfigFacts | None = Non
     )
 
 
-def expected_of(dataset: str | None) -> Expected:
-    """What is expected of the rows of a dataset by its name; of one that is not known, as of rows of any."""
-    found = registry.named(dataset) if dataset is not None else None
-    return expected(found[0] if found is not None else None)
+def expected_of(dataset: str | None, config: str | None) -> Expected:
+    """What is expected of the rows of a configuration by its name; of one that is not known, as of rows of any."""
+    facts = found[0] if dataset is not None and (found := registry.named(dataset)) is not None else None
+    known = () if facts is None else facts.configs
+    return expected(facts, next((one for one in known if one.name == config), None))
 
 
 def sentences(prompts: Iterable[Prompt]) -> Iterator[str]:

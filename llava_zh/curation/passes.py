@@ -25,7 +25,7 @@ from llava_zh.curation.source import Row
 from llava_zh.curation.spool import Spool
 from llava_zh.curation.text import figures
 from llava_zh.files import jsonl
-from llava_zh.rows import records
+from llava_zh.rows import records, said
 from llava_zh.rows.records import Place
 from llava_zh.storage.durable import explained
 from llava_zh.storage.lines import write_lines
@@ -100,7 +100,7 @@ class Facts:
     def said(self, row: Mapping[str, Any]) -> str:
         """What the gpt turns of a published row say, for an excerpt."""
         turns = records.turns_of(Place("row", row=0), row, self._checks.known.columns)
-        return "\n".join(turn["value"].strip() for turn in turns if turn["from"] == "gpt")
+        return said.said((turn["from"], turn["value"]) for turn in turns)
 
     @property
     def lengths(self) -> Array:

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 
+from llava_zh.catalog.row_files import BATCH
 from llava_zh.errors import BadAnswer, BadFile, LlavaZhError, RootNotFound
 from llava_zh.gates import limits
 from llava_zh.gates.safe_text import keep_environment_secrets
@@ -149,7 +150,7 @@ class _Batch:
     # -- requests ------------------------------------------------------------------------------------------
 
     def write(self) -> list[Path]:
-        folder = self.folder / "batch"
+        folder = self.folder / BATCH
         check_kind(folder, folder=True)
         folder.mkdir(exist_ok=True)
         files: list[Path] = []

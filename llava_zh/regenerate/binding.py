@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from llava_zh.catalog.row_files import BATCH
 from llava_zh.regenerate.units import has_rows
 from llava_zh.storage.durable import explained, sync_folder
 
@@ -27,7 +28,7 @@ def what_binds(folder: Path) -> str | None:
     """:data:`FINISHED` where rows are, :data:`HANDED_OUT` where only requests are; None for neither."""
     if any(path.stat().st_size for path in (folder / "data").glob("*.jsonl")) or has_rows(folder / "journal"):
         return FINISHED
-    if any(path.stat().st_size for path in (folder / "batch").glob("*.jsonl")):
+    if any(path.stat().st_size for path in (folder / BATCH).glob("*.jsonl")):
         return HANDED_OUT
     return None
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from llava_zh.catalog.row_files import BATCH
 from llava_zh.errors import RunConflict
 from llava_zh.gates.safe_text import get_logger, one_line
 from llava_zh.storage.durable import check_kind, explained, open_regular
@@ -25,7 +26,7 @@ HEARTBEAT = 10.0
 #: Only whether the record changes counts, never the time in it, so the clocks of the machines may differ by any amount.
 WATCHED = 25.0
 
-_FOLDERS = ("journal", "data", "images", "batch")
+_FOLDERS = ("journal", "data", "images", BATCH)
 _FILES = ("manifest.json", "failed.jsonl", "report.json")
 _OWNER_BYTES = 4096
 

@@ -14,8 +14,10 @@ from model_server import ModelServer
 
 import llava_zh
 from llava_zh.cli import main, text
+from llava_zh.comparison.matched import Left, _key_of, matched
 from llava_zh.comparison.words import Words, words_of
-from llava_zh.errors import BadArgument, BadRow, DataFileNotFound
+from llava_zh.curation.source import Row
+from llava_zh.errors import BadArgument, BadRow, DataFileNotFound, RunConflict
 from llava_zh.regenerate import regenerate
 
 from .conftest import NEW, SAME, pairs_of, rows_in
@@ -93,6 +95,53 @@ def test_two_sets_are_matched_by_image_then_by_question(tmp_path: Path) -> None:
     assert sum("no match" in note for note in found.notes) == 2
     with pytest.raises(DataFileNotFound, match="no image in common: 1 row of the first and 5 of the second"):
         llava_zh.compare(new[4:], old)
+
+
+def test_rows_of_text_alone_are_matched_by_question_and_what_is_left_of_an_image_in_order() -> None:
+    def said(question: str, answer: str, image: list[str]) -> dict[str, Any]:
+        return {"image": image, "conversations": row("", question, answer)["conversations"][:2]}
+
+    old = [said("q1", "A", ["a.jpg"]), said("q2", "B", ["a.jpg"]), said("q1", "C", ["a.jpg"])]
+    new = [said("other", text, ["a.jpg"]) for text in "abc"]
+    found = llava_zh.compare(new, old, progress=False)
+    assert {(pair["old"], pair["new"]) for pair in found.samples} == {("A", "a"), ("B", "b"), ("C", "c")}
+
+    def alone(question: str, answer: str) -> Row:
+        return Row({"image": []}, [("human", question), ("gpt", answer)], b"")
+
+    left = Left()
+    sides = [[alone("一", "旧一"), alone("二", "旧二")], [alone("二", "新二"), alone("三", "新三")]]
+    together = [(old.turns[1][1], new.turns[1][1]) for old, new in matched(*sides, left, progress=False)]
+    assert together == [("旧二", "新二")] and (left.old, left.new) == (1, 1)
+    assert len({_key_of(row) for row in sides[0]}) == 2  # so that not all are in memory at once
+
+
+def test_a_comparison_writes_over_nothing_of_anyone_and_into_no_rows(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    new = write(tmp_path / "new.jsonl", [row("1.jpg", "问", "新的文字。"), row("2.jpg", "问", "又一段新的文字。")])
+    old = write(tmp_path / "old.jsonl", [row("1.jpg", "问", "旧的文字。")])
+    llava_zh.curate(new, output_dir=tmp_path / "curated", length_quantiles=None, near_duplicates=None)
+    before = {
+        path: path.read_bytes() for top in (run, tmp_path / "curated") for path in top.rglob("*.*") if path.is_file()
+    }
+    caplog.clear()
+    for compared, folder in ((run, run), (run, run / "judged"), (tmp_path / "curated", tmp_path / "curated")):
+        with pytest.raises(RunConflict, match="output_dir"):
+            llava_zh.compare(compared, old, output_dir=folder, progress=False)
+    with pytest.raises(RunConflict, match="no comparison wrote"):
+        llava_zh.compare("~/new.jsonl", "~/old.jsonl", output_dir=tmp_path / "curated", progress=False)
+    found = llava_zh.compare("~/new.jsonl", "~/old.jsonl", output_dir="~/out", progress=False)
+    assert llava_zh.compare(new, old, output_dir="~/out", progress=False).rows == found.rows == 1
+    assert found.notes == ["1 new row with no match on the other side left out"] and "1 pair of" in found.title
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["pairs.jsonl", "report.json"]
+    llava_zh.compare(run, output_dir=run / "compare", progress=False)
+    with pytest.raises(DataFileNotFound):  # and what was made for it is gone
+        llava_zh.compare(new, tmp_path / "nothing", output_dir=tmp_path / "empty", progress=False)
+    assert not (tmp_path / "empty").exists()
+    assert {path: path.read_bytes() for path in before} == before
+    assert "image_root" not in caplog.text  # the texts alone were read
 
 
 class Stops:

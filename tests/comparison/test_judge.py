@@ -8,11 +8,14 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
 import llava_zh
 from llava_zh.comparison import Judge
@@ -98,6 +101,32 @@ def test_pictures_that_cannot_be_had_are_told_of_before_any_request(run: Path, t
         with pytest.raises(BadArgument, match="output_dir"):
             llava_zh.compare([], judge=judge, progress=False)
         assert server.calls == 0
+
+
+def test_a_judge_sees_pictures_of_sa1b_and_others_and_passes_by_those_without_a_name(tmp_path: Path) -> None:
+    names = ["coco/a.jpg", "coco/b.jpg", "sa_000000/sa_1.jpg", "sa_000000/sa_2.jpg"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (40, 30)).save(tmp_path / name)
+    (tmp_path / "sa1b").mkdir()
+    with tarfile.open(tmp_path / "sa1b" / "sa_000000.tar", "w") as archive:
+        for name in names[2:]:
+            archive.add(tmp_path / name, f"./{Path(name).name}")
+            (tmp_path / name).unlink()
+    unnamed = {"bytes": (tmp_path / "coco/a.jpg").read_bytes(), "path": None}
+
+    def rows(text: str) -> list[dict[str, Any]]:
+        said = [{"from": "human", "value": "<image>\n问"}, {"from": "gpt", "value": text}]
+        return [{"image": image, "conversations": said} for image in (*names, unnamed)]
+
+    with JudgeServer(longer) as server:
+        found = llava_zh.compare(
+            rows("新的一段文字"), rows("旧文字"), judge=Judge(server.url, "judge"), output_dir=tmp_path / "out",
+            image_root={"": str(tmp_path), "sa_": str(tmp_path / "sa1b")}, progress=False,
+        )  # fmt: skip
+    assert found.judge is not None
+    assert (found.judge["pairs"], found.judge["failed"], found.judge["images_missing"]) == (4, {}, 0)
+    assert found.notes == ["1 pair with a picture without a name: no judge was asked"]
 
 
 @pytest.mark.parametrize("said", ["两段都好。", '{"better": "C"}', '{"better": "A", "A_not_there": 2}', "{", "[1]"])
