@@ -248,6 +248,8 @@ def load_dataset(
     request = Request.among(arguments, **_access(arguments, fetched))
     if streaming and num_proc is not None:
         raise BadArgument("num_proc prepares a dataset; a stream is read in parallel by a DataLoader's num_workers.")
+    if num_proc is not None and (not isinstance(num_proc, int) or isinstance(num_proc, bool)):
+        raise BadArgument(f"num_proc: expected a number of processes, found {type(num_proc).__name__} {num_proc!r}.")
     split = calls.checked_split(split, streaming)
     mode, verified = calls.modes(download_mode or fetched.get("download_mode"), verification_mode)
     builder = builder_of(request, cache_dir)
@@ -257,7 +259,7 @@ def load_dataset(
     builder.download_and_prepare(download_mode=mode, verification_mode=verified, num_proc=num_proc)
     if keep_in_memory is None:
         keep_in_memory = fits_in_memory(builder.info.dataset_size)
-    return calls.cast(builder.as_dataset(split=split, in_memory=keep_in_memory), features)
+    return calls.cast(calls.rows_of(builder, split, keep_in_memory), features)
 
 
 def load_dataset_builder(

@@ -75,6 +75,11 @@ def find(path: str | os.PathLike[str], *, skip_bad: bool = False) -> Found:
         BadArgument: It is no text.
     """
     given = registry.as_text(path)
+    if not given.strip():
+        raise BadArgument(
+            f"Expected the name of a dataset, or the path of its rows; found {given!r}, nothing. Known: "
+            f"{', '.join(registry.names())}. For the current folder write '.'."
+        )
     if not _is_written_as_path(given) or given.endswith(".py"):
         known = registry.named(given)
         if known is not None:

@@ -184,6 +184,10 @@ def _filesystem(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:
         raise MissingExtra(f"{public(url)}: {error}") from None
     except ValueError as error:  # no such protocol
         raise BadArgument(f"data_files: {public(url)!r} cannot be opened: {error}") from None
+    except FileNotFoundError as error:  # an archive that a chained URL leads into
+        raise DataFileNotFound(f"data_files: no file {error.filename or public(url)!r}, for {public(url)!r}.") from None
+    except Exception as error:  # it is no archive, or each filesystem has errors of its own
+        raise _failed(public(url), error) from None
     return filesystem, path
 
 

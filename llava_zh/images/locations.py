@@ -371,6 +371,19 @@ class NoImages(_InNoArchive):
         return self.identity
 
 
+def unplaced(images: Images, paths: pa.Array) -> pa.Array | None:
+    """Which of `paths` come undecoded, since they are of another place than those that are known.
+
+    None where images are opened, so that such a one is an error then.
+    """
+    if images.decode or not isinstance(images, Sa1bImages | PrefixedImages):
+        return None
+    paths = paths.cast(pa.string())
+    if isinstance(images, PrefixedImages):
+        return images.nowhere(paths)
+    return pc.invert(pc.fill_null(pc.match_substring_regex(paths, r"(?:^|/)sa_[0-9]{1,9}\.jpg(?:$|::)"), True))
+
+
 def stored_paths(paths: pa.Array, data: pa.Array, urls: Callable[[pa.Array], pa.Array]) -> pa.Array:
     """What stands as an image's path in a row: what `urls` gives, or, beside embedded bytes (`data`), a mere name."""
     if data.null_count == len(data):

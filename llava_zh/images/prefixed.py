@@ -72,6 +72,13 @@ class PrefixedImages:
             found = pc.replace_with_mask(found, where, images.urls(theirs).cast(pa.string()))
         return found
 
+    def nowhere(self, paths: pa.Array) -> pa.Array:
+        """Which of `paths` are of no place that is known."""
+        left: Any = pc.is_valid(paths)
+        for where, _, _ in self._split(paths):
+            left = pc.and_(left, pc.invert(where))
+        return left
+
     def present(self, paths: pa.Array) -> Present:
         found = np.zeros(len(paths), dtype=bool)
         for where, images, theirs in self._split(paths):

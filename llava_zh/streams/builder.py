@@ -29,7 +29,7 @@ from ..files.data_files import DataFile
 from ..files.shards import PARSE_AHEAD, Reading, Shard
 from ..gates.safe_text import get_logger
 from ..images import written_paths
-from ..images.locations import Images, UnresolvedImages
+from ..images.locations import Images, UnresolvedImages, unplaced
 from ..rows.arrays import one_array
 from ..rows.formats import RowShape, to_rows
 from ..rows.inline import register as register_parts
@@ -363,7 +363,16 @@ class PublishedBuilder(datasets.ArrowBasedBuilder):  # type: ignore[misc]
             tally.count("missing images given as null", pc.sum(missing).as_py() or 0)
             return images.urls(pc.if_else(present, paths, pa.scalar(None, pa.string())))
 
-        return null_if_missing if self.config.request.on_missing_image == "null" else images.urls
+        def told(paths: pa.Array) -> pa.Array:
+            strange = unplaced(images, paths)
+            if strange is not None and (number := pc.sum(strange).as_py()):
+                tally.unplaced(paths.filter(strange)[0].as_py(), number)
+            return images.urls(paths)
+
+        if self.config.request.on_missing_image == "null":
+            return null_if_missing
+        # Of a path it was found out by the first rows alone whose images its rows have.
+        return told if self._BY_RULES and not images.decode else images.urls
 
     # -- the ways `datasets` has of running this ------------------------------------------------------------
 

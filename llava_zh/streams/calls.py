@@ -6,6 +6,7 @@ An argument that can have no meaning here is refused with the one to give in its
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -75,15 +76,52 @@ def checked_split(split: Any, streaming: bool) -> Any:
             f"found {type(split).__name__} {split!r:.100}."
         )
     spec = split.to_spec() if isinstance(split, datasets.ReadInstruction) else str(split)
+    spec = "+".join(part.strip() for part in spec.split("+"))
     for part in spec.split("+"):
-        name, _, selected = part.strip().partition("[")
+        name, selected, _ = part.partition("[")
         if name not in ("train", "all"):
             raise UnknownName.of("split", name, ["train"])
         if selected and streaming:
             raise BadArgument(
                 f"split: {spec!r} is a slice, which a stream does not have. Use skip(n) and take(n) on it."
             )
+        if selected:
+            _check_slice(part, name)
     return spec if streaming or not isinstance(split, datasets.ReadInstruction) else split
+
+
+def _check_slice(part: str, name: str) -> None:
+    import datasets
+
+    found = re.fullmatch(r"(?:(-?\d+)%?)?:(?:(-?\d+)%?)?\](?:\([^)]*\))?", part.partition("[")[2].replace("_", ""))
+    try:
+        datasets.ReadInstruction.from_spec(part)
+    except (ValueError, AssertionError) as error:
+        why: str | None = f" ({error})"
+    else:
+        why = None if found is not None and name == "train" else ""
+    if why is not None:
+        raise BadArgument(
+            f"split: {part!r} is no slice of the split train{why}. Expected 'train[:100]', 'train[10%:20%]' or "
+            "'train[-100:]', in whole rows or whole percent."
+        )
+    if found is not None and found[2] is not None and int(found[2]) == 0:
+        raise BadArgument(f"split: {part!r} is a slice without a row. Name its end above 0, as in 'train[:100]'.")
+
+
+def rows_of(builder: Any, split: Any, in_memory: bool) -> Any:
+    """What was prepared of a split, or of each of a list, or the dict of all.
+
+    Raises:
+        BadArgument: A slice in which no row is.
+    """
+    try:
+        return builder.as_dataset(split=split, in_memory=in_memory)
+    except ValueError as error:
+        if "corresponds to no data" not in str(error):
+            raise
+        have = builder.info.splits["train"].num_examples
+        raise BadArgument(f"split: {split!r} is a slice without a row; there are {have:,} rows.") from None
 
 
 def streamed(builder: Any, split: Any) -> Any:

@@ -26,6 +26,7 @@ SHOWN = 5
 KEPT = "left_out.json"
 BAD_ROWS = "bad rows left out"
 DAMAGED = "damaged files read as far as they could be"
+UNPLACED = "images given undecoded, as it is not known where they are"
 
 
 class Tally:
@@ -54,6 +55,7 @@ class Tally:
         self._rows = 0
         self._matched: set[str] = set()
         self._columns: set[str] = set()
+        self._unplaced = False
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -83,6 +85,19 @@ class Tally:
         self.count(BAD_ROWS, 1)
         if self._counts[BAD_ROWS] <= SHOWN:
             logger.warning("left out: %s", error)
+
+    def unplaced(self, path: str, number: int) -> None:
+        """Count images that come undecoded though those of the first rows do not, and name the first of them."""
+        self.count(UNPLACED, number)
+        with self._lock:
+            told, self._unplaced = self._unplaced, True
+        if not told:
+            logger.warning(
+                "%s: it is not known where the image %s is, which is called unlike those of the first rows; it comes "
+                "undecoded, as do others like it. Pass image_root=, the folder that all paths start from; where those "
+                "of the first rows are SA-1B's, load the rows as 'llava' with data_files= and image_root=.",
+                self._name, path[:200],
+            )  # fmt: skip
 
     def damage(self, error: BadFile) -> None:
         """Raise `error`, or count and name it, when all that could be read of a damaged file was read."""

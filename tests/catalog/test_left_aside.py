@@ -16,7 +16,8 @@ from picture_files import picture
 from published_rows import turns
 
 from llava_zh import curate, export, load_dataset
-from llava_zh.errors import DataFileNotFound
+from llava_zh.catalog import paths
+from llava_zh.errors import BadArgument, DataFileNotFound
 from llava_zh.files.our_folders import ours
 from llava_zh.regenerate import regenerate, write_batch
 
@@ -120,16 +121,17 @@ def test_what_was_made_of_a_path_finds_its_pictures_where_they_lie(
     (here / "m" / "1.jpg").rename(here / "m" / "images.jpg")
     write(here / "m" / "r.jsonl", {**pictured("a"), "image": "in/1.jpg"}, {**pictured("b"), "image": "in/1.jpg"})
     (here / "m" / "images.jpg").rename(here / "m" / "in" / "1.jpg")
-    regenerate_all("m", "run1")
-    regenerate_all("run1", "run2")
+    with ModelServer() as server:
+        how = {"model": "tiny-vlm", "base_url": server.url, "prompt": "caption_zh", "progress": False}
+        regenerate("m", output_dir="run1", **how)
+        regenerate("run1", output_dir="run2", **how)
     curate("run2", output_dir="cur", near_duplicates=None, exact_duplicates=False)
     curate("llava", data_dir="m", output_dir="named", near_duplicates=None, exact_duplicates=False)
-    (here / "run1").rename(here / "moved")
-    (here / "moved").rename(here / "run1")
-    for path in ("run1", "run1/data", "run2", "cur", "named"):
+    (here / "cur").rename(here / "moved")
+    for path in ("run1", "run1/data", "run2", "moved", "named"):
         rows = load_dataset(path, split="train", streaming=True)
         assert [row["image"].size for row in rows] == [(8, 8)] * 2, path
-    assert export("run2", to="jsonl", output_dir="out", images="files").images
+    assert export("moved", to="jsonl", output_dir="out", images="files").images
     assert not caplog.records
     # A folder that came from elsewhere does not know the rows here, and so does not choose what is opened.
     with (here / "m" / "r.jsonl").open("a", encoding="utf-8") as file:
@@ -138,8 +140,33 @@ def test_what_was_made_of_a_path_finds_its_pictures_where_they_lie(
     assert f"made from rows in {here}/m" in caplog.text
 
 
-def regenerate_all(path: str, output_dir: str) -> None:
-    with ModelServer() as server:
-        regenerate(
-            path, output_dir=output_dir, model="tiny-vlm", base_url=server.url, prompt="caption_zh", progress=False
-        )
+def test_a_later_image_of_a_place_that_is_not_known_is_told_of(here: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sam = [{**pictured(str(n)), "image": f"sa_000000/sa_{n + 1}.jpg"} for n in range(paths.LOOKED_AT)]
+    for rows in ([*sam, pictured("own"), pictured("own2")], [*sam[1:], pictured("own"), pictured("own2")]):
+        write(here / "late" / "r.jsonl", *rows)
+        caplog.clear()
+        assert load_dataset("late", split="train")[-1]["image"]["bytes"] is None
+        first, last = [record.message for record in caplog.records]
+        assert "it is not known where the image 1.jpg is" in first and "2 images given undecoded" in last
+
+
+@pytest.mark.parametrize(
+    "split", ["all[:2]", "train[:0]", "train[", "train[3]", "train[:1.5%]", "train[:]x", ["train[3]"]]
+)
+def test_a_slice_that_is_none_is_refused_before_anything_is_read(split: Any) -> None:
+    with pytest.raises(BadArgument, match="^split: '"):
+        load_dataset("no-such", split=split)
+
+
+def test_slices_and_numbers_that_can_be_had(here: Path) -> None:
+    for split, rows in ((" train", 2), ("train[:1] + train[-1:]", 2)):
+        assert load_dataset("m", split=split).num_rows == rows
+    with pytest.raises(BadArgument, match="slice without a row; there are 2 rows"):
+        load_dataset("m", split="train[5:7]")
+    with pytest.raises(BadArgument, match="num_proc: expected a number of processes, found str '2'"):
+        load_dataset("m", num_proc="2")  # type: ignore[call-overload]
+    for nothing in ("", " "):
+        with pytest.raises(BadArgument, match="the current folder write '.'"):
+            load_dataset(nothing)
+    with pytest.raises(DataFileNotFound, match="/no/z.zip"):
+        load_dataset("llava", data_files="zip://r.jsonl::/no/z.zip")
