@@ -183,7 +183,7 @@ def _rows_to_look_at(
     if kind == "json":
         return itertools.chain(json_arrays.first_element(file, token), json_arrays.rows(file, token))
     start = Range(0, min(file.size, SAMPLED_BYTES if patient else jsonl.FIRST_BLOCK))
-    return (record for _, record, _ in _foundon_lines(file, token, start))
+    return (record for _, record, _ in _records_on_lines(file, token, start))
 
 
 def _rows_further_on(file: DataFile, token: Any, columns: Columns) -> Iterator[Any]:
@@ -191,7 +191,7 @@ def _rows_further_on(file: DataFile, token: Any, columns: Columns) -> Iterator[A
     if kind_of(file.name) == "jsonl":
         for whole in jsonl.split(Range(0, file.size), min(SAMPLED_PLACES, max(-(-file.size // jsonl.FIRST_BLOCK), 1))):
             start = Range(whole.start, min(whole.end, whole.start + jsonl.FIRST_BLOCK))
-            yield from (record for _, record, _ in _foundon_lines(file, token, start))
+            yield from (record for _, record, _ in _records_on_lines(file, token, start))
         return
     if kind_of(file.name) == "parquet":
         found = parquet_files.raw_records(file, token, columns.names["image"])
@@ -251,16 +251,16 @@ def raw_records(
     elif kind == "zip":
         raise _not_rows(file)
     else:
-        yield from _foundon_lines(file, token, Range(0, file.size))
+        yield from _records_on_lines(file, token, Range(0, file.size))
 
 
-def _foundon_lines(file: DataFile, token: Any, whole: Range) -> Iterator[Record]:
+def _records_on_lines(file: DataFile, token: Any, whole: Range) -> Iterator[Record]:
     compressed = kind_of(file.name) in ("jsonl.gz", "jsonl.zst")
     for offset, block in _compressed_blocks(file, token) if compressed else _blocks(file, whole, token):
-        yield from _foundin(file, offset, block)
+        yield from _records_in(file, offset, block)
 
 
-def _foundin(file: DataFile, offset: int, block: jsonl.AnyBlock) -> Iterator[Record]:
+def _records_in(file: DataFile, offset: int, block: jsonl.AnyBlock) -> Iterator[Record]:
     place = Place(file.label, byte=offset)
     if isinstance(block, jsonl.TooLong):
         yield place, jsonl.too_long(place), None
@@ -288,7 +288,7 @@ def checked_records(
         annotations = None if isinstance(block, jsonl.TooLong) else jsonl.columns(block, expect)
         found = [] if annotations is None or isinstance(block, jsonl.TooLong) else list(jsonl.lines(offset, block))
         if annotations is None or len(annotations) != len(found):
-            yield from ((record, None) for record in _foundin(file, offset, block))
+            yield from ((record, None) for record in _records_in(file, offset, block))
             continue
         for (at, line), turns in zip(found, annotations["conversations"].to_pylist(), strict=True):
             yield (Place(file.label, byte=at), json_values.decode(line), line), turns
