@@ -39,7 +39,7 @@ def add_parser(subparsers: Subparsers) -> None:
     add("--limit", type=int, metavar="N", help="look at the first N rows only")
     add("--overwrite", action="store_true", help="replace an earlier curation in the output folder")
     add_json(parser, "report.json")
-    add_load_options(parser, without={"row_format"})
+    add_load_options(parser, without={"row_format", "chunk_size", "num_shards"})
     parser.set_defaults(run=run)
 
 

@@ -118,8 +118,9 @@ def add_load_options(
     """
     where = parser.add_argument_group("where the rows and images are")
     which = parser.add_argument_group("which rows" if "row_format" in without else "which rows, and in which form")
-    shards = parser.add_argument_group("shards").add_mutually_exclusive_group()
-    groups = {"where": where, "which": which, "shards": shards}
+    groups: dict[str, Any] = {"where": where, "which": which}
+    if "chunk_size" not in without or "num_shards" not in without:
+        groups["shards"] = parser.add_argument_group("shards").add_mutually_exclusive_group()
     refused = set() if null_images else {"null"}
     for name, option in _options().items():
         if name not in without:

@@ -95,7 +95,8 @@ def curate(
         The report.
 
     Raises:
-        BadArgument: A bound, share, threshold or phrase that cannot be; or no `output_dir`.
+        BadArgument: A bound, share, threshold or phrase that cannot be; no `output_dir`, or one within the folder that
+            the rows are read from.
         BadRow, DataFileNotFound, HubError: The rows cannot be read.
         RunConflict: `output_dir` holds something already.
         OutputError: The folder cannot be written.
@@ -117,9 +118,11 @@ def curate(
     given = {option: value for option, value in load_options.items() if option != "cache_dir" and value is not None}
     asked = Request.of(path if isinstance(path, str | os.PathLike) else "rows", name, given, "curate")
     report = CurationReport(parameters | asked.to_dict(), dry_run=dry_run)
-    rows, known, report.dataset, report.config, place = open_rows(path, asked, load_options.get("cache_dir"))
-    if place is not None:
-        report.parameters["place"] = place
+    opened = open_rows(path, asked, load_options.get("cache_dir"))
+    known, report.dataset, report.config = opened.known, opened.dataset, opened.config
+    if opened.place is not None:
+        report.parameters["place"] = opened.place
+    _check_apart(output_dir, opened.folder)
     checks = Checks(
         language=language,
         single_paragraph=single_paragraph,
@@ -134,7 +137,7 @@ def curate(
         work = folder.work if folder is not None and not dry_run else stack.enter_context(_temporary())
         facts = Facts(work, checks, near_duplicates, with_pictures=not dry_run)
         stack.callback(facts.close)
-        facts.read(itertools.islice(rows, limit))
+        facts.read(itertools.islice(opened.rows, limit))
         verdict = Verdict(facts, length, length_quantiles, exact_duplicates)
         if folder is None or dry_run:
             judge(facts, verdict, report)
@@ -190,6 +193,19 @@ def _check(parameters: Mapping[str, Any], output_dir: str | Path | None, dry_run
     leaks = parameters["leaks"]
     if isinstance(leaks, str) or not all(isinstance(phrase, str) and phrase.strip() for phrase in leaks):
         raise BadArgument(f"leaks must be a list of phrases, none of them empty, found {leaks!r}.")
+
+
+def _check_apart(output_dir: str | Path | None, source: Path | None) -> None:
+    """Refuse to write into the folder that is read: what is kept there would be rows of it the next time."""
+    if output_dir is None or source is None:
+        return
+    output, read = Path(output_dir).resolve(), source.resolve()
+    if output.is_relative_to(read):
+        within = "is" if output == read else "is inside"
+        raise BadArgument(
+            f"output_dir: {output_dir} {within} the folder that the rows are read from, {source}, and what is written "
+            "there would be read as rows of it the next time. Name a folder outside it."
+        )
 
 
 def _check_language(field: str, language: object) -> None:

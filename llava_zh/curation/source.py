@@ -40,8 +40,10 @@ class Row(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """Rows, what is expected of them, the dataset and configuration that they are of where these have a name, and
-    where they lie on this machine.
+    """Rows, what is expected of them, and where they are from.
+
+    `dataset` and `config` are the names of what they are of, where these have one; `place` is where they and their
+    pictures lie on this machine; `folder` is the folder whose path was given in place of a name.
     """
 
     rows: Iterator[Row]
@@ -49,6 +51,7 @@ class Opened(NamedTuple):
     dataset: str | None = None
     config: str | None = None
     place: dict[str, Any] | None = None
+    folder: Path | None = None
 
 
 def open_rows(path: Source, request: Request, cache_dir: Any = None) -> Opened:
@@ -70,6 +73,8 @@ def open_rows(path: Source, request: Request, cache_dir: Any = None) -> Opened:
         return Opened((_of_mapping(row, Place("rows", row=position)) for position, row in enumerate(path)), expected())
     if given & {"row_format", "options"}:
         raise BadArgument("row_format: rows are curated as published. Load what is kept in the form you want.")
+    if cuts := sorted(given & {"chunk_size", "num_shards"}):
+        raise BadArgument(f"{cuts[0]}: rows are curated in their order, in no shards. Leave it out.")
     return _opened(request, cache_dir)
 
 
@@ -87,15 +92,23 @@ def _opened(request: Request, cache_dir: Any) -> Opened:
     # What a run says of its rows tells which prompt they answer.
     builder = builder_for(facts, replace(placed, options=RowOptions(regenerated=True)), cache_dir)
     known = expected(builder.FACTS, builder.config_facts)
-    is_named = registry.named(facts.name) is not None
-    called = (facts.name if is_named else None, builder.config.name if is_named else None)
-    place = place_of(builder, request.image_root)
     if request.given() & _CHOOSING or builder.config_facts.task is not None:
-        return Opened(_chosen(builder, request.path), known, *called, place)
-    # Which images a row of a path has is known when its configuration is.
-    by_path = placed.data_dir is not None and request.data_dir is None and request.name is None
-    expect = replace(builder.expect, facts=False, images="many" if by_path else builder.config_facts.images)
-    return Opened(_as_published(builder, expect), known, *called, place)
+        rows = _chosen(builder, request.path)
+    else:
+        # Which images a row of a path has is known when its configuration is.
+        by_path = placed.data_dir is not None and request.data_dir is None and request.name is None
+        expect = replace(builder.expect, facts=False, images="many" if by_path else builder.config_facts.images)
+        rows = _as_published(builder, expect)
+    named = registry.named(facts.name) is not None
+    folder = None if request.data_dir is not None or placed.data_files is not None else placed.data_dir
+    return Opened(
+        rows,
+        known,
+        dataset=facts.name if named else None,
+        config=builder.config.name if named else None,
+        place=place_of(builder, request.image_root),
+        folder=None if folder is None else Path(folder),
+    )
 
 
 # -- a dataset, by its name or path ------------------------------------------------------------------------
@@ -146,7 +159,7 @@ def _all_bad(request: Request) -> Opened:
             yield from _rows_of_file(file, tally, Expect(images="many"), None)
         tally.report()
 
-    return Opened(rows(), expected())
+    return Opened(rows(), expected(), folder=path if path.is_dir() else None)
 
 
 def _rows_of_file(file: DataFile, tally: Tally, expect: Expect, token: Any) -> Iterator[Row]:

@@ -13,9 +13,11 @@ from ..gates.safe_text import get_logger
 
 if TYPE_CHECKING:
     from ..catalog.facts import DatasetFacts
-    from ..rows.formats import RowOptions
+    from ..catalog.request import Request
+    from ..rows.row_options import RowOptions
     from ..streams.builder import PublishedBuilder
     from .run import ExportSummary
+    from .targets import Target
 
 logger = get_logger(__name__)
 
@@ -99,37 +101,24 @@ def export(
             lost with a part of its archive, or outside the folder of the images; the message names the row.
         BadRow, HubError and the others of :func:`llava_zh.load_dataset`.
     """
-    from ..catalog import paths
     from ..catalog.request import Request
-    from ..load import builder_for
     from . import run, shards
     from .selection import Selection
     from .targets import TARGETS
 
     known_name("target", to, TARGET_NAMES)
     target = TARGETS[to]
-    if row_format is not None and target.row_format is not None and row_format != target.row_format:
-        raise BadArgument(
-            f"row_format={row_format!r}: {to} reads {target.row_format!r} rows, which it gets by default."
-        )
     known_name("on_missing_image", on_missing_image, ("raise", "skip"))
     known_name("on_bad_image", on_bad_image, ("raise", "skip"))
     _check_counts(max_side=max_side, num_shards=num_shards, num_proc=num_proc)
     # `num_shards` is of the files that are written; those that are read are cut into pieces of a size of our own.
     request = Request.among(
         locals(),
-        row_format=row_format or target.row_format or "llava",
-        options=_row_options(to, options),
+        row_format=_row_format(to, target, row_format),
+        options=_row_options(target, options),
         num_shards=None,
     )
-    facts, request = paths.placed(request)
-    configs = _configs(facts, request.name, language)
-    builders = tuple(builder_for(facts, replace(request, name=config)) for config in configs)
-    if len({str(builder.shape.features()) for builder in builders}) > 1:
-        raise BadArgument(
-            "Rows with one image and with several have different columns in row_format='llava'; "
-            "choose 'sharegpt', 'messages' or 'parts'."
-        )
+    builders = _builders_of(request, language)
     if task is not None:
         known_name("task", task, sorted({c.task for c in builders[0].FACTS.configs if c.task is not None}))
     job = shards.Job(
@@ -156,24 +145,42 @@ def _check_counts(**counts: int | None) -> None:
             raise BadArgument(f"{argument}={value}: expected at least 1.")
 
 
-def _row_options(to: str, options: Any) -> RowOptions:
+def _row_format(to: str, target: Target, row_format: str | None) -> str:
+    if row_format is not None and target.row_format is not None and row_format != target.row_format:
+        raise BadArgument(
+            f"row_format={row_format!r}: {to} reads {target.row_format!r} rows, which it gets by default."
+        )
+    return row_format or target.row_format or "llava"
+
+
+def _row_options(target: Target, options: Any) -> RowOptions:
     """What was asked of the rows, as the trainer that reads them needs it."""
-    from ..rows.formats import RowOptions
-    from .targets import INTERNVL_SYSTEM
+    from ..rows.row_options import RowOptions
 
     chosen = RowOptions.of(options)
     if chosen.images is not None:
         raise BadArgument("options: an export puts pictures where images= says; images='inline' is for load_dataset.")
-    if to == "internvl":
-        if chosen.system is not None:
-            logger.warning(INTERNVL_SYSTEM)
-        return chosen if chosen.sizes is not None else replace(chosen, sizes=True)
-    if chosen.system is not None and to in ("qwen-vl", "llava"):
-        code, where = (
-            ("Qwen-VL's fine-tuning", "the chat template") if to == "qwen-vl" else ("LLaVA's", "its --version")
+    if chosen.system is not None and target.system_refused is not None:
+        raise BadArgument(f"options: {target.system_refused}")
+    if chosen.system is not None and target.system_warning is not None:
+        logger.warning(target.system_warning)
+    return replace(chosen, sizes=True) if target.sizes and chosen.sizes is None else chosen
+
+
+def _builders_of(request: Request, language: str | None) -> tuple[PublishedBuilder, ...]:
+    """A builder for each configuration that is exported; their rows have the same columns."""
+    from ..catalog import paths
+    from ..load import builder_for
+
+    facts, request = paths.placed(request)
+    configs = _configs(facts, request.name, language)
+    builders = tuple(builder_for(facts, replace(request, name=config)) for config in configs)
+    if len({str(builder.shape.features()) for builder in builders}) > 1:
+        raise BadArgument(
+            "Rows with one image and with several have different columns in row_format='llava'; "
+            "choose 'sharegpt', 'messages' or 'parts'."
         )
-        raise BadArgument(f"options: {code} code knows no system turn; set the prompt in {where}.")
-    return chosen
+    return builders
 
 
 def _configs(facts: DatasetFacts, name: str | None, language: str | None) -> list[str | None]:

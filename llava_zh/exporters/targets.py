@@ -44,10 +44,13 @@ class Target:
         register: Makes the files beside the shards, by name, from the dataset's name, the folder and the shards.
         usage: One line that says how it is read; ``{folder}``, ``{files}``, ``{listed}`` (with commas), ``{name}`` and
             ``{names}`` are filled in.
-        notes: What else its reader has to be known for, for the card, from the kinds of sample that were written.
+        notes: What the card says besides about its reader, made from the kinds of sample that were written.
         one_file: Whether its reader takes one file alone, so that there is one a configuration unless more are wanted.
         absolute: Whether rows name image files by absolute paths.
         trainer: Whether the images must be files on this machine, for only these it opens.
+        sizes: Whether its reader wants the widths and heights of the pictures, so that rows have them unless told not.
+        system_warning: What is to be known of rows with a system turn, where its reader has trouble with them.
+        system_refused: Why rows cannot have a system turn, where its reader knows none.
     """
 
     writer: Callable[[BinaryIO, pa.Schema, str], Writer]
@@ -60,6 +63,9 @@ class Target:
     one_file: bool = False
     absolute: bool = False
     trainer: bool = False
+    sizes: bool = False
+    system_warning: str | None = None
+    system_refused: str | None = None
 
 
 def _json_lines(record: Callable[[Row], Row]) -> Callable[[BinaryIO, pa.Schema, str], Writer]:
@@ -151,6 +157,9 @@ def _trainer(
     images: tuple[str, ...] = ("files", "url"),
     absolute: bool = False,
     notes: str = "",
+    sizes: bool = False,
+    system_warning: str | None = None,
+    system_refused: str | None = None,
 ) -> Target:
     """JSON Lines for a trainer, which opens the image files itself."""
     return Target(
@@ -163,6 +172,9 @@ def _trainer(
         notes=lambda kinds: notes,
         absolute=absolute,
         trainer=True,
+        sizes=sizes,
+        system_warning=system_warning,
+        system_refused=system_refused,
     )
 
 
@@ -231,8 +243,15 @@ TARGETS: Mapping[str, Target] = {
         _internvl,
         "internvl_chat_finetune.py … --meta_path {folder}/meta.json",
         notes=INTERNVL_SYSTEM,
+        sizes=True,
+        system_warning=INTERNVL_SYSTEM,
     ),
-    "qwen-vl": _trainer(writers.qwen_record, _qwen_vl, "append {folder}/qwen_vl_data.py to qwenvl/data/__init__.py"),
+    "qwen-vl": _trainer(
+        writers.qwen_record,
+        _qwen_vl,
+        "append {folder}/qwen_vl_data.py to qwenvl/data/__init__.py",
+        system_refused="Qwen-VL's fine-tuning code knows no system turn; set the prompt in the chat template.",
+    ),
     "llava": Target(
         writer=lambda file, schema, name: writers.JsonArrayWriter(file, writers.llava_record),
         suffix=".json",
@@ -246,5 +265,6 @@ TARGETS: Mapping[str, Target] = {
         ),
         one_file=True,
         trainer=True,
+        system_refused="LLaVA's code knows no system turn; set the prompt in its --version.",
     ),
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import copy
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -13,10 +12,11 @@ import numpy as np
 
 from ..errors import BadArgument, MissingExtra, NothingLeft
 from ..gates.counts import counted
+from ..gates.safe_text import get_logger
 from .conversations import Conversation, conversation_of
 from .rendering import Rendered, Span, Template, shifts
 
-log = logging.getLogger("llava_zh.torch")
+log = get_logger("llava_zh.torch")
 
 IGNORED = -100  # the label that torch's cross_entropy leaves out
 _ON_TOO_LONG = ("raise", "skip")
@@ -127,7 +127,7 @@ class Collator:
     ) -> None:
         require()
         for name, value in (("max_length", max_length), ("pad_to_multiple_of", pad_to_multiple_of)):
-            if value is not None and value < 1:
+            if not (value is None or (isinstance(value, int | np.integer) and value >= 1)):
                 raise BadArgument(f"{name}: expected a positive number or None, found {value!r}.")
         if on_too_long not in _ON_TOO_LONG:
             raise BadArgument(f"on_too_long: expected {' or '.join(map(repr, _ON_TOO_LONG))}, found {on_too_long!r}.")
@@ -154,7 +154,7 @@ class Collator:
         self._count(rows=len(rows), neutralised=sum(c.neutralised for c in conversations))
         rendered = [self._template.render(conversation) for conversation in conversations]
         while conversations:
-            batch, answers = self._processed(conversations, rendered)
+            batch, of_tokens, answers = self._processed(conversations, rendered)
             lengths = batch["attention_mask"].sum(1).tolist()
             cuts = [
                 self._cut(conversation, ids[:length], spans)
@@ -165,7 +165,7 @@ class Collator:
             whole = [cut for cut in cuts if cut is not None and not cut.pictures_too]
             if len(whole) == len(cuts):
                 self._count_cuts(whole)
-                return self._padded(batch, answers, whole)
+                return self._padded(batch, of_tokens, answers, whole)
             kept = [(c, r, cut) for c, r, cut in zip(conversations, rendered, cuts, strict=True) if cut is not None]
             self._count_cuts([cut for _, _, cut in kept if cut.pictures_too])
             conversations = [c.first(cut.turns) if cut.pictures_too else c for c, _, cut in kept]
@@ -187,8 +187,8 @@ class Collator:
 
     def _processed(
         self, conversations: Sequence[Conversation], rendered: Sequence[Rendered]
-    ) -> tuple[dict[str, Any], list[list[Span]]]:
-        """What the processor makes of all rows, and which tokens of each row are answers."""
+    ) -> tuple[dict[str, Any], list[str], list[list[Span]]]:
+        """What the processor makes of all rows, which of it has a value a token, and which tokens are answers."""
         processor, recorder = copy.copy(self.processor), _Recorder(self.processor.tokenizer)
         processor.tokenizer = recorder
         texts = [one.text for one in rendered]
@@ -203,7 +203,7 @@ class Collator:
         batch = dict(processor(text=texts, **options, **self.processor_arguments))
         if len(recorder.texts) != len(texts):
             raise BadArgument(f"processor: {type(self.processor).__name__} does not give its texts to its tokenizer.")
-        batch["names"] = [name for name in batch if name in recorder.names or name == "mm_token_type_ids"]
+        of_tokens = [name for name in batch if name in recorder.names or name == "mm_token_type_ids"]
         spans = []
         for number, one in enumerate(rendered):
             name, expanded = conversations[number].name, recorder.texts[number]
@@ -211,7 +211,7 @@ class Collator:
             starts = [start for start, _ in moved]
             offsets = recorder.offsets[number]
             spans.append([_tokens(offsets, [_moved(at, starts, moved) for at in span]) for span in one.answers])
-        return batch, spans
+        return batch, of_tokens, spans
 
     def _images(self, pictures: list[list[Any]]) -> Any:
         """Pictures as processors take them for texts of which some may have none."""
@@ -260,11 +260,16 @@ class Collator:
             )
         self._count(left_out=1)
 
-    def _padded(self, batch: dict[str, Any], spans: Sequence[Sequence[Span]], cuts: Sequence[Any]) -> dict[str, Any]:
-        """The batch with its labels, cut and padded."""
+    def _padded(
+        self,
+        batch: dict[str, Any],
+        of_tokens: Sequence[str],
+        spans: Sequence[Sequence[Span]],
+        cuts: Sequence[_Cut],
+    ) -> dict[str, Any]:
+        """The batch with its labels, cut and padded in what has a value a token."""
         import torch
 
-        names = batch.pop("names")
         ids = batch["input_ids"]
         labels = torch.full_like(ids, IGNORED)
         for row, answers in enumerate(spans):
@@ -275,7 +280,7 @@ class Collator:
         longest = max(cut.tokens for cut in cuts)
         if self.pad_to_multiple_of:
             longest += -longest % self.pad_to_multiple_of
-        for name, values in [*((name, batch[name]) for name in names), ("labels", labels)]:
+        for name, values in [*((name, batch[name]) for name in of_tokens), ("labels", labels)]:
             fill = {"input_ids": self._pad, "labels": IGNORED}.get(name, 0)
             padded = values.new_full((len(values), longest), fill)
             for row, cut in enumerate(cuts):

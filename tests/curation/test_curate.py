@@ -265,6 +265,22 @@ def test_an_argument_that_cannot_work_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_within_the_one_that_is_read_is_refused_and_so_are_shards(tmp_path: Path) -> None:
+    source = tmp_path / "mine"
+    source.mkdir()
+    (source / "rows.jsonl").write_text(json.dumps(row(0, CAT)) + "\n", encoding="utf-8")
+    (tmp_path / "link").symlink_to(source)
+    for output in (source, source / "curated", tmp_path / "link" / "curated"):
+        for given in ({"path": source}, {"path": str(source), "dry_run": True}):
+            with pytest.raises(BadArgument, match=r"output_dir: .* the folder that the rows are read from, .*outside"):
+                curate(**given, output_dir=output)
+    assert [entry.name for entry in source.iterdir()] == ["rows.jsonl"]
+    curate(source / "rows.jsonl", output_dir=source / "curated")  # of a file no more is read the next time
+    for options in ({"chunk_size": "1MB"}, {"num_shards": 2}):
+        with pytest.raises(BadArgument, match=f"{next(iter(options))}: rows are curated in their order"):
+            curate(source / "rows.jsonl", output_dir=tmp_path / "out", **options)
+
+
 def test_what_is_there_already_is_never_overwritten_unasked(tmp_path: Path) -> None:
     curate([row(0, CAT)], output_dir=tmp_path / "out")
     with pytest.raises(RunConflict, match="overwrite=True replaces it"):

@@ -279,7 +279,7 @@ def test_what_cannot_be_a_batch_says_why(demo: DemoPaths, monkeypatch: pytest.Mo
     refusing = _with_template(made, "{{ raise_exception('no system here') }}")
     with pytest.raises(BadArgument, match="row one: the chat template refuses.*no system here"):
         Collator(refusing)([ONE])
-    for wrong in ({"max_length": 0}, {"pad_to_multiple_of": -1}, {"on_too_long": "cut"}):
+    for wrong in ({"max_length": 0}, {"max_length": "512"}, {"pad_to_multiple_of": -1}, {"on_too_long": "cut"}):
         with pytest.raises(BadArgument, match=next(iter(wrong))):
             Collator(made, **wrong)
     with pytest.raises(BadArgument, match="a processor with a fast tokenizer"):
