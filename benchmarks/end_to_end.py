@@ -151,7 +151,6 @@ SIDES: dict[str, Callable[[Path, int], Iterator[tuple[str, Any]]]] = {
     "megatron_energon": megatron_energon,
     "webdataset_scaled": webdataset_scaled,
 }
-NEEDS = {"webdataset_scaled": "webdataset", "mosaicml_streaming": "streaming", "megatron_energon": "megatron.energon"}
 
 
 # -- their own formats -----------------------------------------------------------------------------------------

@@ -227,8 +227,9 @@ class DatasetFacts:
         """A digest of all that decides which rows come of the same files, for caches.
 
         Args:
-            registered: Whether somebody wrote these facts, who may write others. Those of a repository that is merely
-                named are the library's own, and what it took to them later made no row of before another.
+            registered: Whether somebody wrote these facts, who may write others. The facts of a repository that is
+                merely named are the library's own. A field that they got later is not in their digest, since it
+                changed none of the rows that were there before.
         """
         known = self.config(config)
         rules = [self.image_places, self.columns, self.sizes, self.tasks, known.language, known.images, known.task]

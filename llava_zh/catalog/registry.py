@@ -169,14 +169,16 @@ def _known(name: str) -> DatasetFacts | None:
 
 @functools.cache
 def _built_in(module: str) -> DatasetFacts:
-    """The FACTS of a builder's file, without the class in it, which brings `datasets`: to know names takes no rows."""
+    """The FACTS of a builder's file. Its class is not made, as that imports `datasets`, which takes seconds."""
+    facts: DatasetFacts
     if module in sys.modules:
-        facts: DatasetFacts = sys.modules[module].FACTS
+        facts = sys.modules[module].FACTS
         return facts
     spec = importlib.util.find_spec(module)
     source = spec.loader.get_source(module) if spec is not None and isinstance(spec.loader, InspectLoader) else None
     if source is None:
-        return importlib.import_module(module).FACTS  # type: ignore[no-any-return]
+        facts = importlib.import_module(module).FACTS
+        return facts
     kept = [
         part
         for part in ast.parse(source).body
@@ -185,7 +187,8 @@ def _built_in(module: str) -> DatasetFacts:
     ]
     names: dict[str, Any] = {"__name__": module}
     exec(compile(ast.Module(kept, []), f"{module} (facts)", "exec"), names)
-    return names["FACTS"]  # type: ignore[no-any-return]
+    facts = names["FACTS"]
+    return facts
 
 
 def _add(facts: DatasetFacts, origin: str) -> DatasetFacts:

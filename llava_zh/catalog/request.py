@@ -112,7 +112,7 @@ def _path(given: Any) -> Any:
 
 
 def _dataset(given: Any) -> Any:
-    """What a dataset is asked for by; a path that is given as one is written as no name can be."""
+    """The name or path of a dataset. A relative `Path` gets ``./`` in front, so that it is never taken for a name."""
     path = _path(given)
     if path is given or not isinstance(path, str) or os.path.isabs(path) or path.startswith(("~", ".")):  # noqa: PTH117
         return path

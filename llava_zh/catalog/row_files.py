@@ -380,14 +380,6 @@ def _row_files(files: Sequence[DataFile]) -> list[DataFile]:
     return next((chosen for family in _ROW_KINDS if (chosen := _of_family(files, family))), [])
 
 
-def rows_in(files: Sequence[DataFile]) -> list[DataFile]:
-    """The files of rows in the folder ``data``, or, with none there, at the top: of one kind, as loading prefers."""
-    in_data = [file for file in files if PurePosixPath(file.name).parts[:1] == ("data",)]
-    at_top = [file for file in files if "/" not in file.name]
-    kinds = (*_ROW_KINDS, ("tar",))
-    return next((rows for place in (in_data, at_top) for kind in kinds if (rows := _of_family(place, kind))), [])
-
-
 def _of_family(files: Sequence[DataFile], kinds: Sequence[str]) -> list[DataFile]:
     chosen = {file for kind in kinds for file in _of_kind(files, kind)}
     return _without_copies([file for file in files if file in chosen])

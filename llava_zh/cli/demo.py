@@ -6,7 +6,6 @@ import argparse
 import os
 import shlex
 import time
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -178,11 +177,8 @@ def _report(paths: DemoPaths, loaded: list[Loaded]) -> str:
     return "\n".join(lines)
 
 
-def _short(text: str, columns: int = 60) -> str:
-    """The start of a text on one line of that many columns; Chinese characters take two each."""
-    text = " ".join(text.split())
-    for end, character in enumerate(text):
-        columns -= 2 if unicodedata.east_asian_width(character) in "WF" else 1
-        if columns < 0:
-            return f"{text[:end]}…"
-    return text
+def _short(said: str, columns: int = 60) -> str:
+    """The start of what is said, on one line of that many columns."""
+    said = " ".join(said.split())
+    fits = next((end for end in range(len(said)) if text.width(said[: end + 1]) > columns), None)
+    return said if fits is None else f"{said[:fits]}…"

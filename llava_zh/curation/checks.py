@@ -94,7 +94,7 @@ class Checks:
         expected = self.language or self.known.language_of(row, prompt)
         grams = windows(text, written) if self.near_duplicates or self.max_repetition is not None else []
         defects = [
-            *_turns_defects(turns),
+            *turns_defects(turns),
             *self._paragraph_defects(row, prompt, turns, answers),
             *self._leak_defects(text),
             *_refusal_defects(answers),
@@ -153,7 +153,8 @@ def _model_defects(answers: Iterable[str]) -> Iterator[str]:
         yield f"control_characters: {' '.join(dict.fromkeys(signs[:5]))}"
 
 
-def _turns_defects(turns: Sequence[tuple[str, str]]) -> Iterator[str]:
+def turns_defects(turns: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """What is wrong with the order of a row's (role, text) turns, and with one of them that says nothing."""
     roles = [role for role, _ in turns]
     rounds = roles[1:] if roles[:1] == ["system"] else roles
     if not rounds or rounds != ["human", "gpt"] * (len(rounds) // 2):

@@ -169,8 +169,8 @@ def _spreads(figures: Mapping[str, Any]) -> str:
 
 
 def _chart(figures: Mapping[str, Any], name: str) -> str:
-    counted = figures["histogram"]
-    start, width, everything = counted["start"], counted["width"], counted["all"]
+    histogram = figures["histogram"]
+    start, width, everything = histogram["start"], histogram["width"], histogram["all"]
     end = start + width * len(everything)
     most = max(everything)
     height, inner = _HEIGHT - _BOTTOM - _TOP, _WIDTH - 2 * _LEFT
@@ -179,7 +179,7 @@ def _chart(figures: Mapping[str, Any], name: str) -> str:
         return float(_LEFT + inner * (length - start) / (end - start))
 
     parts = [f"<svg viewBox='0 0 {_WIDTH} {_HEIGHT}' role='img' aria-label='Lengths of {_text(name)}'>"]
-    for index, (count, kept) in enumerate(zip(everything, counted["kept"], strict=True)):
+    for index, (count, kept) in enumerate(zip(everything, histogram["kept"], strict=True)):
         left, right = across(start + index * width), across(start + (index + 1) * width)
         tall = _tall(kept, most, height)
         lost = _tall(count - kept, most, height)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -283,7 +284,7 @@ def _judged(facts: Facts, verdict: Verdict, report: CurationReport) -> Iterator[
         for position, defects, _, line in facts.spool.chosen(~verdict.kept):
             row = _decoded(position, line)
             defects += verdict.defects(position)
-            report.drop(position, row, defects, lambda row=row: facts.said(row))  # type: ignore[misc]
+            report.drop(position, row, defects, partial(facts.said, row))
             told = {**row, "row": position, "reasons": defects}
             if (original := verdict.original(position)) is not None:
                 other = _decoded(original, line_of(original))

@@ -99,13 +99,9 @@ class ExportSummary:
         left_out = f", {counted(self.left_out, 'rows')} with a bad or missing picture left out" if self.left_out else ""
         return (
             f"{counted(self.rows, 'rows')}{drawn} with {counted(self.images, 'images')} "
-            f"in {_counted(self.files)}{earlier}, {sizes.show(self.size)}{pictures}{left_out}, {self.seconds:.1f} "
-            f"s\n{self.folder}\n{self.usage}"
+            f"in {counted(len(self.files), 'files')}{earlier}, {sizes.show(self.size)}{pictures}{left_out}, "
+            f"{self.seconds:.1f} s\n{self.folder}\n{self.usage}"
         )
-
-
-def _counted(files: Sequence[str]) -> str:
-    return counted(len(files), "files")
 
 
 def run(job: Job, request: dict[str, Any], num_shards: int | None, rows: int, num_proc: int) -> ExportSummary:

@@ -69,8 +69,8 @@ def tables(shard: Shard, reading: Reading) -> Iterator[Work]:
         for field in columns.missing(names, text_only=reading.expect.text_only):
             raise UnknownLayout(
                 f"{file.label}: no column for {field}. Columns seen: {', '.join(parquet.schema_arrow.names)}. "
-                f"Looked for {', '.join(columns.names[field])}. "
-                "Rename the column, or name other files with data_files=."
+                f"Looked for {', '.join(columns.names[field])}. Rename the column, or name other files with "
+                "data_files=."
             )
         reading.on_columns(parquet.schema_arrow.names)
         row = sum(parquet.metadata.row_group(i).num_rows for i in range(shard.start))

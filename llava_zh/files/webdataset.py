@@ -128,8 +128,11 @@ class _Grouped:
             self._sample.text_only = False
 
     def rest(self, whole: bool) -> Iterator[Mapping[str, Any] | BadRow]:
-        """The samples under way at the end of the shard, and of one that is `whole` what is wrong with those that are
-        not: where it is cut short, what they lack may have been behind its end."""
+        """The samples that are under way at the end of the shard.
+
+        A sample that lacks something is a bad row if the shard is `whole`. In one that is cut short, what the sample
+        lacks may have been behind the end.
+        """
         self._held |= {self._key: self._sample} if self._key is not None else {}
         for key, sample in self._held.items():
             if sample.whole:

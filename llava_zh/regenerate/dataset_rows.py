@@ -12,11 +12,13 @@ import pyarrow.compute as pc
 
 from llava_zh.errors import NothingLeft, RunConflict
 from llava_zh.files.shards import Shard
+from llava_zh.gates.counts import counted
 from llava_zh.gates.safe_text import get_logger
 from llava_zh.images.names import Base
 from llava_zh.images.prefixed import PrefixedImages
 from llava_zh.images.written_paths import around
 from llava_zh.regenerate.plan import Looked, Mask, Plan, Selection, Start
+from llava_zh.regenerate.source import PASSED_OVER
 from llava_zh.rows.arrays import one_array
 from llava_zh.streams.builder import PublishedBuilder
 from llava_zh.streams.left_out import Tally
@@ -25,8 +27,6 @@ from llava_zh.streams.python_rows import python_rows
 logger = get_logger(__name__)
 
 _SELECTED = "selected"
-# A model is asked about a picture, so a row of text alone is none of the run's, as if the selection had left it out.
-_PASSED_OVER = "rows of text alone, about which no model is asked, left out"
 _NUMBER = "number"
 
 
@@ -150,7 +150,7 @@ class PublishedCursor:
             yield from self._read()
         finally:  # a limit may end it anywhere
             if self._passed_over:
-                logger.warning("%d %s", self._passed_over, _PASSED_OVER)
+                logger.warning(counted(self._passed_over, PASSED_OVER))
             self._passed_over = 0
 
     def _read(self) -> Iterator[Looked | tuple[int, dict[str, Any]]]:
@@ -207,7 +207,7 @@ def _has_image(table: pa.Table) -> Mask:
 def _with_images(table: pa.Table, count: Callable[[str, int], None]) -> pa.Table:
     """The rows that have an image."""
     shown = table.filter(pa.array(_has_image(table)))
-    count(_PASSED_OVER, len(table) - len(shown))
+    count(PASSED_OVER, len(table) - len(shown))
     return shown
 
 

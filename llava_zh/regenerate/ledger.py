@@ -376,7 +376,6 @@ class Ledger:
         shown = ", ".join(f"{key} ({count} times)" for key, count in keys.most_common(3) if count > 1)
         return OutputError(
             f"{self.folder}: {counted(self.tally.rows, 'rows')} have only {len(values):,} different keys: "
-            f"{counted(len(repeated), 'rows')} "
-            f"are in the output more than once, in the units {', '.join(map(str, units[:10]))}; {shown}. Please report "
-            "this, with the folder journal/."
+            f"{counted(len(repeated), 'rows')} are in the output more than once, in the units "
+            f"{', '.join(map(str, units[:10]))}; {shown}. Please report this, with the folder journal/."
         )

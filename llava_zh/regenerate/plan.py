@@ -314,8 +314,7 @@ class Plan:
             raise OutputError(
                 f"{self._journal}: the plan says that unit {unit.number} has {counted(unit.rows, 'rows')} between "
                 f"positions {first:,} and {end:,} of the input, and names {len(positions):,}. The plan is damaged; "
-                "put it back "
-                "from a copy, or start again in a new output folder."
+                "put it back from a copy, or start again in a new output folder."
             )
         return positions
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
+# A model is asked about a picture, so a row of text alone is none of the run's, as if the selection had left it out.
+PASSED_OVER = "rows of text alone, about which no model is asked, left out"
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -146,7 +149,7 @@ class _Iterated:
                     yield row
         finally:  # a limit may end it anywhere
             if passed_over:
-                logger.warning("%d rows of text alone, about which no model is asked, left out", passed_over)
+                logger.warning(counted(passed_over, PASSED_OVER))
 
 
 def _as_row(row: Any, position: int) -> Mapping[str, Any]:

@@ -354,19 +354,16 @@ def _check(
         missing, more = np.setdiff1d(members, found).tolist(), np.setdiff1d(found, members).tolist()
         raise OutputError(
             f"{path}: unit {unit} cannot be finished: expected {counted(len(members), 'rows')}, found {len(found):,}; "
-            f"missing positions {missing[:5]}, too many {more[:5]}. Its journals were changed by another; run the "
-            "same command "
-            "again, and the rows that are missing are asked once more."
+            f"missing positions {missing[:5]}, too many {more[:5]}. Its journals were changed by another; run the same "
+            "command again, and the rows that are missing are asked once more."
         )
     keys = Counter(content.keys[position] for position in found.tolist())
     if len(keys) != len(found):
         twice = [f"{key} ({count} times)" for key, count in keys.items() if count > 1]
         raise OutputError(
-            f"{path}: unit {unit} cannot be finished: {counted(len(found), 'rows')} have only {len(keys):,} "
-            "different "
-            f"keys, twice for instance {', '.join(twice[:3])}. A row would be in the output twice. Please "
-            "report this, with "
-            "the folder journal/."
+            f"{path}: unit {unit} cannot be finished: {counted(len(found), 'rows')} have only {len(keys):,} different "
+            f"keys, twice for instance {', '.join(twice[:3])}. A row would be in the output twice. Please report this, "
+            "with the folder journal/."
         )
 
 

@@ -219,8 +219,7 @@ def why_absent(index: ArchiveIndex, name: str, archive: str) -> str | None:
     if fault is not None:
         return (
             f"No member {name} in {archive}, which is damaged at {fault.offset:,} (before compression): "
-            f"{fault.detail}. "
-            f"If it had that member, it was lost there.{step}"
+            f"{fault.detail}. If it had that member, it was lost there.{step}"
         )
     if any(p.kind == "truncated" for p in index.problems):
         whole = f"only its first {index.end:,} bytes (before compression) are whole"

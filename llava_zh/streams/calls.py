@@ -1,6 +1,6 @@
-"""What calls of ``datasets.load_dataset`` hold beside a request, with the meaning that they have there.
+"""The arguments of ``datasets.load_dataset`` that are no fields of a request; they mean here what they mean there.
 
-An argument that can have no meaning here is refused with the one to give in its place.
+An argument that can have no meaning here is refused, and the error names the one to give in its place.
 """
 
 from __future__ import annotations

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import LlavaZhError
 from ...gates.counts import counted
+from ...rows.records import MARK
 from .. import text
+from ..show import image_size, images_of
 from .findings import Finding, Findings, first_line
 
 if TYPE_CHECKING:
@@ -23,7 +25,6 @@ ROWS = 2_000
 # Published sizes are rounded to three digits, and numbers of rows to two; rows are of unlike lengths besides.
 _SIZE_WITHIN, _ROWS_WITHIN = 0.01, 0.25
 _SA1B = re.compile(r"sa1b://sa_\d{6}/sa_\d+\.jpg(::.*)?")
-_HAN = re.compile(r"[一-鿿]")
 
 
 def findings(path: str, name: str | None, given: Mapping[str, Any]) -> Findings:
@@ -114,15 +115,10 @@ def _columns(builder: PublishedBuilder, rows: Sequence[Mapping[str, Any]]) -> Fi
         yield Finding("differs", "columns", f"without a value in any row read: {', '.join(lacking)}")
 
 
-def _images_of(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    image = row.get("image")
-    return list(image) if isinstance(image, list) else [image] if image is not None else []
-
-
 def _images(builder: PublishedBuilder, facts: ConfigFacts, rows: Sequence[Mapping[str, Any]]) -> Finding:
     """Whether rows have as many images as they should, called as they should be."""
-    images = [image for row in rows for image in _images_of(row)]
-    without = sum(not _images_of(row) for row in rows)
+    images = [image for row in rows for image in images_of(row)]
+    without = sum(not any(images_of(row)) for row in rows)
     told = f", none in {without} of {counted(len(rows), 'rows')}" if without else ""
     if not images:
         return Finding("differs", "image paths", f"no row has an image{told}")
@@ -136,9 +132,7 @@ def _images(builder: PublishedBuilder, facts: ConfigFacts, rows: Sequence[Mappin
 
 def _opened(builder: PublishedBuilder, rows: Sequence[Mapping[str, Any]]) -> Finding:
     """Whether the first image and the last can be opened, where it is known where they are."""
-    from ..show import image_size
-
-    images = [image for row in rows for image in _images_of(row)]
+    images = [image for row in rows for image in images_of(row)]
     if not images or not builder.config.images.decode:
         return Finding("", "images", "not opened", "give --image-root to open the first and the last")
     sizes = []
@@ -156,28 +150,28 @@ def _turns(rows: Sequence[Mapping[str, Any]]) -> Finding:
         return Finding("differs", "turns", f"in {len(wrong)} of {counted(len(rows), 'rows')}, first {wrong[0]}")
     counts = [len(row["conversations"]) for row in rows]
     return Finding(
-        "ok", "turns", f"human and gpt by turns, {min(counts)} to {max(counts)} a row, an <image> for each image"
+        "ok", "turns", f"human and gpt by turns, {min(counts)} to {max(counts)} a row, an {MARK} for each image"
     )
 
 
 def _wrong_turns(row: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with a row's conversation: the first thing, if any."""
-    turns = row["conversations"]
-    said = [turn for turn in turns if turn["from"] != "system"]
-    roles = [turn["from"] for turn in said]
-    marks = sum(turn["value"].count("<image>") for turn in said if turn["from"] == "human")
-    if not roles or roles != ["human", "gpt"] * (len(roles) // 2):
-        yield f"turns of {', '.join(roles) or 'nobody'}"
-    elif not all(turn["value"].strip() for turn in said):
-        yield "an empty turn"
-    elif marks != len(_images_of(row)):
-        yield f"{marks} times <image> for {counted(len(_images_of(row)), 'images')}"
+    from ...curation.checks import turns_defects
+
+    turns = [(turn["from"], turn["value"]) for turn in row["conversations"]]
+    images = len(list(images_of(row)))
+    marks = sum(said.count(MARK) for role, said in turns if role == "human")
+    if (defect := next(turns_defects(turns), None)) is not None:
+        yield defect
+    elif marks != images:
+        yield f"{marks} times {MARK} for {counted(images, 'images')}"
 
 
 def _language(language: str, rows: Sequence[Mapping[str, Any]]) -> Finding:
     """Whether answers are in the language that is stated, as far as their characters tell."""
+    from ...curation.text import detect_language
+
     answers = [turn["value"] for row in rows for turn in row["conversations"] if turn["from"] == "gpt"]
-    chinese = sum(bool(_HAN.search(answer)) for answer in answers)
-    fits = chinese if language == "zh" else len(answers) - chinese
+    fits = sum(detect_language(answer) in (language, None) for answer in answers)
     detail = f"{language}, as {fits:,} of {counted(len(answers), 'answers')} are by their characters"
     return Finding("ok" if fits >= 0.95 * len(answers) else "differs", "language", detail)
