@@ -20,7 +20,7 @@ from llava_zh.curation.checks import LEAKS, Checks
 from llava_zh.curation.page import page
 from llava_zh.curation.passes import Facts, Length, Verdict, judge, split_rows
 from llava_zh.curation.report import CurationReport, advice_on
-from llava_zh.curation.source import Source, open_rows
+from llava_zh.curation.source import Row, Source, open_rows
 from llava_zh.errors import BadArgument, RunConflict
 from llava_zh.storage.durable import check_kind, explained, open_regular
 from llava_zh.storage.held import held
@@ -101,7 +101,7 @@ def curate(
         RunConflict: `output_dir` holds something already.
         OutputError: The folder cannot be written.
     """
-    parameters = {
+    parameters: dict[str, Any] = {
         "path": str(path) if isinstance(path, str | Path) else "rows",
         "name": name,
         "length": length,
@@ -134,21 +134,36 @@ def curate(
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
         folder = None if output_dir is None else stack.enter_context(_Folder(Path(output_dir), overwrite, dry_run))
-        work = folder.work if folder is not None and not dry_run else stack.enter_context(_temporary())
-        facts = Facts(work, checks, near_duplicates, with_pictures=not dry_run)
-        stack.callback(facts.close)
-        facts.read(itertools.islice(opened.rows, limit))
-        verdict = Verdict(facts, length, length_quantiles, exact_duplicates)
-        if folder is None or dry_run:
-            judge(facts, verdict, report)
-        else:
-            split_rows(folder.path, facts, verdict, report)
-        small = verdict.too_small(length_quantiles, length)
-        report.advice += advice_on(small, report.lengths, length_quantiles)
+        kept = None if dry_run else folder
+        work = stack.enter_context(_temporary()) if kept is None else kept.work
+        _judge_all(
+            itertools.islice(opened.rows, limit), checks, parameters, report, work, None if kept is None else kept.path
+        )
         report.seconds = round(time.monotonic() - started, 3)
         if folder is not None:
             _write_reports(folder.path, report)
     return report
+
+
+def _judge_all(
+    rows: Iterator[Row],
+    checks: Checks,
+    parameters: Mapping[str, Any],
+    report: CurationReport,
+    work: Path,
+    output: Path | None,
+) -> None:
+    """Judge all rows and report, with what is needed meanwhile in `work`; write them to `output` where there is one."""
+    length, shares = parameters["length"], parameters["length_quantiles"]
+    facts = Facts(work, checks, parameters["near_duplicates"], with_pictures=output is not None)
+    with contextlib.closing(facts):
+        facts.read(rows)
+        verdict = Verdict(facts, length, shares, parameters["exact_duplicates"])
+        if output is None:
+            judge(facts, verdict, report)
+        else:
+            split_rows(output, facts, verdict, report)
+        report.advice += advice_on(verdict.too_small(shares, length), report.lengths, shares)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from ..gates.counts import counted
 from ..gates.safe_text import get_logger
 from ..rows import records
 from ..rows.columns import USUAL, Columns
+from ..storage.atomic import atomic
 
 logger = get_logger(__name__)
 
@@ -125,6 +126,7 @@ class Tally:
             total.tell()
         else:
             text = json.dumps({"rows": self._rows, "counts": self._counts, "matched": sorted(self._matched)})
+            # No job reads what a killed one left, so that it need be neither whole nor synced.
             Path(self._account, f"{uuid.uuid4().hex}.json").write_text(text, encoding="utf-8")
         self._counts.clear()
         self._rows = 0
@@ -168,7 +170,8 @@ class Account:
     def keep(self, folder: Path) -> None:
         """Write what was left out to the `folder` of rows that were prepared, for :func:`tell_kept`."""
         if self.counts:
-            (folder / KEPT).write_text(json.dumps(self.counts), encoding="utf-8")
+            with atomic(folder / KEPT) as file:
+                file.write(json.dumps(self.counts).encode())
 
     def nothing_left(self, selection: str, *, in_sa1b: bool) -> NothingLeft:
         """The error for a job that gave no row at all; `selection` is what was asked for, in words."""
