@@ -65,11 +65,6 @@ def read_range(
             tries.wait(f" at byte {at} of {end}", gained=at > before)
 
 
-def whole_size(url: str, *, what: str, hint: str) -> int:
-    """Bytes of the file at `url`, see :func:`size_and_stamp`."""
-    return size_and_stamp(url, dict, what=what, hint=hint)[0]
-
-
 def size_and_stamp(url: str, headers: Headers, *, what: str, hint: str) -> tuple[int, str]:
     """Bytes of the file at `url`, by asking for the first of them (links may be signed for GET alone); what tells
     this content from others, as the server says it, or nothing.

@@ -163,7 +163,7 @@ class _Job:
                 return
             check_kind(self.target)
             check_kind(self.part)
-            self.result.size = http.whole_size(self.url, what=self.what, hint=_RENEW)
+            self.result.size, _ = http.size_and_stamp(self.url, dict, what=self.what, hint=_RENEW)
             with explained(self.target):
                 if self.part.exists() and (self._there() > self.result.size or not self._begins_well()):
                     self.part.unlink()  # of another file, a server's page, or too little to tell
