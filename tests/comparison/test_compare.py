@@ -144,6 +144,31 @@ def test_a_comparison_writes_over_nothing_of_anyone_and_into_no_rows(
     assert "image_root" not in caplog.text  # the texts alone were read
 
 
+def test_a_run_is_expected_in_the_language_of_its_configuration_as_curation_expects_it(run: Path) -> None:
+    manifest = json.loads((run / "manifest.json").read_bytes())
+    manifest["input"] |= {"dataset": "llava", "config": "en"}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    for path in (run / "data").glob("*.jsonl"):
+        rows = [json.loads(line) | {"language": "zh"} for line in path.open("rb")]
+        for made in rows:
+            made["image"], made["regenerated"]["prompt"] = "picture.jpg", "original"
+        write(path, rows)
+    curated = llava_zh.curate(run, dry_run=True, length_quantiles=None, near_duplicates=None, exact_duplicates=False)
+    wrong = llava_zh.compare(run, progress=False).findings["language"]["new"]
+    assert wrong == curated.reasons["language"]["count"] == 12
+
+
+def test_ctrl_c_without_a_judge_promises_nothing(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("llava_zh.comparison.entry.Measures.add", interrupted)
+    assert main(["compare", str(run), "--on-bad-row", "skip"]) == 130
+    assert "goes on" not in capsys.readouterr().err
+
+
 class Stops:
     """Rows whose source fails when the first few were asked about."""
 
