@@ -76,11 +76,11 @@ class InlinePart:
         columns = [type_.cast(pa.string()), text.cast(pa.string()), self.image.cast_storage(image)]
         return pa.StructArray.from_arrays(columns, fields=list(self.pa_type), mask=storage.is_null())
 
-    def embed_storage(self, storage: Any, token_per_repo_id: Any = None) -> Any:
-        """Stored parts with the bytes of their pictures."""
+    def embed_storage(self, storage: Any, *arguments: Any, **options: Any) -> Any:
+        """Stored parts with the bytes of their pictures; what else is asked for differs between versions."""
         from datasets import Image
 
-        embedded = Image().embed_storage(storage.field("image"))
+        embedded = Image().embed_storage(storage.field("image"), *arguments, **options)
         columns = [storage.field("type"), storage.field("text"), embedded]
         return pa.StructArray.from_arrays(columns, fields=list(self.pa_type), mask=storage.is_null())
 

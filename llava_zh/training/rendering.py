@@ -25,11 +25,28 @@ Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
+class Answer:
+    """An answer in the text of a conversation.
+
+    Attributes:
+        turn: The number of its turn.
+        start: Its first character.
+        own: Where the token that ends it begins, if it has one, else the same as `end`.
+        end: Up to where it is learned.
+    """
+
+    turn: int
+    start: int
+    own: int
+    end: int
+
+
+@dataclass(frozen=True)
 class Rendered:
-    """The text of a conversation, and from which to which character each answer goes, what ends it included."""
+    """The text of a conversation, and the answers in it that are learned."""
 
     text: str
-    answers: list[Span]
+    answers: list[Answer]
 
 
 class Template:
@@ -57,37 +74,100 @@ class Template:
         own |= {str(value) for value in self._tokenizer.special_tokens_map.values() if isinstance(value, str)}
         written = {token for token in self._special if token in found}
         self.control = sorted(written | {token for token in own if token in vocabulary}, key=len, reverse=True)
-        ends = "|".join(re.escape(token) for token in sorted(self._special, key=len, reverse=True))
-        self._end = re.compile(f"(?:{ends})") if ends else None
+        self._end = re.compile(_any(self._special))
         self._known_cue: str | None = None
 
     def render(self, conversation: Conversation) -> Rendered:
         """The text of a conversation with the places of its answers.
 
         Raises:
-            BadArgument: The template refuses it, or leaves an answer out.
+            BadArgument: The template refuses it, leaves an answer out, or marks nothing of it as to be learned.
         """
         if self.marked:
             text, marks = self._text(conversation, conversation.turns, marks=True)
-            if len(marks) == len(conversation.answers):
-                return Rendered(text, [self._with_end(text, span) for span in marks])
-        else:
-            text, _ = self._text(conversation, conversation.turns)
+            return Rendered(text, self._marked(conversation, text, marks))
+        text, _ = self._text(conversation, conversation.turns)
         spans = self._all_at_once(conversation, text) or self._one_by_one(conversation, text)
         cue = self._cue(conversation)
-        return Rendered(text, [self._with_end(text, _with_space(text, span, cue)) for span in spans])
+        answers = []
+        for turn, span in zip(conversation.answers, spans, strict=True):
+            start, own = _with_space(text, span, cue)
+            answers.append(Answer(turn, start, own, self._end_after(text, own)))
+        return Rendered(text, answers)
+
+    def pictures_in(self, text: str, answer: Answer, placeholder: str) -> list[Span]:
+        """Where the pictures of an answer are: each placeholder with the tokens that the template writes around it."""
+        written = f"{_any(self.control)}*"
+        around = re.compile(written + re.escape(placeholder) + written)
+        return [found.span() for found in around.finditer(text, answer.start, answer.own)]
+
+    def _marked(self, conversation: Conversation, text: str, marks: Sequence[Span]) -> list[Answer]:
+        """What the template marks, and nothing else, with the token that ends each answer."""
+        if not marks:
+            raise BadArgument(
+                f"{conversation.name}: the chat template marks answers by {{% generation %}}, and none of this row, so "
+                "nothing of it would be learned. See that it marks turns whose content is a list of parts."
+            )
+        others = self._marks_of_others(conversation, text, marks)
+        answers = []
+        for number, (start, end) in enumerate(marks):
+            turn, inside = others[number]
+            own = end
+            if inside is not None and text[start:end].rstrip().endswith(inside):
+                own = text.rindex(inside, start, end)  # a template may have marked the newline after it too
+            else:
+                end = self._end_after(text, end)
+            answers.append(Answer(turn, start, own, end))
+        return answers
+
+    def _marks_of_others(
+        self, conversation: Conversation, text: str, marks: Sequence[Span]
+    ) -> list[tuple[int, str | None]]:
+        """Of each mark the turn that is in it, and the special token that the template writes at its end.
+
+        An answer may itself end in a special token, or in a picture, and a template may mark some answers alone. What
+        is the template's own is then seen in the marks of other answers in their places.
+        """
+        ends = [self._last_token(text[start:end]) for start, end in marks]
+        given = [conversation.turns[number] for number in conversation.answers]
+        own = {self._last_token(text_of(turn)) for turn in given} - {None}
+        pictures = any(part["type"] == "image" for turn in given for part in turn["content"])
+        if len(marks) == len(given) and not pictures and own.isdisjoint(ends):
+            return list(zip(conversation.answers, ends, strict=True))
+        stands, turns = self._with_stand_ins(conversation, conversation.answers)
+        other, found = self._text(conversation, turns, marks=True)
+        if len(found) != len(marks):  # by what an answer says: nothing is known of the turns but their order
+            return [(conversation.answers[-1], end) for end in ends]
+        written = [other[start:end] for start, end in found]
+        turn, seen = conversation.answers[0], []
+        for piece in written:
+            turn = max((number for number, stand in stands.items() if stand in piece), default=turn)
+            seen.append((turn, self._last_token(piece)))
+        return seen
+
+    def _last_token(self, text: str) -> str | None:
+        """The special token that a text ends in, white space aside."""
+        stripped = text.rstrip()
+        return next((token for token in self._special if stripped.endswith(token)), None)
 
     def _cue(self, conversation: Conversation) -> str:
-        """What the template writes for the model to go on after, such as ``Assistant:``; found out once."""
+        """What the template writes for the model to go on after, such as ``Assistant:``; found out once.
+
+        A question of our own is asked first, so that it does not depend on the rows. A template that refuses it is
+        asked with the turns of this row, and of the next ones if it refuses those as well.
+        """
         if self._known_cue is None:
-            turns = conversation.turns[: conversation.answers[0]]
-            try:
-                before, _ = self._text(conversation, turns)
-                asked, _ = self._text(conversation, turns, add_generation_prompt=True)
-            except BadArgument:  # a template that takes no question alone says nothing of it
-                before = asked = ""
-            self._known_cue = asked.removeprefix(before) if asked.startswith(before) else ""
-        return self._known_cue
+            question = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
+            before_answers = (conversation.turns[:number] for number in conversation.answers if number)
+            for turns in (question, *before_answers):
+                try:
+                    before, _ = self._text(conversation, turns)
+                    asked, _ = self._text(conversation, turns, add_generation_prompt=True)
+                except BadArgument:  # a template that takes no question alone says nothing of it
+                    continue
+                self._known_cue = asked.removeprefix(before) if asked.startswith(before) else ""
+                break
+        return self._known_cue or ""
 
     def _text(
         self, conversation: Conversation, turns: Sequence[Mapping[str, Any]], marks: bool = False, **arguments: Any
@@ -158,17 +238,19 @@ class Template:
         ]
         return stands, turns
 
-    def _with_end(self, text: str, span: Span) -> Span:
-        """A span with the special token after it, which ends the answer, unless one is in it at the end."""
-        start, end = span
-        if self._end is None or any(text[start:end].rstrip().endswith(token) for token in self._special):
-            return span
+    def _end_after(self, text: str, end: int) -> int:
+        """Where the special token stops that the template writes at `end`, and by which an answer ends."""
         found = self._end.match(text, end)
         eos = self._tokenizer.eos_token
-        if found is None and eos and text[end:].lstrip().startswith(eos):
-            return start, text.index(eos, end) + len(eos)
-        # What every text starts with opens a turn, and ends none.
-        return span if found is None or text.startswith(found[0]) else (start, found.end())
+        if found is None:
+            return text.index(eos, end) + len(eos) if eos and text[end:].lstrip().startswith(eos) else end
+        # What every text starts with opens a turn and ends none, but where one token is for both.
+        return end if text.startswith(found[0]) and found[0] != eos else found.end()
+
+
+def _any(tokens: Sequence[str]) -> str:
+    """A pattern for any one of these tokens; for none, one that nothing matches."""
+    return f"(?:{'|'.join(map(re.escape, sorted(tokens, key=len, reverse=True)))})" if tokens else "(?!)"
 
 
 def _with_space(text: str, span: Span, cue: str) -> Span:

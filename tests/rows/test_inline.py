@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 from PIL import Image
 
@@ -63,3 +64,20 @@ def test_the_option_is_for_parts_alone_and_changes_no_identity_unless_it_is_set(
         RowOptions(images="outside")
     assert RowOptions(system="S").identity == "RowOptions(system='S', image_place=None, sizes=None)"
     assert "images='inline'" in RowOptions(images="inline").identity
+
+
+def test_rows_are_kept_with_the_bytes_of_their_pictures_and_found_again(demo: DemoPaths, tmp_path: Path) -> None:
+    rows = load(demo, options=INLINE)
+    rows.save_to_disk(tmp_path / "saved")
+    rows.to_parquet(tmp_path / "rows.parquet")
+    saved = datasets.load_from_disk(str(tmp_path / "saved"))
+    again = datasets.Dataset.from_parquet(str(tmp_path / "rows.parquet"), cache_dir=str(tmp_path / "cache"))
+    assert rows.features == saved.features == again.features
+    # As push_to_hub does before it writes (arrow_dataset.py, _push_parquet_shards_to_hub).
+    embedded = rows.with_format("arrow").map(datasets.table.embed_table_storage, batched=True).with_format(None)
+    for kept in (saved, again, embedded):
+        assert as_templates_see(kept[1]) == as_templates_see(rows[1])
+        assert [p.tobytes() for p in pictures(kept[1])] == [p.tobytes() for p in pictures(rows[1])]
+    messages = embedded.with_format("arrow")[:]["messages"].to_pylist()
+    stored = [part["image"] for turns in messages for turn in turns for part in turn["content"] if part["image"]]
+    assert stored and all(image["bytes"] for image in stored)

@@ -21,7 +21,15 @@ from torch.utils.data import DataLoader  # noqa: E402
 
 from llava_zh import load_dataset  # noqa: E402
 from llava_zh.demo import DemoPaths  # noqa: E402
-from llava_zh.errors import BadArgument, BadImage, NothingLeft, RootNotFound  # noqa: E402
+from llava_zh.errors import (  # noqa: E402
+    BadArgument,
+    BadImage,
+    BadRow,
+    ImageNotFound,
+    NothingLeft,
+    RootNotFound,
+    UnknownName,
+)
 from llava_zh.torch import Collator  # noqa: E402
 
 from .families import FAMILIES, MARKED, image_processor, processor, tokenizer  # noqa: E402
@@ -308,3 +316,167 @@ def test_spawned_workers_of_a_loader_make_batches_of_a_dataset(demo: DemoPaths) 
     assert sum(len(batch["labels"]) for batch in batches) == len(rows)
     first = collator([rows[i] for i in range(4)])
     assert all(torch.equal(batches[0][key], first[key]) for key in first)
+
+
+def _of_lava(special: list[str], end: str) -> Any:
+    """A processor with these special tokens; the template is put in its place."""
+    FAMILIES["lava"] = ("LlavaOnevisionProcessor", "llava_onevision", ["<image>", "<video>", *special], end)
+    processor.cache_clear()
+    try:
+        return processor("lava")
+    finally:
+        del FAMILIES["lava"]
+
+
+@pytest.mark.parametrize("family", ["qwen2.5-vl", "qwen3-vl", "internvl", "qwen2.5-vl, marked", "llava-onevision"])
+def test_the_end_is_learned_after_an_answer_that_ends_in_a_special_token_of_its_own(family: str) -> None:
+    import copy
+
+    made = copy.copy(processor(family))
+    made.tokenizer = copy.deepcopy(made.tokenizer)
+    made.tokenizer.add_special_tokens({"additional_special_tokens": ["</ref>", "<|box_end|>"]})
+    end = "<|im_end|>" + "\n" * family.endswith("marked")
+    for answer in ("(1,2),(3,4)<|box_end|>", "sky</ref>"):
+        batch = Collator(made)([row("box", [picture(40, 40)], "<image>\nWhere?", answer, "And?", "text")])
+        assert learned(made, batch) == [f"{answer}{end}text{end}"]
+
+
+def test_one_token_that_begins_texts_and_ends_answers_is_learned_as_an_end() -> None:
+    made = _of_lava(["<|eot|>"], "<|eot|>")
+    made.tokenizer.bos_token = "<|eot|>"
+    both = (
+        "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content[0].text }}"
+        "{{ eos_token if m.role == 'assistant' else '\n' }}{% endfor %}"
+    )
+    batch = Collator(_with_template(made, both))([row("a", [], "q", "yes", "q", "no")])
+    assert learned(made, batch) == ["yes<|eot|>no<|eot|>"]
+
+
+def test_only_the_answers_that_a_template_marks_are_learned() -> None:
+    made = processor("qwen2.5-vl")
+    some = (
+        "{{% for m in messages %}}<|im_start|>{{{{ m.role }}}}\n{{% if m.role == 'assistant' and {which} %}}"
+        "{{% generation %}}{{{{ m.content[0].text }}}}<|im_end|>{{% endgeneration %}}"
+        "{{% else %}}{{{{ m.content[0].text }}}}<|im_end|>{{% endif %}}\n{{% endfor %}}"
+    )
+    given = row("a", [], "q1", "one", "q2", "two" * 20)
+    for which, wanted in (("loop.last", "two" * 20), ("loop.index < 3", "one")):
+        collator = Collator(_with_template(made, some.format(which=which)))
+        assert learned(made, collator([given])) == [f"{wanted}<|im_end|>"]
+    length = collator([row("a", [], "q1", "one")])["input_ids"].shape[1]
+    short = Collator(collator.processor, max_length=length)
+    assert learned(made, short([given])) == ["one<|im_end|>"] and short.summary.cut_turns == 2
+    with pytest.raises(BadArgument, match="row a: the chat template marks answers .* none of this row"):
+        Collator(_with_template(made, some.format(which="false")))([given])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_control_tokens_do_not_come_about_where_texts_are_joined(family: str) -> None:
+    made = processor(family)
+    end = FAMILIES[family][3]
+    head, tail = end[:4], end[4:]
+    split = row("split", [picture(40, 40)], f"Say {head}<image>{tail} now", "a")
+    parts = [{"type": "text", "text": text} for text in (f"Say {head}", f" {tail} or <", *end[1:], "or", head, tail)]
+    beside = {"id": "beside", "messages": [{"role": "user", "content": parts}, ROWS[0]["messages"][1]]}
+    collator = Collator(made)
+    batch = collator([split, beside, row("plain", [], "a", "b")])
+    number = made.tokenizer.convert_tokens_to_ids(end)
+    ends = (batch["input_ids"] == number).sum(1).tolist()
+    assert ends == [ends[2]] * 3 and collator.summary.neutralised >= 3
+    # As a template that strips what it joins would have it.
+    strips = (
+        "{% for m in messages %}{{ m.role }}{% for p in m.content if p.type == 'text' %}{{ p.text | trim }}"
+        "{% endfor %}" + end + "{% endfor %}"
+    )
+    batch = Collator(_with_template(made, strips))([beside])
+    assert int((batch["input_ids"] == number).sum()) == 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_nothing_that_stands_for_a_picture_in_an_answer_is_learned(family: str) -> None:
+    made = processor(family)
+    given = row("a", [picture(60, 60)] * 3, "<image>draw", "Here <image> is", "more", "two<image>")
+    if family == "qwen3-vl":  # its template has pictures of questions alone
+        with pytest.raises(BadArgument, match="row a: expected an image token for each of 3 pictures"):
+            Collator(made)([given])
+        return
+    text = learned(made, Collator(made)([given]))[0]
+    end = FAMILIES[family][3]
+    assert text.count(end) == 2 and text.replace(end, " ").split() == ["Here", "is", "two"]
+
+
+def test_a_row_of_which_nothing_would_be_learned_is_none() -> None:
+    plain = "{% for m in messages %}{{ m.role | upper }}: {{ m.content[0].text }}\n{% endfor %}"
+    made = _with_template(processor("qwen2-vl"), plain)
+    empty = row("empty", [], "question", "")
+    for length in (5, 10, 20, None):
+        with pytest.raises(BadArgument, match="row empty: nothing of it would be learned"):
+            Collator(made, max_length=length)([empty])
+        first = row("first", [], "question", "", "and", "a long answer")
+        try:
+            batch = Collator(made, max_length=length and 2 * length)([first])
+        except BadArgument as error:
+            assert "leaves no room for an answer" in str(error)
+        else:
+            assert batch["input_ids"].shape[1] and learned(made, batch)[0]
+    skipping = Collator(made, on_bad_row="skip")
+    assert learned(made, skipping([empty, TEXT]))[0].strip() == "好的。" and skipping.summary.left_out == 1
+
+
+def test_what_is_learned_of_a_row_does_not_depend_on_the_rows_before_it() -> None:
+    vicuna = (
+        "{% if messages[0]['role'] == 'system' %}{{ messages[0].content[0].text }} {% endif %}{% for m in messages %}"
+        "{{ m.role | upper }}: {{ m.content[0].text }}{{ '</s>' if m.role == 'assistant' else ' ' }}{% endfor %}"
+        "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+    )
+    made = _with_template(_of_lava(["</s>"], "</s>"), vicuna)
+    opens = row("a", [], "", "Hi.")
+    opens["messages"][:1] = []
+    asked = row("b", [], "q", "yes")
+    for order in ([opens, asked], [asked, opens]):
+        collator = Collator(made)
+        texts = {given["id"]: learned(made, collator([given]))[0] for given in order}
+        assert texts == {"a": " Hi.</s>", "b": " yes</s>"}
+
+
+def test_a_row_that_is_none_or_that_the_processor_refuses_is_named_and_left_out_on_request() -> None:
+    made = processor("qwen2-vl")
+    narrow = row("narrow", [picture(2100, 10)], "<image>\nq", "a")
+    question = {"role": "user", "content": "q"}
+    answer = {"role": "assistant", "content": "a"}
+    linked = [{"type": "image_url", "image_url": {"url": "x.jpg"}}]
+    bad: list[tuple[Row, type[Exception], str]] = [
+        (narrow, BadImage, r"row narrow: the processor refuses it with its pictures of 2100×10 pixels: .*ratio"),
+        (row("s", [], "q", "\ud800"), BadArgument, "row s: the processor refuses it"),
+        ({"id": "n", "messages": None}, BadRow, "row n: messages: expected a list of turns, found None"),
+        ({"messages": [{"role": "user", "content": None}, answer]}, BadRow, r"row 1 of the batch: messages\[0\].conte"),
+        ({"id": "u", "messages": [{"role": "user", "content": linked}, answer]}, BadRow, "row u: .*found .*image_url"),
+        ({"id": "f", "conversations": [{"value": "a"}]}, BadRow, r"row f: conversations\[0\]: .*`from`"),
+        ({"id": "p", "image": "/no/such.jpg", "messages": [question, answer]}, ImageNotFound, "row p: No image"),
+        ({"id": "x", "messages": [question]}, BadArgument, "row x: expected a turn of the assistant"),
+    ]
+    for given, kind, said in bad:
+        with pytest.raises(kind, match=said):
+            Collator(made)([ONE, given, TEXT])
+    collator = Collator(made, on_bad_row="skip")
+    batch = collator([ONE, *[given for given, _, _ in bad], TEXT])
+    assert learned(made, batch) == [expected("qwen2-vl", "one"), expected("qwen2-vl", "text")]
+    assert collator.summary.left_out == len(bad) and batch["image_grid_thw"].shape[0] == 1
+    with pytest.raises(
+        NothingLeft, match="None of the 1 row .* The last one left out: row narrow: the processor refuses"
+    ):
+        collator([narrow])
+    with pytest.raises(NothingLeft, match="expected at least one row"):
+        collator([])
+    for wrong in (
+        {"max_length": "4096"},
+        {"max_length": True},
+        {"pad_to_multiple_of": 8.0},
+        {"on_bad_row": "drop"},
+        {"processor_arguments": 5},
+        {"processor_arguments": {"padding": False}},
+        {"processor_arguments": {"text_kwargs": {"truncation": True}}},
+        {"template_arguments": {"messages": []}},
+    ):
+        with pytest.raises((BadArgument, UnknownName), match=next(iter(wrong))):
+            Collator(made, **wrong)
