@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from ..errors import BadFile
-from ..gates.json_values import BOM
-from ..gates.magic import begins_as
+from ..gates.magic import BOM, begins_as
 
 #: The endings of names by which files are read, and the kind that each says.
 ENDINGS = {

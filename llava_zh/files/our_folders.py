@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..gates import json_values
 from ..storage.durable import open_regular
 from .kinds import ENDINGS
 
@@ -143,6 +142,8 @@ def _is_as_it_was(folder: str, path: Any, size: Any) -> bool:
 
 def _said_by(path: Path) -> Mapping[str, Any]:
     """The JSON object in a file, empty where there is none."""
+    from ..gates import json_values  # brings numpy, which the command line does without
+
     try:
         with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
             text = file.read(_MOST + 1)

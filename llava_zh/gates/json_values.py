@@ -15,8 +15,8 @@ import msgspec
 import numpy as np
 
 from .limits import DEPTH
+from .magic import BOM as BOM
 
-BOM = b"\xef\xbb\xbf"
 # Possessive, so that no length of text makes the expression take memory or look twice.
 # A text with its quotes; one that is cut off goes on to the end, which may be right behind a backslash.
 TEXT = rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)'

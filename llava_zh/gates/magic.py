@@ -5,6 +5,7 @@ from __future__ import annotations
 GZIP = b"\x1f\x8b"
 ZIP = b"PK\x03\x04"
 JPEG, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+BOM = b"\xef\xbb\xbf"  # of UTF-8
 
 # What files are, by their first bytes to the letter.
 _BINARY = (

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ..errors import BadArgument, UnknownArgument, UnknownName, known_name
+from ..gates.counts import counted
 from ..gates.safe_text import get_logger
 
 logger = get_logger(__name__)
@@ -121,7 +122,7 @@ def rows_of(builder: Any, split: Any, in_memory: bool) -> Any:
         if "corresponds to no data" not in str(error):
             raise
         have = builder.info.splits["train"].num_examples
-        raise BadArgument(f"split: {split!r} is a slice without a row; there are {have:,} rows.") from None
+        raise BadArgument(f"split: {split!r} is a slice without a row of the {counted(have, 'rows')} there.") from None
 
 
 def streamed(builder: Any, split: Any) -> Any:

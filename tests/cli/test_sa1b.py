@@ -186,7 +186,7 @@ def test_verify_exits_with_0_when_all_is_good_and_1_when_something_is_bad(
     assert main([*arguments, "--checklist", str(checklist)]) == 0
     shown = capsys.readouterr()
     assert table(shown.out)["sa_000000"][-2:] == ["ok", "ok"]
-    assert "100 good and 0 bad images" in shown.out
+    assert "Images: 100 good, 0 bad" in shown.out
     truncate(root / "sa_000002.tar")
     (root / "images").mkdir()
     (root / "images" / "sa_5.jpg").write_bytes(b"no")

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import LlavaZhError
 from ...gates.counts import counted
-from ...rows.records import MARK
 from .. import text
 from ..show import image_size, images_of
 from .findings import Finding, Findings, first_line
@@ -150,13 +149,14 @@ def _turns(rows: Sequence[Mapping[str, Any]]) -> Finding:
         return Finding("differs", "turns", f"in {len(wrong)} of {counted(len(rows), 'rows')}, first {wrong[0]}")
     counts = [len(row["conversations"]) for row in rows]
     return Finding(
-        "ok", "turns", f"human and gpt by turns, {min(counts)} to {max(counts)} a row, an {MARK} for each image"
+        "ok", "turns", f"human and gpt by turns, {min(counts)} to {max(counts)} a row, an <image> for each image"
     )
 
 
 def _wrong_turns(row: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with a row's conversation: the first thing, if any."""
     from ...curation.checks import turns_defects
+    from ...rows.records import MARK
 
     turns = [(turn["from"], turn["value"]) for turn in row["conversations"]]
     images = len(list(images_of(row)))
@@ -164,7 +164,7 @@ def _wrong_turns(row: Mapping[str, Any]) -> Iterator[str]:
     if (defect := next(turns_defects(turns), None)) is not None:
         yield defect
     elif marks != images:
-        yield f"{marks} times {MARK} for {counted(images, 'images')}"
+        yield f"{marks} times <image> for {counted(images, 'images')}"
 
 
 def _language(language: str, rows: Sequence[Mapping[str, Any]]) -> Finding:

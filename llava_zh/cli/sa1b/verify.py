@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     _tell(report)
     where = args.output_dir.absolute()
     images = sum(archive.images for archive in report.archives)
-    text.say(f"{images:,} good and {len(report.bad_images):,} bad images. Report: {where / 'report.json'}")
+    text.say(f"Images: {images:,} good, {len(report.bad_images):,} bad. Report: {where / 'report.json'}")
     faulty = [archive for archive in report.archives if not archive.ok]
     if faulty:
         text.say(f"NOT OK: {len(faulty):,} of {counted(len(report.archives), 'archives')} and folders.")
