@@ -81,6 +81,7 @@ def test_another_seed_in_the_same_folder_shows_the_new_rows(tmp_path: Path) -> N
     assert all(one != other for one, other in zip(*captions_by_seed, strict=True))
 
 
+@pytest.mark.slow
 def test_the_report_ends_with_lines_that_can_be_pasted(
     loaded_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

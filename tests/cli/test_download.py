@@ -24,7 +24,7 @@ REPOS = {"huggingface": "OpenGVLab/InternVL-SA-1B-Caption", "modelscope": "thoma
 SINGLE_ZH = "internvl_sa1b_caption_1m_single_image_zh.jsonl"
 BIG = bytes(range(256)) * 12_000  # 3 MB: several pieces of a transfer
 SECRET = "hf_SecretThatMustNotShow"
-both_hubs = pytest.mark.parametrize("kind", ["huggingface", "modelscope"])
+both_hubs = pytest.mark.parametrize("kind", ["huggingface", pytest.param("modelscope", marks=pytest.mark.slow)])
 
 
 @pytest.fixture

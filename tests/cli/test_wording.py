@@ -119,6 +119,7 @@ def texts(path: Path) -> Iterator[str]:
             yield said
 
 
+@pytest.mark.slow
 def test_no_text_of_the_library_reaches_a_person_at_a_shell_with_an_argument_of_python() -> None:
     parser = build_parser()
     options: dict[str, str] = {}

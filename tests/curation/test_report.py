@@ -127,8 +127,9 @@ def test_a_dry_run_gives_the_figures_of_the_run_and_writes_no_rows(tmp_path: Pat
 
 
 def test_show_prints_why_each_row_was_dropped_and_what_it_repeats(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     hostile = row(2, HOSTILE)
     curate([row(0, CAT), row(1, CAT), hostile], output_dir=tmp_path)
     assert main(["show", str(tmp_path / "dropped.jsonl")]) == 0

@@ -104,7 +104,7 @@ def published(size: int) -> VirtualFile:
     return VirtualFile.lines(line, size // (len(line(0)) + 1))
 
 
-@pytest.fixture(scope="module", params=["huggingface", "modelscope"])
+@pytest.fixture(scope="module", params=["huggingface", pytest.param("modelscope", marks=pytest.mark.slow)])
 def place(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, demo: DemoPaths
 ) -> Iterator[tuple[HubServer, Client]]:

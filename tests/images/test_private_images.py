@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from hub_server import HubServer
 from PIL import Image
 
@@ -31,6 +32,7 @@ print(len(list(rows)))
 """
 
 
+@pytest.mark.slow
 def test_a_token_given_to_load_dataset_opens_the_pictures_of_a_private_repository(tmp_path: Path) -> None:
     repo = tmp_path / "repo"
     (repo / "images").mkdir(parents=True)

@@ -219,6 +219,7 @@ def odd_masks(image: int) -> bytes:
     return json.dumps(value | {"annotations": sized}).encode()
 
 
+@pytest.mark.slow
 def test_what_every_file_of_an_archive_has_is_no_sign_of_a_fault_in_it(
     tmp_path: Path, make_fs: Callable[..., Sa1bFileSystem]
 ) -> None:
