@@ -166,7 +166,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if made.returncode:
         pytest.skip(f"{python} cannot make the model: {made.stderr.strip().splitlines()[-1]}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}")
+        # This interpreter's own transformers, which the extra for training brings, may lack what serving needs.
+        command = Path(python).with_name("transformers")
+        patch.setitem(serve.ENGINES, "transformers", [str(command), *serve.ENGINES["transformers"][1:]])
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("OMP_NUM_THREADS", "1")
         yield folder
