@@ -19,15 +19,20 @@ def write_rows(folder: Path, count: int) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def stream(folder: Path, num_shards: int = 32, **arguments: Any) -> Any:
-    """The rows in `folder`, shuffled."""
+def published(folder: Path, num_shards: int = 32) -> Any:
+    """The rows in `folder`, in their order."""
     from llava_zh import load_dataset
-    from llava_zh.streams.shuffle import shuffled
 
-    rows = load_dataset(
+    return load_dataset(
         "internvl-sa-1b-caption", "single_en", data_dir=folder, split="train", streaming=True, num_shards=num_shards
     )
-    return shuffled(rows, **{"seed": 3, **arguments})
+
+
+def stream(folder: Path, num_shards: int = 32, **arguments: Any) -> Any:
+    """The rows in `folder`, shuffled."""
+    from llava_zh.streams.shuffle import shuffled
+
+    return shuffled(published(folder, num_shards), **{"seed": 3, **arguments})
 
 
 def loader(dataset: Any, rank: int, nodes: int, workers: int) -> Any:

@@ -6,6 +6,8 @@ These and the base classes of `builder`, `typed` and `shuffled` are all of its p
 
 from __future__ import annotations
 
+import copy
+import functools
 import inspect
 import os
 import sys
@@ -111,6 +113,29 @@ def no_lock_beside(base: Any) -> None:
             extend(builder)
 
     datasets.builder.extend_dataset_builder_for_streaming = extend_others
+
+
+def keep_loaded_state() -> None:
+    """Have a stream that was given a state, and has not begun yet, say that state and not the one of its beginning.
+
+    A DataLoader asks its workers for their states as soon as they have loaded them. With what `datasets` (3.6 to 5.2)
+    answers then, a state that is saved before every worker has given a batch sends the others back to their start.
+    """
+    load = datasets.IterableDataset.load_state_dict
+    if getattr(load, "_keeps", False):
+        return
+
+    @functools.wraps(load)
+    def load_and_keep(stream: datasets.IterableDataset, state_dict: dict[str, Any]) -> None:
+        load(stream, state_dict)
+        if state_dict.get("epoch") == stream.epoch:  # else it begins anew, whatever was loaded
+            stream._state_dict = copy.deepcopy(state_dict)
+
+    load_and_keep._keeps = True  # type: ignore[attr-defined]
+    datasets.IterableDataset.load_state_dict = load_and_keep
+
+
+keep_loaded_state()
 
 
 def local_output(builder: datasets.DatasetBuilder) -> Path | None:

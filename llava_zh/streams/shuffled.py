@@ -17,6 +17,7 @@ from datasets.iterable_dataset import _BaseExamplesIterable
 
 from ..errors import BadArgument
 from . import epochs as parts
+from . import insides  # noqa: F401 (a worker that is spawned needs what it does to the class of streams)
 from .epochs import Division, Plan, Step
 
 # Rows that are made Python objects at a time: enough to be quick, few enough for rows that hold whole pictures.

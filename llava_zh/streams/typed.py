@@ -23,6 +23,7 @@ from datasets.utils.sharding import _merge_gen_kwargs, _shuffle_gen_kwargs, _spl
 from packaging.version import Version
 
 from ..gates.safe_text import get_logger
+from . import insides  # noqa: F401 (a worker that is spawned needs what it does to the class of streams)
 from .python_rows import python_rows
 
 logger = get_logger(__name__)

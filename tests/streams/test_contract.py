@@ -25,6 +25,7 @@ from datasets.utils import info_utils, sharding
 import llava_zh
 from llava_zh import load_dataset_builder
 from llava_zh.demo import DemoPaths
+from llava_zh.streams import insides
 
 FEATURES = Features({"n": Value("int64")})
 # Of datasets.Dataset, IterableDataset, their examples iterables, and infos; `self._state_dict` is one of ours as well.
@@ -208,3 +209,18 @@ def test_only_streams_uses_private_names_of_datasets() -> None:
         path: path.read_text(encoding="utf-8") for path in package.rglob("*.py") if path.parent.name != "streams"
     }
     assert {str(path): found[0] for path, text in modules.items() if (found := private.search(text))} == {}
+
+
+def test_a_stream_that_has_not_begun_says_the_state_it_was_given() -> None:
+    """With what `datasets` answers by itself, a DataLoader that is resumed takes its workers back to their start."""
+    insides.keep_loaded_state()  # once more is no more than once
+    stopped = IterableDataset(examples())
+    iterator = iter(stopped)
+    next(iterator)
+    next(iterator)
+    state = stopped.state_dict()
+    resumed = split_dataset_by_node(IterableDataset(examples()), rank=0, world_size=1)
+    fresh = resumed.state_dict()
+    resumed.load_state_dict(state)
+    assert resumed.state_dict() == state != fresh
+    assert len(list(resumed)) == 12 - 2
