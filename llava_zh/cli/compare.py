@@ -128,7 +128,7 @@ def _lines(result: Comparison) -> Iterator[str]:
     yield from text.wrap(text.one_line(result.title), wide)
     yield text.table(result.table(), right=(1, 2))
     for sentence in result.sentences():
-        yield from text.wrap(text.one_line(sentence), wide)
+        yield from text.wrap(text.one_line(text.typed(sentence)), wide)
     for number, pair in enumerate(result.samples, start=1):
         yield ""
         named = ", ".join(pair["images"]) or str(pair["id"])

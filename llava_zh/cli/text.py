@@ -56,7 +56,7 @@ def say(content: object = "") -> None:
 
 def say_typed(content: object) -> None:
     """:func:`say` what the library says, which speaks of arguments, in the command's options."""
-    sys.stdout.write(_told(content) + "\n")
+    sys.stdout.write(typed(content) + "\n")
 
 
 def say_heading(content: object) -> None:
@@ -103,12 +103,12 @@ def _json(value: object, indent: int | None = None) -> str:
 
 def tell(message: object) -> None:
     """Print a message beside the data, on standard error."""
-    sys.stderr.write(_told(message) + "\n")
+    sys.stderr.write(typed(message) + "\n")
 
 
 def tell_error(message: object, who: str = "llava-zh:") -> None:
     """:func:`tell` of what ends the command; `who` stands before it."""
-    sys.stderr.write(f"{_painted(safe(who), 'red', sys.stderr)} {_told(message)}\n")
+    sys.stderr.write(f"{_painted(safe(who), 'red', sys.stderr)} {typed(message)}\n")
 
 
 @contextlib.contextmanager
@@ -131,7 +131,8 @@ def in_words(typed: Callable[[str], str]) -> Iterator[None]:
 _typed: Callable[[str], str] = str
 
 
-def _told(message: object) -> str:
+def typed(message: object) -> str:
+    """What the library says, safe to print and in the command's options."""
     return safe(_typed(str(message)))
 
 

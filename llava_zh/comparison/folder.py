@@ -7,12 +7,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
-
 from llava_zh.catalog.row_files import COMPARED
 from llava_zh.comparison.pairs import Compared
 from llava_zh.errors import BadArgument, RunConflict
-from llava_zh.storage.durable import check_kind, explained, open_regular
+from llava_zh.files.our_folders import ours
+from llava_zh.storage.durable import check_kind, explained
 from llava_zh.storage.held import held
 
 REPORT, PAIRS, JUDGE = "report.json", "pairs.jsonl", "judge"
@@ -85,19 +84,9 @@ def _check_ours(folder: Path) -> None:
     if not folder.is_dir():
         return
     there = {entry.name.removesuffix(".tmp") for entry in folder.iterdir()} - {_LOCK}
-    if there - _WRITTEN or (REPORT in there and not _is_ours(folder / REPORT)):
+    found = ours(folder)
+    if there - _WRITTEN or (REPORT in there and (found is None or found.kind != "comparison")):
         raise RunConflict(
             f"{folder} holds something that no comparison wrote: {', '.join(sorted(there - _WRITTEN or there)[:5])}. "
             "Choose a new or empty output_dir."
         )
-
-
-def _is_ours(report: Path) -> bool:
-    try:
-        with os.fdopen(open_regular(report, os.O_RDONLY), "rb") as file:
-            said = msgspec.json.decode(file.read())
-    except FileNotFoundError:  # one that was cut off before it had its name
-        return True
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
-    return isinstance(said, dict) and {"characters", "findings", "unchanged"} <= said.keys()

@@ -239,4 +239,4 @@ def check_given(run: Given, other: Given | None) -> None:
     if isinstance(run, str | os.PathLike) and isinstance(other, str | os.PathLike):
         first, second = (Path(given).expanduser().resolve() for given in (run, other))
         if first == second:
-            raise BadArgument(f"other is {os.fspath(run)!r} itself. Give the older rows, or leave it out.")
+            raise BadArgument(f"other={os.fspath(other)!r} is the run itself. Give the older rows, or leave it out.")

@@ -17,8 +17,6 @@ from .kinds import ENDINGS
 
 _MOST = 16 << 20  # bytes of what a folder says of itself, as a run's manifest has at most
 _COMPARED = {"run", "without_previous", "samples", "parameters"}  # of what a comparison reports
-
-
 _NOTED = 8  # files with rows that a folder names as those that it was made from
 _FOLLOWED = 8  # of what was made of what was made …
 
